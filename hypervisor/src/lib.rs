@@ -1,0 +1,2 @@
+//! The parts of the EL2 image.
+#![cfg_attr(not(test), no_std)]

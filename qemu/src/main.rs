@@ -1,0 +1,2 @@
+//! `cargo hv`.
+fn main() {}
