@@ -1,0 +1,154 @@
+//! What happened: one counter an event.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident => $key:literal,)*) => {
+        /// Something that the engine counts.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[repr(usize)]
+        pub enum Event {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Event {
+            /// All events, in the order of their counters.
+            pub const ALL: &[Event] = &[$(Event::$name,)*];
+
+            /// The event's name in logs and reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Event::$name => $key,)*
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// A level-1 block became a table.
+    Split1G => "split-1g",
+    /// A level-2 block became a table.
+    Split2M => "split-2m",
+    /// A contiguous run lost its Contiguous bits.
+    SplitRun => "split-run",
+    /// A level-2 table became a 1 GiB block.
+    Collapse1G => "collapse-1g",
+    /// A level-3 table became a 2 MiB block.
+    Collapse2M => "collapse-2m",
+    /// Sixteen entries became a contiguous run.
+    CollapseRun => "collapse-run",
+    /// A descriptor that the hardware could walk was written.
+    DescriptorWrite => "descriptor-writes",
+    /// A compare-exchange found another value and was tried again.
+    CasRetry => "cas-retries",
+    /// A mapped address was invalid for a time (break-before-make).
+    InvalidWindow => "invalid-windows",
+    /// A hardware-tracked block was read-only for a time while it was split (R_RTBRL).
+    ReadOnlyWindow => "read-only-windows",
+    /// An entry that another PE was changing was waited for.
+    BusyWait => "busy-waits",
+    /// TLBI IPAS2E1IS.
+    TlbiIpaBroadcast => "tlbi-ipas2e1is",
+    /// TLBI IPAS2E1.
+    TlbiIpaLocal => "tlbi-ipas2e1",
+    /// TLBI RIPAS2E1IS.
+    TlbiRangeBroadcast => "tlbi-ripas2e1is",
+    /// TLBI VMALLE1IS.
+    TlbiVmallE1Broadcast => "tlbi-vmalle1is",
+    /// TLBI VMALLE1.
+    TlbiVmallE1Local => "tlbi-vmalle1",
+    /// TLBI VMALLS12E1IS.
+    TlbiVmallS12E1Broadcast => "tlbi-vmalls12e1is",
+    /// TLBI VMALLS12E1.
+    TlbiVmallS12E1Local => "tlbi-vmalls12e1",
+    /// TLBI VAAE1.
+    TlbiVaLocal => "tlbi-vaae1",
+    /// DSB ISHST.
+    DsbIshst => "dsb-ishst",
+    /// DSB ISH.
+    DsbIsh => "dsb-ish",
+    /// DSB NSH.
+    DsbNsh => "dsb-nsh",
+    /// ISB.
+    Isb => "isb",
+    /// A table frame was allocated.
+    FrameAllocated => "frames-allocated",
+    /// A table frame was freed.
+    FrameFreed => "frames-freed",
+    /// A stage-2 translation fault.
+    FaultTranslation => "fault-translation",
+    /// A stage-2 permission fault.
+    FaultPermission => "fault-permission",
+    /// A stage-2 access flag fault.
+    FaultAccessFlag => "fault-access-flag",
+    /// A TLB conflict abort.
+    FaultConflict => "fault-tlb-conflict",
+    /// A fault for an access that the tables allow: a stale TLB entry, or an alias.
+    FaultSpurious => "fault-spurious",
+    /// A spurious fault that came back and was answered with VMALLE1.
+    EscalateVmallE1 => "escalate-vmalle1",
+    /// A spurious fault that came back again and was answered with VMALLS12E1.
+    EscalateVmallS12E1 => "escalate-vmalls12e1",
+}
+
+/// How often each [`Event`] happened on one PE.
+///
+/// An increment is a plain load and store, so that counting costs next to nothing: a `Counters` has one writer at a
+/// time. The platform gives each PE (or host thread) one of its own; sums are taken by whoever reports.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; Event::ALL.len()]);
+
+impl Counters {
+    /// All zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; Event::ALL.len()])
+    }
+
+    /// Adds `n` to the event's counter. Only the PE that owns these counters may call it; a second writer loses counts.
+    #[inline(always)]
+    pub fn add(&self, event: Event, n: u64) {
+        let cell = &self.0[event as usize];
+        cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The event's count; any PE may ask.
+    #[must_use]
+    #[inline(always)]
+    pub fn get(&self, event: Event) -> u64 {
+        self.0[event as usize].load(Relaxed)
+    }
+
+    /// All counts, in the order of [`Event::ALL`].
+    #[must_use]
+    pub fn snapshot(&self) -> [u64; Event::ALL.len()] {
+        core::array::from_fn(|i| self.0[i].load(Relaxed))
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_has_a_counter_and_a_name_of_its_own() {
+        let counters = Counters::new();
+        for (i, &event) in Event::ALL.iter().enumerate() {
+            assert_eq!(event as usize, i);
+            counters.add(event, i as u64 + 1);
+        }
+        for (i, &event) in Event::ALL.iter().enumerate() {
+            assert_eq!(counters.get(event), i as u64 + 1);
+            assert_eq!(Event::ALL.iter().filter(|e| e.name() == event.name()).count(), 1);
+        }
+        assert_eq!(counters.snapshot().len(), Event::ALL.len());
+    }
+}
