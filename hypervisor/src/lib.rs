@@ -1,2 +1,10 @@
 //! The parts of the EL2 image.
 #![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod image;
+pub mod machine;
+pub mod range;
+pub mod tree;
+pub mod tree_check;

@@ -1,0 +1,293 @@
+//! What the device tree says of the machine, as plain data.
+//!
+//! Everything that the hypervisor or the guest's own tree needs is read once, checked, and kept; everything else that
+//! has registers is listed as hidden. Sources: Devicetree Specification, release 0.4, and the Linux bindings named on
+//! each function.
+
+mod cpus;
+mod devices;
+mod error;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+pub use devices::find_uart;
+pub use error::MachineError;
+
+use crate::range::PhysRange;
+use crate::tree::Tree;
+use crate::tree_check::CheckedTree;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use devices::Devices;
+
+/// The most CPUs that are started.
+pub const MAX_CPUS: usize = 64;
+/// The most ranges of RAM, and of reserved memory, and of redistributors, that a tree may have.
+pub const MAX_REGIONS: usize = 64;
+
+/// Everything known about the machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// RAM: sorted, joined, not empty.
+    pub ram: Vec<PhysRange>,
+    /// Parts of RAM that firmware keeps: `/reserved-memory` and the memory reservation block; sorted, joined.
+    pub reserved: Vec<PhysRange>,
+    /// The CPUs, in the tree's order; not empty.
+    pub cpus: Vec<Cpu>,
+    /// The CPUs' place in sockets, clusters and cores, if the tree says so.
+    pub cpu_map: Vec<CpuMapEntry>,
+    /// How PSCI in the firmware is called.
+    pub psci: Conduit,
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// The generic timer.
+    pub timer: Timer,
+    /// The performance monitors' interrupt, if they have one.
+    pub pmu: Option<Interrupt>,
+    /// The console: the PL011 that `stdout-path` names, or else the first one.
+    pub uart: Option<Device>,
+    /// The PL031 real-time clock.
+    pub rtc: Option<Device>,
+    /// The virtio-mmio transports, in order of address.
+    pub virtio: Vec<Device>,
+    /// Everything else that has registers: not for the guest.
+    pub hidden: Vec<Hidden>,
+    /// The guest's kernel.
+    pub kernel: Module,
+    /// The guest's initramfs.
+    pub initrd: Option<Module>,
+    /// The hypervisor's own command line.
+    pub bootargs: String,
+    /// `rng-seed` of `/chosen`, empty if there is none.
+    pub rng_seed: Vec<u8>,
+    /// `kaslr-seed` of `/chosen`.
+    pub kaslr_seed: Option<u64>,
+}
+
+/// One CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// Its affinity fields, as `MPIDR_EL1` has them: bits 39:32 and 23:0.
+    pub mpidr: u64,
+    /// Its `compatible`, most specific first.
+    pub compatible: Vec<String>,
+}
+
+/// One node of `/cpus/cpu-map`, in the tree's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuMapEntry {
+    /// 1 for a child of `cpu-map`.
+    pub depth: usize,
+    /// `socket0`, `cluster1`, `core2`, `thread3`.
+    pub name: String,
+    /// The affinity of the CPU that this node stands for.
+    pub mpidr: Option<u64>,
+}
+
+/// The instruction that calls PSCI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// SMC, to EL3.
+    Smc,
+    /// HVC, to EL2: the hypervisor runs under another one.
+    Hvc,
+}
+
+/// A GIC interrupt (Linux binding `arm,gic-v3`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupt {
+    /// Shared or private.
+    pub kind: InterruptKind,
+    /// The number within its kind: SPI 0 is INTID 32, PPI 0 is INTID 16.
+    pub number: u32,
+    /// Trigger type; on GICv2 a PPI's CPU mask in bits 15:8.
+    pub flags: u32,
+}
+
+/// Shared or private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptKind {
+    /// Shared peripheral interrupt.
+    Spi,
+    /// Private peripheral interrupt.
+    Ppi,
+}
+
+impl Interrupt {
+    /// The number that the GIC's registers use.
+    pub const fn intid(self) -> u32 {
+        match self.kind {
+            InterruptKind::Spi => self.number.saturating_add(32),
+            InterruptKind::Ppi => self.number.saturating_add(16),
+        }
+    }
+}
+
+/// The interrupt controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gic {
+    /// GICv2.
+    V2(GicV2),
+    /// GICv3 and GICv4.
+    V3(GicV3),
+}
+
+/// GICv2's register frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GicV2 {
+    /// The tree's name for it, `arm,gic-400`.
+    pub compatible: String,
+    /// GICD.
+    pub distributor: PhysRange,
+    /// GICC.
+    pub cpu_interface: PhysRange,
+    /// GICH.
+    pub hypervisor_interface: Option<PhysRange>,
+    /// GICV.
+    pub virtual_cpu_interface: Option<PhysRange>,
+    /// The maintenance interrupt.
+    pub maintenance: Option<Interrupt>,
+}
+
+/// GICv3's register frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GicV3 {
+    /// GICD.
+    pub distributor: PhysRange,
+    /// The regions of GICR frames; not empty.
+    pub redistributors: Vec<PhysRange>,
+    /// Bytes from one redistributor to the next, where it is not what `GICR_TYPER.VLPIS` implies.
+    pub redistributor_stride: Option<u64>,
+    /// The ITSs' frames.
+    pub its: Vec<PhysRange>,
+    /// The maintenance interrupt.
+    pub maintenance: Option<Interrupt>,
+}
+
+/// The generic timer (Linux binding `arm,armv8-timer`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timer {
+    /// Its interrupts: secure physical, physical, virtual, EL2 physical, EL2 virtual; or as `names` say.
+    pub interrupts: Vec<Interrupt>,
+    /// `interrupt-names`, empty where the tree has none.
+    pub names: Vec<String>,
+    /// Whether it runs while the CPU sleeps.
+    pub always_on: bool,
+}
+
+/// A device with one block of registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its registers.
+    pub registers: PhysRange,
+    /// Its interrupt, if it has one at the GIC.
+    pub interrupt: Option<Interrupt>,
+    /// The rate in Hz of its first clock, where that is a fixed one.
+    pub clock_hz: Option<u32>,
+    /// Whether its DMA is coherent with the CPUs' caches.
+    pub dma_coherent: bool,
+}
+
+/// Registers that the guest gets no part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// The node's path.
+    pub path: String,
+    /// One of its ranges.
+    pub registers: PhysRange,
+}
+
+/// Something that the boot loader put into memory for the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// The node's name.
+    pub name: String,
+    /// Where it lies.
+    pub range: PhysRange,
+    /// Its `bootargs`.
+    pub bootargs: Option<String>,
+}
+
+impl Machine {
+    /// Reads the whole tree.
+    ///
+    /// # Errors
+    ///
+    /// The first thing without which the machine cannot be run, in a sentence for people.
+    pub fn read(tree: &CheckedTree) -> Result<Self, MachineError> {
+        let tree = Tree::open(tree);
+        let root = tree.root().ok_or(MachineError::NoMemory)?;
+        let chosen = root.child("chosen");
+
+        let ram = memory::read_ram(root)?;
+        let reserved = memory::read_reserved(&tree, root)?;
+        let (cpus, cpu_map) = cpus::read_cpus(root)?;
+        let psci = cpus::read_psci(root)?;
+        let devices = Devices::read(root)?;
+        let (kernel, initrd) = memory::read_modules(root, chosen)?;
+
+        let chosen_bytes = |name| chosen.and_then(|chosen| chosen.property(name)).unwrap_or_default();
+        Ok(Self {
+            ram,
+            reserved,
+            cpus,
+            cpu_map,
+            psci,
+            gic: devices.gic,
+            timer: devices.timer,
+            pmu: devices.pmu,
+            uart: devices.uart,
+            rtc: devices.rtc,
+            virtio: devices.virtio,
+            hidden: devices.hidden,
+            kernel,
+            initrd,
+            bootargs: chosen.and_then(|chosen| chosen.string("bootargs")).unwrap_or_default().to_string(),
+            rng_seed: chosen_bytes("rng-seed").to_vec(),
+            kaslr_seed: chosen_bytes("kaslr-seed").first_chunk().map(|seed| u64::from_be_bytes(*seed)),
+        })
+    }
+
+    /// Checks that nothing was loaded over anything else: each module lies in RAM, and modules, the hypervisor and
+    /// the device tree lie apart.
+    ///
+    /// `hypervisor` is all memory that the hypervisor keeps, `device_tree` the tree as it was handed over.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::ModuleOutsideRam`], [`MachineError::Overlap`], [`MachineError::HypervisorOutsideRam`].
+    pub fn check_placement(&self, hypervisor: PhysRange, device_tree: PhysRange) -> Result<(), MachineError> {
+        let in_ram = |range| self.ram.iter().any(|ram| ram.contains_range(range));
+        if !in_ram(hypervisor) {
+            return Err(MachineError::HypervisorOutsideRam { range: hypervisor });
+        }
+        let modules = || core::iter::once(&self.kernel).chain(&self.initrd);
+        if let Some(outside) = modules().find(|module| !in_ram(module.range)) {
+            return Err(MachineError::ModuleOutsideRam { name: outside.name.clone(), range: outside.range });
+        }
+        let mut placed = Vec::from([("the hypervisor", hypervisor), ("the device tree", device_tree)]);
+        for module in modules() {
+            if let Some(&(what, range)) = placed.iter().find(|(_, range)| range.overlaps(module.range)) {
+                let name = module.name.clone();
+                return Err(MachineError::Overlap { name, range: module.range, what: what.to_string(), other: range });
+            }
+            placed.push((&module.name, module.range));
+        }
+        Ok(())
+    }
+
+    /// Hidden devices, and virtio transports other than the one at `registers`, that lie in the same 4 KiB pages as
+    /// `registers`: who is given those pages is given these too.
+    pub fn neighbours(&self, registers: PhysRange) -> impl Iterator<Item = PhysRange> {
+        let pages = registers.grown_to(0x1000).unwrap_or(registers);
+        let virtio = self.virtio.iter().map(|device| device.registers);
+        let hidden = self.hidden.iter().map(|hidden| hidden.registers);
+        virtio.chain(hidden).filter(move |range| *range != registers && range.overlaps(pages))
+    }
+}
+
+/// Fails when a tree has more of something than there is room for.
+fn limit(what: &'static str, count: usize, most: usize) -> Result<(), MachineError> {
+    if count > most { Err(MachineError::TooMany { what, most }) } else { Ok(()) }
+}

@@ -1,0 +1,155 @@
+//! Why a machine can't be run, in sentences for people.
+
+use crate::range::PhysRange;
+use alloc::string::String;
+use core::fmt;
+
+/// What is missing or wrong in the device tree, or in what the boot loader put where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineError {
+    /// No enabled memory node with a byte in it.
+    NoMemory,
+    /// A `reg` that can't be read: missing, cut short, wrapping round, or on a bus that CPUs don't see.
+    BadReg {
+        /// The node.
+        path: String,
+    },
+    /// More of something than there is room for.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        most: usize,
+    },
+    /// No CPU.
+    NoCpus,
+    /// Two CPU nodes with one number.
+    SameCpuTwice {
+        /// The number.
+        mpidr: u64,
+    },
+    /// A CPU that PSCI does not start.
+    NotPsci {
+        /// The node's name.
+        cpu: String,
+    },
+    /// No PSCI 0.2 or later.
+    NoPsci,
+    /// PSCI through neither SMC nor HVC.
+    BadPsciMethod {
+        /// What stands there.
+        found: String,
+    },
+    /// No interrupt controller.
+    NoGic,
+    /// Neither GICv2 nor GICv3.
+    UnknownGic {
+        /// Its name.
+        compatible: String,
+    },
+    /// A GIC with something missing.
+    BadGic {
+        /// The node.
+        path: String,
+        /// What it lacks.
+        lacks: &'static str,
+    },
+    /// No generic timer.
+    NoTimer,
+    /// No module is a kernel.
+    NoKernel,
+    /// A module that is neither a kernel nor an initramfs.
+    UnknownModule {
+        /// The node.
+        path: String,
+    },
+    /// Two modules of one kind.
+    ModuleTwice {
+        /// `kernel` or `ramdisk`.
+        kind: &'static str,
+    },
+    /// The hypervisor itself does not lie in RAM.
+    HypervisorOutsideRam {
+        /// Where it lies.
+        range: PhysRange,
+    },
+    /// A module does not lie in RAM.
+    ModuleOutsideRam {
+        /// The module.
+        name: String,
+        /// Where it lies.
+        range: PhysRange,
+    },
+    /// A module lies over something else.
+    Overlap {
+        /// The module.
+        name: String,
+        /// Where it lies.
+        range: PhysRange,
+        /// What else.
+        what: String,
+        /// Where that lies.
+        other: PhysRange,
+    },
+}
+
+impl fmt::Display for MachineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMemory => f.write_str(
+                "the device tree has no memory: add a node with device_type = \"memory\" and the RAM in its reg",
+            ),
+            Self::BadReg { path } => {
+                write!(f, "the device tree's {path} has no address that can be read: correct its reg")
+            }
+            Self::TooMany { what, most } => {
+                write!(f, "the device tree has more {what} than the {most} that there is room for: leave some out")
+            }
+            Self::NoCpus => f.write_str("the device tree has no CPU: add /cpus with a cpu node for each"),
+            Self::SameCpuTwice { mpidr } => {
+                write!(f, "the device tree has two CPUs with the number {mpidr:#x}: give each its own MPIDR as reg")
+            }
+            Self::NotPsci { cpu } => write!(
+                f,
+                "the device tree's /cpus/{cpu} is not started by PSCI: only enable-method = \"psci\" is supported"
+            ),
+            Self::NoPsci => f.write_str(
+                "the device tree has no PSCI: a node with compatible = \"arm,psci-0.2\" or \"arm,psci-1.0\" is needed \
+                 to start CPUs and to power off",
+            ),
+            Self::BadPsciMethod { found } => {
+                write!(f, "the device tree's PSCI has the method {found}: it must be \"smc\" or \"hvc\"")
+            }
+            Self::NoGic => f.write_str("the device tree has no interrupt controller: a GICv2 or GICv3 is needed"),
+            Self::UnknownGic { compatible } => {
+                write!(f, "the device tree's interrupt controller {compatible} is not known: it must be GICv2 or GICv3")
+            }
+            Self::BadGic { path, lacks } => write!(f, "the device tree's {path} lacks {lacks}"),
+            Self::NoTimer => f.write_str(
+                "the device tree has no generic timer: a node with compatible = \"arm,armv8-timer\" and its \
+                 interrupts is needed",
+            ),
+            Self::NoKernel => f.write_str(
+                "no guest kernel was loaded: pass one as a multiboot,kernel module in /chosen (with QEMU: -device \
+                 guest-loader,addr=ADDRESS,kernel=FILE)",
+            ),
+            Self::UnknownModule { path } => {
+                write!(f, "the module {path} is of no known kind: it must be multiboot,kernel or multiboot,ramdisk")
+            }
+            Self::ModuleTwice { kind } => {
+                write!(f, "there are two multiboot,{kind} modules in /chosen: pass one, there is one guest")
+            }
+            Self::HypervisorOutsideRam { range } => {
+                write!(f, "the hypervisor at {range} does not lie in the RAM of the device tree: load it into RAM")
+            }
+            Self::ModuleOutsideRam { name, range } => {
+                write!(f, "the module {name} at {range} does not lie in RAM: load it elsewhere, or give more memory")
+            }
+            Self::Overlap { name, range, what, other } => {
+                write!(f, "the module {name} at {range} overlaps {what} at {other}: load it elsewhere")
+            }
+        }
+    }
+}
+
+impl core::error::Error for MachineError {}
