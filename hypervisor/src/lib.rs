@@ -3,8 +3,10 @@
 
 extern crate alloc;
 
+pub mod guest_tree;
 pub mod image;
 pub mod machine;
+pub mod options;
 pub mod range;
 pub mod tree;
 pub mod tree_check;

@@ -1,0 +1,385 @@
+//! The guest's device tree, written from an allow-list.
+//!
+//! It is made from what [`Machine`] holds, never by copying the machine's tree and taking things out: what nothing
+//! here writes, the guest does not see. Every device is a child of the root, whatever bus it was found on, at the
+//! address that a CPU uses.
+//!
+//! Sources: Devicetree Specification, release 0.4, chapter 3, and the Linux bindings named on each function.
+
+use crate::machine::{CpuMapEntry, Device, Gic, Interrupt, InterruptKind, Machine, Timer};
+use crate::range::PhysRange;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use vm_fdt::{FdtWriter, FdtWriterNode};
+
+/// The GIC's phandle.
+const GIC: u32 = 1;
+/// The peripherals' clock's phandle.
+const CLOCK: u32 = 2;
+/// The first CPU's phandle; the others follow.
+const FIRST_CPU: u32 = 16;
+/// The rate of QEMU's and most boards' peripheral clock, for a console that names none that is fixed.
+const DEFAULT_CLOCK_HZ: u32 = 24_000_000;
+/// The UART's path, which `stdout-path` repeats.
+const UART_NAME: &str = "pl011";
+
+/// What the guest is given beside what every guest gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// Its memory.
+    pub memory: &'a [PhysRange],
+    /// Its CPUs' MPIDRs, the one that it starts on first.
+    pub cpus: &'a [u64],
+    /// Its command line.
+    pub bootargs: Option<&'a str>,
+    /// Its initramfs.
+    pub initrd: Option<PhysRange>,
+    /// Whether it has the performance monitors.
+    pub pmu: bool,
+    /// Addresses of the virtio-mmio transports that it is granted.
+    pub granted: &'a [u64],
+}
+
+/// Why no tree was written.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GuestTreeError {
+    /// Nothing that can be granted lies at this address.
+    NotGrantable {
+        /// The address.
+        address: u64,
+        /// Where the machine's virtio-mmio transports lie, if it has any.
+        transports: Option<PhysRange>,
+    },
+    /// A CPU that the machine does not have.
+    NoSuchCpu {
+        /// Its affinity.
+        mpidr: u64,
+    },
+    /// The writer would not have it.
+    Writer(vm_fdt::Error),
+}
+
+impl fmt::Display for GuestTreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotGrantable { address, transports: None } => {
+                write!(f, "grant-dma={address:#x} can't be granted: the machine has no virtio-mmio device")
+            }
+            Self::NotGrantable { address, transports: Some(transports) } => write!(
+                f,
+                "grant-dma={address:#x} is no virtio-mmio device's address: the machine's lie at {transports}"
+            ),
+            Self::NoSuchCpu { mpidr } => write!(f, "the machine has no CPU {mpidr:#x} to give to the guest"),
+            Self::Writer(error) => write!(f, "the guest's device tree can't be written: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for GuestTreeError {}
+
+impl From<vm_fdt::Error> for GuestTreeError {
+    fn from(error: vm_fdt::Error) -> Self {
+        Self::Writer(error)
+    }
+}
+
+/// Writes the guest's tree.
+///
+/// # Errors
+///
+/// [`GuestTreeError`].
+pub fn write(machine: &Machine, guest: &Guest<'_>) -> Result<Vec<u8>, GuestTreeError> {
+    let mut tree = Writer { fdt: FdtWriter::new()? };
+    tree.node("", |tree| {
+        tree.cell("#address-cells", 2)?;
+        tree.cell("#size-cells", 2)?;
+        tree.cell("interrupt-parent", GIC)?;
+        tree.text("compatible", "unbroken,guest")?;
+        tree.text("model", "Guest of the Unbroken hypervisor")?;
+        tree.chosen(machine, guest)?;
+        tree.memory(guest.memory)?;
+        tree.cpus(machine, guest.cpus)?;
+        tree.psci()?;
+        tree.timer(&machine.timer)?;
+        tree.gic(&machine.gic)?;
+        if let Some(interrupt) = machine.pmu.filter(|_| guest.pmu) {
+            tree.pmu(interrupt)?;
+        }
+        tree.peripherals(machine)?;
+        for &address in guest.granted {
+            let device = machine.virtio.iter().find(|device| device.registers.start() == address);
+            tree.virtio(device.ok_or_else(|| not_grantable(machine, address))?)?;
+        }
+        Ok(())
+    })?;
+    Ok(tree.fdt.finish()?)
+}
+
+fn not_grantable(machine: &Machine, address: u64) -> GuestTreeError {
+    let ends = machine.virtio.first().zip(machine.virtio.last());
+    let transports = ends.and_then(|(first, last)| PhysRange::new(first.registers.start(), last.registers.end()));
+    GuestTreeError::NotGrantable { address, transports }
+}
+
+/// The tree being written.
+struct Writer {
+    fdt: FdtWriter,
+}
+
+type Written = Result<(), GuestTreeError>;
+
+impl Writer {
+    /// Writes a node; `inside` writes its properties, then its children.
+    fn node(&mut self, name: &str, inside: impl FnOnce(&mut Self) -> Written) -> Written {
+        let node: FdtWriterNode = self.fdt.begin_node(name)?;
+        inside(self)?;
+        Ok(self.fdt.end_node(node)?)
+    }
+
+    fn cell(&mut self, name: &str, value: u32) -> Written {
+        Ok(self.fdt.property_u32(name, value)?)
+    }
+
+    fn text(&mut self, name: &str, value: &str) -> Written {
+        Ok(self.fdt.property_string(name, value)?)
+    }
+
+    fn texts(&mut self, name: &str, values: &[&str]) -> Written {
+        let values = values.iter().map(|&value| String::from(value)).collect();
+        Ok(self.fdt.property_string_list(name, values)?)
+    }
+
+    fn flag(&mut self, name: &str) -> Written {
+        Ok(self.fdt.property_null(name)?)
+    }
+
+    /// `reg` with the root's cell counts.
+    fn reg(&mut self, ranges: &[PhysRange]) -> Written {
+        let cells: Vec<u64> = ranges.iter().flat_map(|range| [range.start(), range.size()]).collect();
+        Ok(self.fdt.property_array_u64("reg", &cells)?)
+    }
+
+    fn interrupts(&mut self, interrupts: &[Interrupt]) -> Written {
+        let cells = |interrupt: &Interrupt| match interrupt.kind {
+            InterruptKind::Spi => [0, interrupt.number, interrupt.flags],
+            InterruptKind::Ppi => [1, interrupt.number, interrupt.flags],
+        };
+        let cells: Vec<u32> = interrupts.iter().flat_map(cells).collect();
+        Ok(self.fdt.property_array_u32("interrupts", &cells)?)
+    }
+
+    /// `/chosen`, with the seeds that the boot loader gave, if any.
+    fn chosen(&mut self, machine: &Machine, guest: &Guest<'_>) -> Written {
+        self.node("chosen", |tree| {
+            if let Some(bootargs) = guest.bootargs {
+                tree.text("bootargs", bootargs)?;
+            }
+            if let Some(initrd) = guest.initrd {
+                tree.fdt.property_u64("linux,initrd-start", initrd.start())?;
+                tree.fdt.property_u64("linux,initrd-end", initrd.end())?;
+            }
+            if let Some(uart) = &machine.uart {
+                tree.text("stdout-path", &format!("/{}", unit(UART_NAME, uart.registers)))?;
+            }
+            if !machine.rng_seed.is_empty() {
+                tree.fdt.property("rng-seed", &machine.rng_seed)?;
+            }
+            if let Some(seed) = machine.kaslr_seed {
+                tree.fdt.property_u64("kaslr-seed", seed)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A node for each range of memory; the hypervisor's part is in none of them.
+    fn memory(&mut self, memory: &[PhysRange]) -> Written {
+        for &range in memory {
+            self.node(&unit("memory", range), |tree| {
+                tree.text("device_type", "memory")?;
+                tree.reg(&[range])
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `/cpus` (Linux binding `arm/cpus`).
+    fn cpus(&mut self, machine: &Machine, cpus: &[u64]) -> Written {
+        self.node("cpus", |tree| {
+            tree.cell("#address-cells", 2)?;
+            tree.cell("#size-cells", 0)?;
+            let map = given_part(&machine.cpu_map, cpus);
+            if !map.is_empty() {
+                tree.node("cpu-map", |tree| tree.cpu_map(&map, cpus))?;
+            }
+            for (phandle, &mpidr) in (FIRST_CPU..).zip(cpus) {
+                let cpu = machine.cpus.iter().find(|cpu| cpu.mpidr == mpidr);
+                let cpu = cpu.ok_or(GuestTreeError::NoSuchCpu { mpidr })?;
+                tree.node(&format!("cpu@{mpidr:x}"), |tree| {
+                    tree.text("device_type", "cpu")?;
+                    let compatible: Vec<&str> = cpu.compatible.iter().map(String::as_str).collect();
+                    tree.texts("compatible", if compatible.is_empty() { &["arm,armv8"] } else { &compatible })?;
+                    tree.fdt.property_u64("reg", mpidr)?;
+                    tree.text("enable-method", "psci")?;
+                    Ok(tree.fdt.property_phandle(phandle)?)
+                })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The topology of `/cpus` (Linux binding `cpu/cpu-topology`). The children of each node are numbered anew: Linux
+    /// stops looking at the first number that is missing.
+    fn cpu_map(&mut self, map: &[&CpuMapEntry], cpus: &[u64]) -> Written {
+        let mut rest = map;
+        let mut earlier: Vec<&str> = Vec::new();
+        while let Some((&entry, behind)) = rest.split_first() {
+            let (below, next) = behind.split_at(children_len(entry, behind));
+            let kind = entry.name.trim_end_matches(|last: char| last.is_ascii_digit());
+            let number = earlier.iter().filter(|&&name| name == kind).count();
+            self.node(&format!("{kind}{number}"), |tree| {
+                let cpu = (FIRST_CPU..).zip(cpus).find(|&(_, &cpu)| Some(cpu) == entry.mpidr);
+                if let Some((phandle, _)) = cpu {
+                    tree.cell("cpu", phandle)?;
+                }
+                tree.cpu_map(below, cpus)
+            })?;
+            earlier.push(kind);
+            rest = next;
+        }
+        Ok(())
+    }
+
+    /// PSCI (Linux binding `arm/psci`): the hypervisor answers it, whatever the machine's own conduit is.
+    fn psci(&mut self) -> Written {
+        self.node("psci", |tree| {
+            tree.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2"])?;
+            tree.text("method", "hvc")
+        })
+    }
+
+    /// The generic timer (Linux binding `arm,armv8-timer`).
+    fn timer(&mut self, timer: &Timer) -> Written {
+        self.node("timer", |tree| {
+            tree.text("compatible", "arm,armv8-timer")?;
+            tree.interrupts(&timer.interrupts)?;
+            if !timer.names.is_empty() {
+                let names: Vec<&str> = timer.names.iter().map(String::as_str).collect();
+                tree.texts("interrupt-names", &names)?;
+            }
+            if timer.always_on { tree.flag("always-on") } else { Ok(()) }
+        })
+    }
+
+    /// The GIC (Linux bindings `arm,gic` and `arm,gic-v3`): what the guest drives. No GICH, GICV or maintenance
+    /// interrupt, which are EL2's; no ITS or MSI frame.
+    fn gic(&mut self, gic: &Gic) -> Written {
+        let distributor = match gic {
+            Gic::V2(gic) => gic.distributor,
+            Gic::V3(gic) => gic.distributor,
+        };
+        self.node(&unit("interrupt-controller", distributor), |tree| {
+            match gic {
+                Gic::V2(gic) => {
+                    tree.text("compatible", &gic.compatible)?;
+                    tree.reg(&[gic.distributor, gic.cpu_interface])?;
+                }
+                Gic::V3(gic) => {
+                    tree.text("compatible", "arm,gic-v3")?;
+                    let mut frames = Vec::from([gic.distributor]);
+                    frames.extend(&gic.redistributors);
+                    tree.reg(&frames)?;
+                    tree.cell("#redistributor-regions", gic.redistributors.len() as u32)?;
+                    if let Some(stride) = gic.redistributor_stride {
+                        tree.fdt.property_u64("redistributor-stride", stride)?;
+                    }
+                }
+            }
+            tree.flag("interrupt-controller")?;
+            tree.cell("#interrupt-cells", 3)?;
+            Ok(tree.fdt.property_phandle(GIC)?)
+        })
+    }
+
+    /// The performance monitors (Linux binding `arm/pmu`).
+    fn pmu(&mut self, interrupt: Interrupt) -> Written {
+        self.node("pmu", |tree| {
+            tree.text("compatible", "arm,armv8-pmuv3")?;
+            tree.interrupts(&[interrupt])
+        })
+    }
+
+    /// The console and the clock that tells the time, with the clock signal that both need (Linux bindings
+    /// `arm,primecell` and `fixed-clock`).
+    fn peripherals(&mut self, machine: &Machine) -> Written {
+        let rate = machine.uart.as_ref().and_then(|uart| uart.clock_hz);
+        self.node("apb-pclk", |tree| {
+            tree.text("compatible", "fixed-clock")?;
+            tree.cell("#clock-cells", 0)?;
+            tree.cell("clock-frequency", rate.unwrap_or(DEFAULT_CLOCK_HZ))?;
+            Ok(tree.fdt.property_phandle(CLOCK)?)
+        })?;
+        if let Some(uart) = &machine.uart {
+            self.primecell(UART_NAME, uart, &["uartclk", "apb_pclk"])?;
+        }
+        if let Some(rtc) = &machine.rtc {
+            self.primecell("pl031", rtc, &["apb_pclk"])?;
+        }
+        Ok(())
+    }
+
+    fn primecell(&mut self, name: &str, device: &Device, clocks: &[&str]) -> Written {
+        self.node(&unit(name, device.registers), |tree| {
+            tree.texts("compatible", &[&format!("arm,{name}"), "arm,primecell"])?;
+            tree.reg(&[device.registers])?;
+            if let Some(interrupt) = device.interrupt {
+                tree.interrupts(&[interrupt])?;
+            }
+            let signals: Vec<u32> = clocks.iter().map(|_| CLOCK).collect();
+            tree.fdt.property_array_u32("clocks", &signals)?;
+            tree.texts("clock-names", clocks)
+        })
+    }
+
+    /// A virtio-mmio transport that the user grants (Linux binding `virtio/mmio`).
+    fn virtio(&mut self, device: &Device) -> Written {
+        self.node(&unit("virtio_mmio", device.registers), |tree| {
+            tree.text("compatible", "virtio,mmio")?;
+            tree.reg(&[device.registers])?;
+            if let Some(interrupt) = device.interrupt {
+                tree.interrupts(&[interrupt])?;
+            }
+            if device.dma_coherent { tree.flag("dma-coherent") } else { Ok(()) }
+        })
+    }
+}
+
+/// A node's name with its unit address.
+fn unit(name: &str, registers: PhysRange) -> String {
+    format!("{name}@{:x}", registers.start())
+}
+
+/// How many of the entries behind `entry` lie below it.
+fn children_len(entry: &CpuMapEntry, behind: &[&CpuMapEntry]) -> usize {
+    behind.iter().take_while(|other| other.depth > entry.depth).count()
+}
+
+/// The part of the topology that is about these CPUs; nothing when it does not name all of them, for Linux drops a
+/// map that is not whole.
+fn given_part<'a>(map: &'a [CpuMapEntry], cpus: &[u64]) -> Vec<&'a CpuMapEntry> {
+    let given = |entry: &CpuMapEntry| entry.mpidr.is_some_and(|mpidr| cpus.contains(&mpidr));
+    if !cpus.iter().all(|&cpu| map.iter().any(|entry| entry.mpidr == Some(cpu))) {
+        return Vec::new();
+    }
+    let map: Vec<&CpuMapEntry> = map.iter().collect();
+    let kept = map.iter().enumerate().filter(|&(index, entry)| {
+        let behind = map.get(index + 1..).unwrap_or_default();
+        let below = behind.get(..children_len(entry, behind)).unwrap_or_default();
+        given(entry) || below.iter().any(|below| given(below))
+    });
+    kept.map(|(_, &entry)| entry).collect()
+}
+
+#[cfg(test)]
+mod tests;
