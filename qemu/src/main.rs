@@ -1,2 +1,25 @@
-//! `cargo hv`.
-fn main() {}
+//! `cargo hv`: see `cargo hv --help`.
+
+use clap::Parser;
+use qemu::cli::{Cli, Command};
+use qemu::commands::{doctor, linux, payload, test};
+use qemu::ending::Status;
+use qemu::workspace::Workspace;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = Workspace::locate().and_then(|workspace| match &cli.command {
+        Command::Linux(options) => linux::linux(&workspace, options),
+        Command::Payload(options) => payload::payload(&workspace, options),
+        Command::Test => test::test(&workspace),
+        Command::Doctor(options) => Ok(doctor::doctor(&workspace, options.qemu.as_deref())),
+    });
+    match result {
+        Ok(status) => status.into(),
+        Err(error) => {
+            eprintln!("hv: {error:#}");
+            Status::SetUp.into()
+        }
+    }
+}

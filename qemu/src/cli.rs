@@ -1,0 +1,225 @@
+//! The command line.
+
+use crate::machine::Gic;
+use crate::size::Size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `cargo hv`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hv",
+    bin_name = "cargo hv",
+    version,
+    about = "Builds the Unbroken hypervisor and runs it in QEMU",
+    after_help = EXAMPLES,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo hv linux                              Debian's kernel and a shell under the hypervisor; Ctrl-A X leaves
+  cargo hv linux --run 'nproc; free'          run a command in the guest, print its output, exit with its status
+  cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
+  cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
+  cargo hv payload                            the EL1 test suite
+  cargo hv test                               everything that CI checks
+  cargo hv doctor                             what is installed, what is missing
+
+Whatever is missing (the Rust target, QEMU, the guest's kernel) is fetched the first time and kept under target/hv.
+
+Exit status: 0 the guest powered off or rebooted; with --run, the command's own status. Otherwise:
+  2 wrong arguments           120 the hypervisor refused to start      121 the hypervisor crashed
+  122 QEMU ended unexpectedly 123 the run ended without a result       124 timeout
+  125 set-up or build failed";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot Linux under the hypervisor: a shell, or one command
+    Linux(Linux),
+    /// Run the EL1 test suite under the hypervisor
+    Payload(Payload),
+    /// Run every check there is: format, lints, docs, host tests, system tests
+    Test,
+    /// Print what is installed, what is missing, and what would be done about it
+    Doctor(Doctor),
+}
+
+/// `cargo hv linux`.
+#[derive(Debug, Args)]
+pub struct Linux {
+    /// The guest's kernel, an arm64 Image [default: Debian's cloud kernel]
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The guest's initramfs [default: busybox and a shell]
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// More arguments for the guest's kernel
+    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    pub append: String,
+    /// Run this in a shell in the guest, print what it prints, and exit with its status
+    #[arg(long, value_name = "SHELL COMMAND", allow_hyphen_values = true)]
+    pub run: Option<String>,
+    /// The machine.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `cargo hv payload`.
+#[derive(Debug, Args)]
+pub struct Payload {
+    /// Run only the tests whose name contains this
+    #[arg(long, value_name = "NAME", value_parser = filter)]
+    pub filter: Option<String>,
+    /// The machine.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `cargo hv doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The QEMU to look at
+    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    pub qemu: Option<PathBuf>,
+}
+
+/// What all commands that run a machine have in common.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct Common {
+    /// CPU model, as QEMU names it (max, cortex-a72, cortex-a76, neoverse-n1, ...)
+    #[arg(long, value_name = "MODEL", default_value = "max")]
+    pub cpu: String,
+    /// Version of the interrupt controller
+    #[arg(long, value_name = "2|3", default_value = "3", value_parser = gic)]
+    pub gic: Gic,
+    /// The guest's CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub smp: u32,
+    /// RAM of the machine: 512M, 4G
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub memory: Size,
+    /// The QEMU to use [default: qemu-system-aarch64 in PATH]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    pub qemu: Option<PathBuf>,
+    /// End the run after so many seconds [default: none for a shell, otherwise 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// How stage-2 leaves change their size; `auto` is what the CPUs allow
+    #[arg(long, value_enum, default_value_t = Bbm::Auto)]
+    pub bbm: Bbm,
+    /// Count instructions: deterministic, one tick of the counter is one instruction
+    #[arg(long)]
+    pub icount: bool,
+    /// What the hypervisor logs; `debug` also shows the guest's boot
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = Log::Info)]
+    pub log: Log,
+    /// Give the guest a virtio-mmio device (as virtio-rng-device), which can then write to ANY memory, the
+    /// hypervisor's too; may be repeated
+    #[arg(long, value_name = "DEVICE")]
+    pub grant_dma: Vec<String>,
+    /// More arguments for QEMU (as back ends for granted devices)
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    pub extra: Vec<OsString>,
+}
+
+impl Common {
+    /// The time limit, or `default` seconds.
+    pub fn timeout_or(&self, default: u64) -> Duration {
+        Duration::from_secs(self.timeout.unwrap_or(default))
+    }
+}
+
+/// Ways to change a leaf's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Bbm {
+    /// The best that all CPUs have.
+    Auto,
+    /// Break-before-make.
+    Break,
+    /// The nT bit (FEAT_BBML1).
+    Nt,
+    /// Directly (FEAT_BBML2).
+    Direct,
+}
+
+/// Log levels of the hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[expect(missing_docs, reason = "the log crate's levels")]
+pub enum Log {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// A value's name on the command line, which is also its name for the hypervisor.
+pub fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+fn gic(text: &str) -> Result<Gic, String> {
+    match text {
+        "2" => Ok(Gic::V2),
+        "3" => Ok(Gic::V3),
+        _ => Err("there are versions 2 and 3".into()),
+    }
+}
+
+/// A filter becomes one word of the payload's arguments.
+fn filter(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(char::is_whitespace) {
+        return Err("a test's name has no spaces".into());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_read() {
+        let cli = Cli::try_parse_from([
+            "hv", "linux", "--run", "-x 'y'", "--memory", "4G", "--gic", "2", "--smp", "4", "--bbm", "nt", "--",
+            "-seed", "1",
+        ]);
+        let Command::Linux(linux) = cli.unwrap().command else { panic!("not linux") };
+        assert_eq!(linux.run.as_deref(), Some("-x 'y'"));
+        assert_eq!((linux.common.memory, linux.common.gic), (Size::mib(4096), Gic::V2));
+        assert_eq!(name(linux.common.bbm), "nt");
+        assert_eq!(linux.common.extra, ["-seed", "1"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for words in [
+            &["linux", "--gic", "4"][..],
+            &["linux", "--smp", "0"],
+            &["linux", "--memory", "big"],
+            &["payload", "--filter", "a b"],
+            &["linux", "--timeout", "0"],
+            &["fly"],
+            &[],
+        ] {
+            assert!(Cli::try_parse_from([&["hv"], words].concat()).is_err(), "{words:?}");
+        }
+    }
+}

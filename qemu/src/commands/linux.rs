@@ -1,0 +1,163 @@
+//! `cargo hv linux`: Linux under the hypervisor, with a shell or with one command.
+
+use crate::cli::{Linux, Log};
+use crate::console::Extract;
+use crate::ending::{self, Status};
+use crate::initramfs::{self, Command};
+use crate::progress::Step;
+use crate::run::{self, Flow};
+use crate::setup::guest::Guest;
+use crate::workspace::{Workspace, write_whole};
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Seconds that a command in the guest may take, unless `--timeout` says otherwise.
+const TIMEOUT: u64 = 300;
+
+/// Runs the command.
+///
+/// # Errors
+/// If something can't be set up.
+pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
+    for file in [&options.kernel, &options.initrd].into_iter().flatten() {
+        std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
+    }
+    let command = options.run.as_ref().map(Command::new);
+    let (emulator, mut machine) = super::prepare(workspace, &options.common)?;
+    let kernel = match &options.kernel {
+        Some(kernel) => kernel.clone(),
+        None => Guest::get(workspace)?.kernel,
+    };
+    let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
+    let _removed_at_the_end = command.is_some().then(|| Temporary(initrd.clone()));
+    machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
+    match &command {
+        None => shell(workspace, options, |log| {
+            run::interact(&emulator, &machine, options.common.timeout.map(std::time::Duration::from_secs), log)
+        }),
+        Some(command) => {
+            let step = Step::begin("Booting Linux");
+            run_command(options, command, step, |observe| {
+                run::capture(&emulator, &machine, options.common.timeout_or(TIMEOUT), observe)
+            })
+        }
+    }
+}
+
+/// The kernel's arguments; the user's come last and win.
+fn bootargs(options: &Linux) -> String {
+    let mut words = vec!["console=ttyAMA0"];
+    // Someone else's initramfs starts its own init, unless a command is to be run.
+    if options.initrd.is_none() || options.run.is_some() {
+        words.push("rdinit=/hv/init");
+    }
+    if options.common.log >= Log::Debug {
+        words.push("earlycon");
+    } else {
+        // Between a command's lines the kernel's would stand out.
+        words.push(if options.run.is_some() { "quiet loglevel=1" } else { "quiet" });
+    }
+    if options.common.icount {
+        words.push("nokaslr");
+    }
+    words.push(&options.append);
+    words.join(" ").trim_end().to_owned()
+}
+
+/// The user's initramfs, the tool's own, or, to run a command in the user's, both in one file.
+fn initrd(workspace: &Workspace, user: Option<&Path>, command: Option<&Command>) -> Result<PathBuf> {
+    if let (Some(user), None) = (user, command) {
+        return Ok(user.to_owned());
+    }
+    let own = initramfs::archive(&Guest::get(workspace)?.busybox, command)?;
+    let mut whole = Vec::new();
+    if let Some(user) = user {
+        whole = std::fs::read(user).with_context(|| format!("can't read {}", user.display()))?;
+        // The kernel looks for the next archive at a multiple of four bytes.
+        whole.resize(whole.len().next_multiple_of(4), 0);
+    }
+    whole.extend_from_slice(&own);
+    let folder = workspace.folder("images")?;
+    let name = command.map_or_else(|| "shell.cpio".to_owned(), |command| format!("run-{}.cpio", command.nonce));
+    let path = folder.join(name);
+    write_whole(&path, &whole)?;
+    Ok(path)
+}
+
+/// A file that is removed with this value.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It is in the build folder, and the next run doesn't mind it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn shell(
+    workspace: &Workspace,
+    options: &Linux,
+    interact: impl FnOnce(&Path) -> Result<run::Outcome>,
+) -> Result<Status> {
+    eprintln!("hv: Booting Linux; Ctrl-A X leaves");
+    let outcome = interact(&workspace.folder("logs")?.join("linux.log"))?;
+    let status = match ending::judge(&outcome) {
+        // QEMU ended well and the hypervisor knows nothing of it: the user left.
+        Status::NoResult => Status::Success,
+        other => other,
+    };
+    let text = ending::explain(status, &outcome, options.common.timeout.unwrap_or_default());
+    // The console itself was on the screen.
+    if let Some(sentence) = text.lines().last() {
+        eprintln!("{sentence}");
+    }
+    Ok(status)
+}
+
+fn run_command(
+    options: &Linux,
+    command: &Command,
+    mut step: Step,
+    capture: impl FnOnce(&mut dyn FnMut(&[u8], &crate::console::Console) -> Flow) -> Result<run::Outcome>,
+) -> Result<Status> {
+    let everything = options.common.log >= Log::Debug;
+    let mut extract = Extract::new(&command.nonce);
+    let mut failed = None;
+    let mut print = |bytes: &[u8]| {
+        let mut out = std::io::stdout().lock();
+        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+            failed = Some(error);
+        }
+    };
+    if everything {
+        step.clear();
+    }
+    let outcome = capture(&mut |bytes, _| {
+        if everything {
+            print(bytes);
+            extract.push(bytes, |_| {});
+        } else {
+            extract.push(bytes, |output| {
+                step.clear();
+                print(output);
+            });
+        }
+        Flow::Continue
+    })?;
+    step.clear();
+    if let Some(error) = failed {
+        return Err(error).context("can't print what the command wrote");
+    }
+    let status = match (ending::judge(&outcome), extract.status()) {
+        (Status::Success, Some(status)) => Status::Command(status),
+        // It powered off, but the command's end was never seen.
+        (Status::Success, None) => Status::NoResult,
+        (other, _) => other,
+    };
+    let text = ending::explain(status, &outcome, options.common.timeout_or(TIMEOUT).as_secs());
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+    Ok(status)
+}

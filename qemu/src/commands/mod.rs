@@ -1,0 +1,42 @@
+//! The commands, one file each, and what they share.
+
+pub mod doctor;
+pub mod linux;
+pub mod payload;
+pub mod test;
+
+use crate::cli::{self, Common};
+use crate::images::{self, Image};
+use crate::machine::Machine;
+use crate::setup::emulator::Emulator;
+use crate::workspace::Workspace;
+use anyhow::Result;
+
+/// A QEMU, and a machine with the hypervisor on it that is still without a guest, as the common options want it.
+///
+/// # Errors
+/// If an option makes no sense, or something can't be set up or built.
+fn prepare(workspace: &Workspace, common: &Common) -> Result<(Emulator, Machine)> {
+    let emulator = Emulator::find_or_install(common.qemu.as_deref())?;
+    emulator.check_cpu(&common.cpu)?;
+    let mut machine = Machine::new(images::build(workspace, Image::Hypervisor)?);
+    machine.cpu = common.cpu.clone();
+    machine.gic = common.gic;
+    machine.smp = common.smp;
+    machine.memory = common.memory;
+    machine.icount = common.icount;
+    let mut options = vec![format!("log={}", cli::name(common.log)), format!("bbm={}", cli::name(common.bbm))];
+    if common.icount {
+        options.push("icount=on".into());
+    }
+    for address in machine.add_virtio(&common.grant_dma)? {
+        eprintln!(
+            "hv: warning: the device at {address:#x} is the guest's now. It writes to memory without stage 2 in between: \
+             the guest can use it to read or overwrite the hypervisor."
+        );
+        options.push(format!("grant-dma={address:#x}"));
+    }
+    machine.append = options.join(" ");
+    machine.extra.extend(common.extra.iter().cloned());
+    Ok((emulator, machine))
+}

@@ -1,0 +1,120 @@
+//! From how a run ended to an exit status and a sentence.
+
+use crate::console::End;
+use crate::run::{Outcome, Stop};
+use std::process::ExitCode;
+
+/// How a command of this tool ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// All went well.
+    Success,
+    /// Tests failed.
+    Failure,
+    /// A guest's command ended with this status.
+    Command(u8),
+    /// The hypervisor refused to start.
+    Refused,
+    /// The hypervisor crashed.
+    Panic,
+    /// QEMU ended when it should not have.
+    Emulator,
+    /// The run ended but what was asked for did not come.
+    NoResult,
+    /// The time was over.
+    Timeout,
+    /// Something could not be set up or built.
+    SetUp,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(match status {
+            Status::Success => 0,
+            Status::Failure => 1,
+            Status::Command(status) => status,
+            Status::Refused => 120,
+            Status::Panic => 121,
+            Status::Emulator => 122,
+            Status::NoResult => 123,
+            Status::Timeout => 124,
+            Status::SetUp => 125,
+        })
+    }
+}
+
+/// Judges a run by the hypervisor's last line: `Success` if the guest ended the machine.
+pub fn judge(outcome: &Outcome) -> Status {
+    match (outcome.end, outcome.stop) {
+        (Some(End::Panic), _) => Status::Panic,
+        (Some(End::Refused), _) => Status::Refused,
+        (_, Stop::TimedOut) => Status::Timeout,
+        (Some(End::PowerOff | End::Reset), _) => Status::Success,
+        (None, Stop::Exited(status)) if !status.success() => Status::Emulator,
+        (None, _) => Status::NoResult,
+    }
+}
+
+/// What to tell the user about a failed run, with the console's last lines.
+pub fn explain(status: Status, outcome: &Outcome, seconds: u64) -> String {
+    let sentence = match status {
+        Status::Success | Status::Failure | Status::Command(_) | Status::SetUp => return String::new(),
+        Status::Refused => "the hypervisor refused to start; its reason is above".to_owned(),
+        Status::Panic => "the hypervisor crashed; its report is above".to_owned(),
+        Status::Emulator => match outcome.stop {
+            Stop::Exited(exit) => format!("QEMU ended unexpectedly ({exit})"),
+            _ => "QEMU had to be ended".to_owned(),
+        },
+        Status::NoResult => "the machine ended without a result".to_owned(),
+        Status::Timeout => format!("not done after {seconds} s, so QEMU was ended (--timeout sets the limit)"),
+    };
+    // A crash report is long, and its beginning says most.
+    let count = if status == Status::Panic { 80 } else { 25 };
+    let mut text = String::new();
+    let tail = outcome.console.tail(count);
+    if tail.is_empty() {
+        text += "hv: the console stayed empty\n";
+    } else {
+        text += &format!("hv: the console's last lines:\n{tail}\n");
+    }
+    if !outcome.complaints.is_empty() {
+        text += &format!("hv: QEMU says:\n{}\n", outcome.complaints);
+    }
+    text + "hv: " + &sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::Console;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn outcome(text: &str, stop: Stop) -> Outcome {
+        let mut console = Console::default();
+        console.push(text.as_bytes());
+        Outcome { end: console.end(), console, complaints: String::new(), stop }
+    }
+
+    #[test]
+    fn every_ending_has_its_status() {
+        let exited = |code| Stop::Exited(ExitStatus::from_raw(code << 8));
+        for (text, stop, status) in [
+            ("[unbroken] end: power-off\r\n", exited(0), Status::Success),
+            ("[unbroken] end: reset\r\n", exited(0), Status::Success),
+            ("[unbroken] end: power-off\r\n", Stop::Lingered, Status::Success),
+            ("[unbroken] end: refused\r\n", Stop::Lingered, Status::Refused),
+            ("[unbroken] end: panic\r\n", exited(0), Status::Panic),
+            ("[unbroken] end: panic\r\n", Stop::TimedOut, Status::Panic),
+            ("Linux", Stop::TimedOut, Status::Timeout),
+            ("Linux", exited(1), Status::Emulator),
+            ("Linux", exited(0), Status::NoResult),
+        ] {
+            let outcome = outcome(text, stop);
+            assert_eq!(judge(&outcome), status, "{text} {stop:?}");
+            let words = explain(status, &outcome, 7);
+            assert_eq!(words.is_empty(), status == Status::Success);
+            assert!(words.is_empty() || words.contains(text.trim()));
+        }
+    }
+}

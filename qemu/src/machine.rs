@@ -1,0 +1,263 @@
+//! A machine for QEMU to run: from what the user asked for to QEMU's arguments.
+
+use crate::guest_kernel;
+use crate::placement::{self, RAM_BASE};
+use crate::size::Size;
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// The interrupt controller's architecture version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gic {
+    /// GICv2: at most eight CPUs.
+    V2,
+    /// GICv3.
+    V3,
+}
+
+/// A file in RAM that the hypervisor finds as a `multiboot,module` node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Physical address of its first byte.
+    pub address: u64,
+    /// The file.
+    pub file: PathBuf,
+    /// A kernel with its arguments, or an initramfs (`None`).
+    pub bootargs: Option<String>,
+}
+
+/// Virtio-mmio transports of the `virt` machine, each of 0x200 bytes, so that eight share a page.
+const VIRTIO_BASE: u64 = 0x0a00_0000;
+const VIRTIO_STRIDE: u64 = 0x200;
+const VIRTIO_PER_PAGE: usize = 8;
+/// The last page stays free for the hypervisor's own device.
+const GRANTABLE_PAGES: usize = 3;
+
+/// A machine. Fields that no method sets may be set directly.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// QEMU's `-cpu`; for `max` the fast pointer authentication is added.
+    pub cpu: String,
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// CPUs.
+    pub smp: u32,
+    /// RAM.
+    pub memory: Size,
+    /// Whether there is an EL2; without it, an image starts at EL1.
+    pub virtualization: bool,
+    /// One tick of the counter is one instruction, and every run is the same.
+    pub icount: bool,
+    /// What QEMU loads and starts: the hypervisor, or a kernel for comparison.
+    pub kernel: PathBuf,
+    /// The kernel's arguments: `/chosen/bootargs`.
+    pub append: String,
+    /// An initramfs for `kernel`.
+    pub initrd: Option<PathBuf>,
+    /// What guest-loader puts into RAM.
+    pub modules: Vec<Module>,
+    /// More arguments for QEMU, after all others.
+    pub extra: Vec<OsString>,
+}
+
+impl Machine {
+    /// A machine with `kernel` on it: CPU `max`, GICv3, one CPU, 1 GiB.
+    pub fn new(kernel: impl Into<PathBuf>) -> Self {
+        Self {
+            cpu: "max".into(),
+            gic: Gic::V3,
+            smp: 1,
+            memory: Size::mib(1024),
+            virtualization: true,
+            icount: false,
+            kernel: kernel.into(),
+            append: String::new(),
+            initrd: None,
+            modules: Vec::new(),
+            extra: Vec::new(),
+        }
+    }
+
+    /// Gives the hypervisor a guest: places a kernel and an initramfs in RAM so that nothing overlaps.
+    ///
+    /// # Errors
+    /// If a file is missing or can't be used, or the memory is too small.
+    pub fn load_guest(&mut self, kernel: &Path, initrd: Option<&Path>, bootargs: &str) -> Result<()> {
+        let shape = guest_kernel::shape(kernel)?;
+        let initrd_size = initrd.map_or(Ok(0), file_size)?;
+        let at = placement::place(self.memory, shape, initrd_size)?;
+        let kernel = Module { address: at.kernel, file: kernel.to_owned(), bootargs: Some(bootargs.to_owned()) };
+        self.modules = vec![kernel];
+        if let Some(initrd) = initrd {
+            self.modules.push(Module { address: at.initrd, file: initrd.to_owned(), bootargs: None });
+        }
+        Ok(())
+    }
+
+    /// Adds virtio-mmio devices (QEMU's `-device` syntax), each on a page of transports of its own, and returns the
+    /// physical addresses of their transports.
+    ///
+    /// # Errors
+    /// If there are more devices than pages, or one is no virtio-mmio device.
+    pub fn add_virtio(&mut self, devices: &[String]) -> Result<Vec<u64>> {
+        ensure!(devices.len() <= GRANTABLE_PAGES, "at most {GRANTABLE_PAGES} devices can be granted");
+        let mut addresses = Vec::new();
+        for (page, device) in devices.iter().enumerate() {
+            let model = device.split(',').next().unwrap_or_default();
+            if !(model.starts_with("virtio-") && model.ends_with("-device")) {
+                bail!("`{model}` is no virtio-mmio device; QEMU calls them virtio-...-device, as in virtio-rng-device");
+            }
+            let transport = page * VIRTIO_PER_PAGE;
+            self.extra.push("-device".into());
+            self.extra.push(format!("{device},bus=virtio-mmio-bus.{transport}").into());
+            addresses.push(VIRTIO_BASE + VIRTIO_STRIDE * transport as u64);
+        }
+        if !devices.is_empty() {
+            self.extra.extend(["-global".into(), "virtio-mmio.force-legacy=false".into()]);
+        }
+        Ok(addresses)
+    }
+
+    /// QEMU's arguments, all but those that say where the console goes.
+    ///
+    /// # Errors
+    /// If a file is missing, or QEMU could not run what is asked for.
+    pub fn arguments(&self) -> Result<Vec<OsString>> {
+        ensure!(self.smp >= 1, "a machine needs at least one CPU");
+        ensure!(self.gic != Gic::V2 || self.smp <= 8, "GICv2 serves at most 8 CPUs; use --gic 3");
+        file_size(&self.kernel)?;
+        let mut machine = String::from("virt");
+        if self.virtualization {
+            machine += ",virtualization=on";
+        }
+        machine += match self.gic {
+            Gic::V2 => ",gic-version=2",
+            Gic::V3 => ",gic-version=3",
+        };
+        let mut cpu = self.cpu.clone();
+        if self.icount {
+            machine += ",dtb-randomness=off";
+            // Pointer authentication costs time but no instructions of its own; the counter ticks once per instruction.
+            cpu += if cpu == "max" { ",pauth=off,cntfrq=1000000000" } else { ",cntfrq=1000000000" };
+        } else if cpu == "max" {
+            // QARMA5 is slow in an emulator; the architecture allows any algorithm.
+            cpu += ",pauth-impdef=on";
+        }
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+        add(&["-M", &machine, "-cpu", &cpu, "-smp", &self.smp.to_string()]);
+        add(&["-m", &format!("{}K", self.memory.0 >> 10), "-display", "none", "-nic", "none", "-no-reboot"]);
+        if self.icount {
+            add(&["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2024-01-01,clock=vm"]);
+        }
+        arguments.extend(["-kernel".into(), self.kernel.clone().into()]);
+        if !self.append.is_empty() {
+            arguments.extend(["-append".into(), self.append.clone().into()]);
+        }
+        if let Some(initrd) = &self.initrd {
+            file_size(initrd)?;
+            arguments.extend(["-initrd".into(), initrd.clone().into()]);
+        }
+        for module in &self.modules {
+            file_size(&module.file)?;
+            arguments.extend(["-device".into(), module.device()?]);
+        }
+        arguments.extend(self.extra.iter().cloned());
+        Ok(arguments)
+    }
+
+    /// The first address behind RAM.
+    pub fn memory_end(&self) -> u64 {
+        RAM_BASE + self.memory.0
+    }
+}
+
+impl Module {
+    /// The `guest-loader` that puts it there.
+    fn device(&self) -> Result<OsString> {
+        let file = self.file.to_str().with_context(|| format!("{} is not valid UTF-8", self.file.display()))?;
+        let mut device = format!("guest-loader,addr={:#x}", self.address);
+        let file = double_commas(file);
+        match &self.bootargs {
+            // An empty value is not the same as none to QEMU: leave it out.
+            Some(bootargs) if bootargs.is_empty() => device += &format!(",kernel={file}"),
+            Some(bootargs) => device += &format!(",kernel={file},bootargs={}", double_commas(bootargs)),
+            None => device += &format!(",initrd={file}"),
+        }
+        Ok(device.into())
+    }
+}
+
+/// A comma ends an option's value in QEMU's syntax; two are a comma in it.
+fn double_commas(text: &str) -> String {
+    text.replace(',', ",,")
+}
+
+/// A file's size; the error of a missing file names it.
+fn file_size(path: &Path) -> Result<u64> {
+    let data = std::fs::metadata(path).with_context(|| format!("can't find the file {}", path.display()))?;
+    ensure!(data.is_file(), "{} is not a file", path.display());
+    Ok(data.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that surely exists.
+    fn file() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")
+    }
+
+    fn line(machine: &Machine) -> String {
+        let words: Vec<String> =
+            machine.arguments().unwrap().into_iter().map(|word| word.into_string().unwrap()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn a_plain_machine() {
+        let line = line(&Machine::new(file()));
+        assert!(
+            line.starts_with("-M virt,virtualization=on,gic-version=3 -cpu max,pauth-impdef=on -smp 1 -m 1048576K")
+        );
+        assert!(line.contains("-nic none") && line.contains("-no-reboot"));
+        assert!(!line.contains("-append"));
+    }
+
+    #[test]
+    fn counting_instructions() {
+        let line = line(&Machine { icount: true, ..Machine::new(file()) });
+        assert!(line.contains("max,pauth=off,cntfrq=1000000000") && line.contains("-icount shift=0,sleep=off"));
+    }
+
+    #[test]
+    fn modules_with_commas() {
+        let mut machine = Machine::new(file());
+        machine.load_guest(&file(), Some(&file()), "console=ttyAMA0,115200 quiet").unwrap();
+        let line = line(&machine);
+        assert!(line.contains("bootargs=console=ttyAMA0,,115200 quiet"), "{line}");
+        assert!(line.contains(",initrd="));
+        assert!(machine.modules[0].address < machine.modules[1].address);
+    }
+
+    #[test]
+    fn what_can_not_run_is_refused() {
+        let refused = |machine: Machine| machine.arguments().unwrap_err().to_string();
+        assert!(refused(Machine { gic: Gic::V2, smp: 9, ..Machine::new(file()) }).contains("GICv2"));
+        assert!(refused(Machine { smp: 0, ..Machine::new(file()) }).contains("CPU"));
+        assert!(refused(Machine::new("/no/such/image")).contains("/no/such/image"));
+        assert!(refused(Machine { initrd: Some("/no/such/initrd".into()), ..Machine::new(file()) }).contains("initrd"));
+    }
+
+    #[test]
+    fn granted_devices_have_a_page_each() {
+        let mut machine = Machine::new(file());
+        let devices = ["virtio-rng-device".to_owned(), "virtio-net-device,netdev=n".to_owned()];
+        assert_eq!(machine.add_virtio(&devices).unwrap(), [0x0a00_0000, 0x0a00_1000]);
+        assert!(line(&machine).contains("virtio-net-device,netdev=n,bus=virtio-mmio-bus.8"));
+        assert!(machine.add_virtio(&["e1000".to_owned()]).is_err());
+        assert!(machine.add_virtio(&vec!["virtio-rng-device".to_owned(); 4]).is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! Running QEMU: with the console captured, or with the user's terminal as the console; never without an end.
+
+use crate::console::{Console, End};
+use crate::machine::Machine;
+use crate::setup::emulator::Emulator;
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal};
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long QEMU may live on after the hypervisor's last line, or after it was asked to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Why a run is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// QEMU ended by itself.
+    Exited(ExitStatus),
+    /// The hypervisor said its last line and QEMU did not follow it, so it was ended.
+    Lingered,
+    /// The time was over, so QEMU was ended.
+    TimedOut,
+    /// The observer had seen enough.
+    Satisfied,
+}
+
+/// What a captured run left behind.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// All that the machine's serial port said.
+    pub console: Console,
+    /// What QEMU itself had to say.
+    pub complaints: String,
+    /// The hypervisor's last line.
+    pub end: Option<End>,
+    /// Why the run is over.
+    pub stop: Stop,
+}
+
+/// What an observer of the console wants next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flow {
+    /// More.
+    Continue,
+    /// To type something.
+    Send(Vec<u8>),
+    /// The end.
+    Stop,
+}
+
+/// What the reading threads report.
+enum Event {
+    Console(Vec<u8>),
+    Complaint(Vec<u8>),
+    Ended,
+}
+
+/// Runs a machine with its console captured. `observe` sees every piece of it, together with all that came before.
+///
+/// # Errors
+/// If the machine can't be run at all. A guest that fails is an [`Outcome`], not an error.
+pub fn capture(
+    emulator: &Emulator,
+    machine: &Machine,
+    timeout: Duration,
+    mut observe: impl FnMut(&[u8], &Console) -> Flow,
+) -> Result<Outcome> {
+    let mut command = command(emulator, machine)?;
+    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-monitor", "none"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut qemu = Qemu::spawn(emulator, command)?;
+    let mut input = qemu.0.stdin.take();
+    let (sender, events) = mpsc::channel();
+    read_all(qemu.0.stdout.take(), Event::Console, sender.clone());
+    read_all(qemu.0.stderr.take(), Event::Complaint, sender);
+
+    let mut console = Console::default();
+    let mut complaints = Vec::new();
+    let mut deadline = Instant::now() + timeout;
+    let mut over = Stop::TimedOut;
+    let mut open = 2;
+    let stop = loop {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Console(bytes)) => {
+                console.push(&bytes);
+                match observe(&bytes, &console) {
+                    Flow::Continue => {}
+                    Flow::Send(keys) => {
+                        // If QEMU is gone, its output ends too, and that is what counts.
+                        let _ = input.as_mut().map(|input| input.write_all(&keys).and_then(|()| input.flush()));
+                    }
+                    Flow::Stop => break Stop::Satisfied,
+                }
+                if over == Stop::TimedOut && console.end().is_some() {
+                    over = Stop::Lingered;
+                    deadline = deadline.min(Instant::now() + GRACE);
+                }
+            }
+            Ok(Event::Complaint(bytes)) => complaints.extend_from_slice(&bytes),
+            Ok(Event::Ended) if open > 1 => open -= 1,
+            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
+                break Stop::Exited(qemu.0.wait().context("can't wait for QEMU")?);
+            }
+            Err(RecvTimeoutError::Timeout) => break over,
+        }
+    };
+    drop(qemu);
+    let complaints = String::from_utf8_lossy(&complaints).trim_end().to_owned();
+    Ok(Outcome { end: console.end(), console, complaints, stop })
+}
+
+/// Runs a machine with the user's terminal as its console (Ctrl-A X leaves). A copy of the console goes to `log`.
+///
+/// # Errors
+/// If the machine can't be run at all.
+pub fn interact(emulator: &Emulator, machine: &Machine, timeout: Option<Duration>, log: &Path) -> Result<Outcome> {
+    // QEMU adds to the file.
+    std::fs::write(log, b"").with_context(|| format!("can't write {}", log.display()))?;
+    let mut command = command(emulator, machine)?;
+    let path = log.to_string_lossy().replace(',', ",,");
+    command.args(["-chardev", &format!("stdio,id=console,mux=on,signal=off,logfile={path}")]);
+    command.args(["-serial", "chardev:console", "-mon", "chardev=console"]);
+    let mut qemu = Qemu::spawn(emulator, command)?;
+    let stop = match timeout {
+        None => Stop::Exited(qemu.0.wait().context("can't wait for QEMU")?),
+        Some(timeout) => qemu.wait_for(timeout)?.map_or(Stop::TimedOut, Stop::Exited),
+    };
+    drop(qemu);
+    let mut console = Console::default();
+    console.push(&std::fs::read(log).with_context(|| format!("can't read {}", log.display()))?);
+    Ok(Outcome { end: console.end(), console, complaints: String::new(), stop })
+}
+
+fn command(emulator: &Emulator, machine: &Machine) -> Result<Command> {
+    let mut command = Command::new(&emulator.path);
+    command.args(machine.arguments()?);
+    // SAFETY: between fork and exec only async-signal-safe functions may run; the closure makes one system call
+    // (prctl) and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            // A tool that dies takes its QEMU with it.
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into)
+        });
+    }
+    if std::env::var_os("HV_SHOW_QEMU").is_some() {
+        let words = command.get_args().map(OsStr::to_string_lossy).collect::<Vec<_>>();
+        eprintln!("hv: {} {}", emulator.path.display(), words.join(" "));
+    }
+    Ok(command)
+}
+
+/// A QEMU that does not outlive this value.
+struct Qemu(Child);
+
+impl Qemu {
+    fn spawn(emulator: &Emulator, mut command: Command) -> Result<Self> {
+        command.spawn().map(Self).with_context(|| format!("can't run {}", emulator.path.display()))
+    }
+
+    /// Waits until QEMU ends, but no longer than `limit`.
+    fn wait_for(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        // The standard library has no wait with a limit; a pidfd becomes readable when its process ends.
+        let pid = Pid::from_child(&self.0);
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .context("can't watch QEMU (pidfd_open)")?;
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let mut poll = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+            match rustix::event::poll(&mut poll, Some(&left)) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return self.0.wait().map(Some).context("can't wait for QEMU"),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).context("can't wait for QEMU"),
+            }
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // Politely first: QEMU then gives the terminal back as it found it.
+        let _ = rustix::process::kill_process(Pid::from_child(&self.0), Signal::TERM);
+        if !matches!(self.wait_for(GRACE), Ok(Some(_))) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn read_all(stream: Option<impl Read + Send + 'static>, event: fn(Vec<u8>) -> Event, sender: Sender<Event>) {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        if let Some(mut stream) = stream {
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                if sender.send(event(buffer[..count].to_vec())).is_err() {
+                    return;
+                }
+            }
+        }
+        let _ = sender.send(Event::Ended);
+    });
+}

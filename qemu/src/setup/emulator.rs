@@ -1,0 +1,108 @@
+//! QEMU: chosen by the user, found in `PATH`, or installed.
+
+use super::{Finding, apt};
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The emulator's name in `PATH`.
+const PROGRAM: &str = "qemu-system-aarch64";
+/// The package that Debian and Ubuntu have it in.
+const PACKAGE: &str = "qemu-system-arm";
+
+/// A QEMU that runs.
+#[derive(Debug, Clone)]
+pub struct Emulator {
+    /// The program.
+    pub path: PathBuf,
+    /// What it calls itself, as `7.2.22`.
+    pub version: String,
+}
+
+impl Emulator {
+    /// The one that the user chose (`--qemu` or `HV_QEMU`), the one in `PATH`, or one that is installed now.
+    ///
+    /// # Errors
+    /// If the chosen one does not run, or none can be installed.
+    pub fn find_or_install(chosen: Option<&Path>) -> Result<Self> {
+        if let Some(path) = chosen {
+            return Self::at(path).context("choose another QEMU with --qemu or HV_QEMU");
+        }
+        if apt::find_program(PROGRAM).is_none() {
+            apt::install(&[PACKAGE]).with_context(|| format!("QEMU ({PROGRAM}) is missing"))?;
+        }
+        let path = apt::find_program(PROGRAM).with_context(|| format!("{PACKAGE} has no {PROGRAM}; see --qemu"))?;
+        Self::at(&path)
+    }
+
+    /// What there is, for `doctor`.
+    pub fn examine(chosen: Option<&Path>) -> Finding {
+        let found = |path: &Path| match Self::at(path) {
+            Ok(emulator) => Finding::Found(format!("{} (QEMU {})", emulator.path.display(), emulator.version)),
+            Err(error) => Finding::Missing(format!("{error:#}")),
+        };
+        match (chosen.map(Path::to_owned)).or_else(|| apt::find_program(PROGRAM)) {
+            Some(path) => found(&path),
+            None if apt::is_available() && apt::root_prefix().is_some() => {
+                Finding::WillGet(format!("apt-get install {PACKAGE}"))
+            }
+            None => Finding::Missing(format!("install {PACKAGE}, or name a {PROGRAM} in HV_QEMU")),
+        }
+    }
+
+    fn at(path: &Path) -> Result<Self> {
+        let output =
+            Command::new(path).arg("--version").output().with_context(|| format!("can't run {}", path.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.split("version ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let Some(version) = version.filter(|_| text.starts_with("QEMU")) else {
+            bail!("{} does not seem to be a QEMU", path.display());
+        };
+        Ok(Self { path: path.to_owned(), version: version.to_owned() })
+    }
+
+    /// Checks a `-cpu` model's name (what stands before the first comma).
+    ///
+    /// # Errors
+    /// If this QEMU has no such model; the sentence names those it has.
+    pub fn check_cpu(&self, model: &str) -> Result<()> {
+        let name = model.split(',').next().unwrap_or_default();
+        let help = apt::checked(Command::new(&self.path).args(["-M", "virt", "-cpu", "help"]))?;
+        // 32-bit models are listed too, but can't run an arm64 Image.
+        let known: Vec<&str> = help
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|name| is_64_bit(name))
+            .collect();
+        ensure!(
+            known.contains(&name),
+            "QEMU {} has no 64-bit CPU model `{name}`; it has {}",
+            self.version,
+            known.join(", ")
+        );
+        Ok(())
+    }
+}
+
+/// Whether a model of QEMU's list is a 64-bit one.
+fn is_64_bit(name: &str) -> bool {
+    let cortex_a = name.strip_prefix("cortex-a").and_then(|number| number.parse::<u32>().ok());
+    // A5 to A17 are Armv7, A32 is AArch32 only; all later ones are 64-bit.
+    cortex_a.is_some_and(|number| number > 32) || name.starts_with("neoverse") || ["max", "a64fx"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_64_bit_models_will_do() {
+        for model in ["max", "cortex-a35", "cortex-a53", "cortex-a710", "neoverse-n1", "a64fx"] {
+            assert!(is_64_bit(model), "{model}");
+        }
+        for model in ["cortex-a15", "cortex-a7", "cortex-m33", "cortex-r5f", "arm926", "pxa250", "host", ""] {
+            assert!(!is_64_bit(model), "{model}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The guests that the tool brings: a Debian kernel and busybox for arm64, and Debian's installer.
+
+use super::apt::Foreign;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The kernels to take, best first: the newest that matches the first pattern that any matches.
+const KERNELS: [&str; 2] =
+    [r"^linux-image-6\.1\.0-[0-9]+-cloud-arm64$", r"^linux-image-[0-9][^-]*(-[0-9]+)?-cloud-arm64$"];
+/// A shell and its tools in one static program.
+const BUSYBOX: &str = "busybox-static";
+/// Debian's installer for network boot.
+const INSTALLER: &str = "debian-installer-12-netboot-arm64";
+
+/// What boots without the user having brought anything.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// An arm64 Image.
+    pub kernel: PathBuf,
+    /// A static busybox for arm64.
+    pub busybox: PathBuf,
+}
+
+/// A kernel and the initramfs that belongs to it.
+#[derive(Debug, Clone)]
+pub struct Installer {
+    /// An arm64 Image.
+    pub kernel: PathBuf,
+    /// Debian's own initramfs.
+    pub initrd: PathBuf,
+}
+
+impl Guest {
+    /// The guest in the cache, or one fetched now.
+    ///
+    /// # Errors
+    /// If it can't be fetched; the sentence says what else to do.
+    pub fn get(workspace: &Workspace) -> Result<Self> {
+        let _lock = workspace.lock("apt")?;
+        if let Some(guest) = Self::cached(workspace) {
+            return Ok(guest);
+        }
+        Self::fetch(workspace).context("there is no guest to boot")?;
+        Self::cached(workspace).context("the guest's packages have no kernel or no busybox in them")
+    }
+
+    /// The guest in the cache.
+    pub fn cached(workspace: &Workspace) -> Option<Self> {
+        let root = workspace.folder("guest").ok()?.join("root");
+        let busybox =
+            [root.join("bin/busybox"), root.join("usr/bin/busybox")].into_iter().find(|path| path.is_file())?;
+        let kernel = kernel_in(&root.join("boot"))?;
+        Some(Self { kernel, busybox })
+    }
+
+    fn fetch(workspace: &Workspace) -> Result<()> {
+        let apt = Foreign::arm64(workspace)?;
+        apt.update()?;
+        let mut kernel = None;
+        for pattern in KERNELS {
+            kernel = kernel.or(newest(apt.search(pattern)?));
+        }
+        let kernel = kernel.context("the archives have no linux-image-*-cloud-arm64; pass a kernel with --kernel")?;
+        apt.unpack(&[&kernel, BUSYBOX], &workspace.folder("guest")?.join("root"))
+    }
+}
+
+impl Installer {
+    /// The installer in the cache, or fetched now.
+    ///
+    /// # Errors
+    /// If it can't be fetched.
+    pub fn get(workspace: &Workspace) -> Result<Self> {
+        let _lock = workspace.lock("apt")?;
+        let root = workspace.folder("installer")?.join("root");
+        let folder = root.join("usr/lib/debian-installer/images/12/arm64/text/debian-installer/arm64");
+        let installer = Self { kernel: folder.join("linux"), initrd: folder.join("initrd.gz") };
+        if !(installer.kernel.is_file() && installer.initrd.is_file()) {
+            let apt = Foreign::arm64(workspace)?;
+            apt.update()?;
+            apt.unpack(&[INSTALLER], &root)?;
+        }
+        Ok(installer)
+    }
+}
+
+/// The highest version; runs of digits count as numbers.
+fn newest(names: Vec<String>) -> Option<String> {
+    names.into_iter().max_by_key(|name| {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse::<u64>().ok()).collect::<Vec<_>>()
+    })
+}
+
+fn kernel_in(boot: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(boot).ok()?.flatten().map(|entry| entry.path());
+    files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_compared_as_numbers() {
+        let names =
+            ["linux-image-6.1.0-9-cloud-arm64", "linux-image-6.1.0-56-cloud-arm64", "linux-image-6.1.0-10-cloud-arm64"];
+        assert_eq!(newest(names.map(String::from).to_vec()).as_deref(), Some("linux-image-6.1.0-56-cloud-arm64"));
+        assert_eq!(newest(vec![]), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! Finding what the tool needs, and getting what is missing.
+
+pub mod apt;
+pub mod emulator;
+pub mod guest;
+pub mod rust;
+
+/// What `cargo hv doctor` says about one thing that the tool needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It is there; where, and which version.
+    Found(String),
+    /// It is not there, but the first command that needs it will get it this way.
+    WillGet(String),
+    /// It is not there, and the user has to do this.
+    Missing(String),
+}

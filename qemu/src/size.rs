@@ -1,0 +1,83 @@
+//! Memory sizes as people write them: `512M`, `4G`, `4GiB`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An amount of memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// So many MiB.
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no size; write for example 512M or 4G");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+            "k" => 10,
+            // A bare number is MiB, as on QEMU's own command line.
+            "m" => 20,
+            "" if unit.is_empty() => 20,
+            "g" => 30,
+            "t" => 40,
+            _ => return Err(bad()),
+        };
+        let bytes = number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too large"))?;
+        if bytes == 0 {
+            return Err("a machine without memory can't run".into());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes.is_multiple_of(1 << 30) => write!(f, "{} GiB", bytes >> 30),
+            bytes if bytes.is_multiple_of(1 << 20) => write!(f, "{} MiB", bytes >> 20),
+            bytes => write!(f, "{} KiB", bytes >> 10),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("4G", 4 << 30),
+            ("4GiB", 4 << 30),
+            ("1g", 1 << 30),
+            ("2048", 2 << 30),
+            ("64kB", 65536),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_size() {
+        for text in ["", "G", "-1G", "4X", "1.5G", "0", "0M", "99999999999999G", "4 G", "iB", "4ib"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn prints_in_the_largest_whole_unit() {
+        assert_eq!(Size(4 << 30).to_string(), "4 GiB");
+        assert_eq!(Size(1536 << 20).to_string(), "1536 MiB");
+        assert_eq!(Size(4096).to_string(), "4 KiB");
+    }
+}
