@@ -1,8 +1,67 @@
-//! The EL1 test suite.
+//! The EL1 test suite: a guest that tries everything and says what it saw.
+//!
+//! It is an arm64 Image that runs wherever it is loaded. Each check has a line of its own on the console, the last line
+//! is `N passed, N failed` (with `, N skipped` where something was skipped), and the machine ends through PSCI
+//! SYSTEM_OFF. `options.rs` has the words of its command line.
 #![no_std]
 #![no_main]
 
+mod boot;
+#[macro_use]
+mod console;
+#[macro_use]
+mod cpu;
+#[macro_use]
+mod report;
+mod exceptions;
+mod gic;
+mod hypercall;
+mod machine;
+mod memory;
+mod mmio;
+mod mmu;
+mod options;
+mod probe;
+mod random;
+mod smp;
+#[macro_use]
+mod suite;
+mod tests;
+mod timer;
+
+use core::panic::PanicInfo;
+
+/// The boot CPU arrives here on the boot tables, with the MMU and the caches on.
+#[unsafe(no_mangle)]
+extern "C" fn primary_main() -> ! {
+    cpu::init_primary();
+    let machine = machine::read_device_tree(boot::state().registers[0]);
+    memory::init(machine);
+    mmu::init(machine);
+    console::init(machine);
+    gic::init(machine);
+    timer::init_cpu();
+    cpu::unmask_interrupts();
+    options::init(machine.bootargs);
+    suite::run();
+    hypercall::system_off()
+}
+
+/// A secondary CPU arrives here on the final tables.
+///
+/// `current_el`, `daif` and `sctlr` are what the registers held at the entry that PSCI made.
+#[unsafe(no_mangle)]
+extern "C" fn secondary_main(cpu: &'static cpu::PerCpu, current_el: u64, daif: u64, sctlr: u64) -> ! {
+    cpu::init_secondary(cpu);
+    gic::init_cpu();
+    timer::init_cpu();
+    smp::arrive(smp::EntryState { current_el, daif, sctlr });
+    cpu::unmask_interrupts();
+    smp::serve()
+}
+
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+fn panic(info: &PanicInfo<'_>) -> ! {
+    report::note(format_args!("panic: {info}"));
+    exceptions::end_after_panic()
 }

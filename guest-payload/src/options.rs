@@ -1,0 +1,71 @@
+//! The payload's command line: words of `/chosen/bootargs`.
+//!
+//! - `filter=TEXT`: run the tests whose `group::name` contains TEXT;
+//! - `seed=NUMBER`: seed of the random numbers, decimal or 0x…; without it, from the counter;
+//! - `timeout=N`: multiply every test's time limit by N;
+//! - `bare`: no hypervisor is expected; what needs one is skipped instead of failing;
+//! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
+//! - `list`: print the names of the tests and end.
+
+use spin::Once;
+
+/// The options in effect.
+pub struct Options {
+    /// Text that a test's full name must contain.
+    pub filter: &'static str,
+    /// Seed of the random numbers.
+    pub seed: u64,
+    /// Factor on every time limit.
+    pub timeout: u64,
+    /// Whether the payload may run without the hypervisor.
+    pub bare: bool,
+    /// Run the tests that have to fail.
+    pub must_fail: bool,
+    /// Print names only.
+    pub list: bool,
+}
+
+static OPTIONS: Once<Options> = Once::new();
+
+/// Reads the command line. A word it does not know is named on the console and ignored, as Linux does.
+pub fn init(bootargs: &'static str) {
+    let mut options = Options {
+        filter: "",
+        seed: read_sysreg!("CNTVCT_EL0"),
+        timeout: 1,
+        bare: false,
+        must_fail: false,
+        list: false,
+    };
+    for word in bootargs.split_ascii_whitespace() {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        let known = match key {
+            "filter" => {
+                options.filter = value;
+                true
+            }
+            "seed" => number(value).map(|n| options.seed = n).is_some(),
+            "timeout" => number(value).filter(|&n| n > 0).map(|n| options.timeout = n).is_some(),
+            "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
+            "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
+            "list" => core::mem::replace(&mut options.list, true) || value.is_empty(),
+            _ => false,
+        };
+        if !known {
+            println!("payload: ignoring \"{word}\" on the command line");
+        }
+    }
+    OPTIONS.call_once(|| options);
+}
+
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// The options in effect.
+pub fn get() -> &'static Options {
+    OPTIONS.get().expect("options are read before the suite runs")
+}
