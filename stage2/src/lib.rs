@@ -2,18 +2,35 @@
 //! has FEAT_BBM level 2.
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod address;
+mod collapse;
 pub mod counters;
 pub mod descriptor;
 pub mod error;
+pub mod fault;
 pub mod features;
 pub mod geometry;
+mod invalidate;
+mod map;
 pub mod platform;
+mod protect;
+mod reserve;
+mod size_change;
+mod split;
+mod table;
+mod unmap;
+mod walk;
 
 pub use address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
 pub use counters::{Counters, Event};
 pub use descriptor::{Attributes, Descriptor, MemoryType, Permissions};
 pub use error::Error;
+pub use fault::{Abort, FaultHistory, Outcome, Syndrome};
 pub use features::{BbmLevel, Features};
 pub use geometry::{Geometry, LeafSize, Level};
 pub use platform::{Dsb, Maintenance, Scope, Slot, TableMemory, Tlbi, Vmid};
+pub use protect::Batch;
+pub use table::{Config, Stage2};
+pub use walk::{Census, Leaf, Leaves};

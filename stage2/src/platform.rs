@@ -5,7 +5,7 @@
 
 use crate::address::{Ipa, PhysAddr};
 use crate::counters::Counters;
-use crate::geometry::{ENTRIES, Level};
+use crate::geometry::ENTRIES;
 
 /// The place of one descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

@@ -1,0 +1,216 @@
+//! TLB invalidation: gathered over an operation, issued once.
+
+use crate::address::{Ipa, IpaRange};
+use crate::counters::Event;
+use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi, range_tlbi_pages};
+use crate::table::Stage2;
+
+/// Most pages that are invalidated one by one where there is no range form; more, and the VMID is invalidated whole.
+const SINGLY: u64 = 16;
+/// Ranges that are kept apart; one more, and the VMID is invalidated whole.
+const RANGES: usize = 4;
+/// The largest reach of one range TLBI: 8 GiB.
+const LARGEST: u64 = range_tlbi_pages(3, 31);
+
+/// What an operation has changed and not yet invalidated.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Pending {
+    ranges: [Option<IpaRange>; RANGES],
+    all: bool,
+}
+
+impl Pending {
+    pub(crate) const fn new() -> Self {
+        Self { ranges: [None; RANGES], all: false }
+    }
+
+    pub(crate) const fn of(range: IpaRange) -> Self {
+        Self { ranges: [Some(range), None, None, None], all: false }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.all && self.ranges[0].is_none()
+    }
+
+    /// Adds a range. Walks go upwards, so what is next to the last range grows it.
+    #[inline]
+    pub(crate) fn add(&mut self, range: IpaRange) {
+        for slot in &mut self.ranges {
+            match slot {
+                None => {
+                    *slot = Some(range);
+                    return;
+                }
+                Some(last) if last.end() >= range.start() && last.start() <= range.end() => {
+                    *last = IpaRange::trusted(last.start().min(range.start()), last.end().max(range.end()));
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+        self.all = true;
+    }
+}
+
+/// Operands of the one range TLBI that covers `pages` pages: SCALE and NUM, rounded up. `None` where no one TLBI does.
+///
+/// A range that is rounded up invalidates some entries more than it needs to, by less than the range's own size; exact
+/// cover would take up to four TLBIs.
+pub(crate) fn range_operands(pages: u64) -> Option<(u8, u8)> {
+    if pages > LARGEST {
+        return None;
+    }
+    let mut scale = 0;
+    while pages > range_tlbi_pages(scale, 31) {
+        scale += 1;
+    }
+    let unit = range_tlbi_pages(scale, 0);
+    Some((scale, (pages.div_ceil(unit) - 1) as u8))
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    #[inline(always)]
+    pub(crate) fn dsb(&self, barrier: Dsb) {
+        self.count(match barrier {
+            Dsb::IshSt => Event::DsbIshst,
+            Dsb::Ish => Event::DsbIsh,
+            Dsb::Nsh => Event::DsbNsh,
+        });
+        self.platform.dsb(barrier);
+    }
+
+    #[inline(always)]
+    pub(crate) fn isb(&self) {
+        self.count(Event::Isb);
+        self.platform.isb();
+    }
+
+    #[inline(always)]
+    pub(crate) fn tlbi(&self, tlbi: Tlbi) {
+        self.count(match tlbi {
+            Tlbi::Ipa { scope: Scope::Broadcast, .. } => Event::TlbiIpaBroadcast,
+            Tlbi::Ipa { scope: Scope::Local, .. } => Event::TlbiIpaLocal,
+            Tlbi::Range { .. } => Event::TlbiRangeBroadcast,
+            Tlbi::VaLocal { .. } => Event::TlbiVaLocal,
+            Tlbi::VmallE1(Scope::Broadcast) => Event::TlbiVmallE1Broadcast,
+            Tlbi::VmallE1(Scope::Local) => Event::TlbiVmallE1Local,
+            Tlbi::VmallS12E1(Scope::Broadcast) => Event::TlbiVmallS12E1Broadcast,
+            Tlbi::VmallS12E1(Scope::Local) => Event::TlbiVmallS12E1Local,
+        });
+        self.platform.tlbi(self.config.vmid, tlbi);
+    }
+
+    /// Invalidates every translation of the VMID on every PE (`VMALLS12E1IS`).
+    ///
+    /// For an embedder that has just loaded VTTBR_EL2 with a VMID that was in use before. Other operations invalidate
+    /// what they change by themselves.
+    pub fn invalidate_all(&self) {
+        // Orders descriptor stores before the invalidation: a walk that starts after it sees them.
+        self.dsb(Dsb::IshSt);
+        self.tlbi(Tlbi::VmallS12E1(Scope::Broadcast));
+        // Completes it on all PEs.
+        self.dsb(Dsb::Ish);
+        self.isb();
+    }
+
+    /// Invalidates what is pending, on every PE; when this returns, no PE holds an old translation.
+    ///
+    /// The order is that of D8.17.6.1. One batch costs two broadcast TLBIs and three DSBs, or one and two.
+    pub(crate) fn complete(&self, pending: &Pending) {
+        if pending.is_empty() {
+            return;
+        }
+        let range_form = self.config.features.tlbi_range;
+        let reachable = |range: &IpaRange| match range_form {
+            true => range.pages() <= LARGEST,
+            false => range.pages() <= SINGLY,
+        };
+        if pending.all || !pending.ranges.iter().flatten().all(reachable) {
+            return self.invalidate_all();
+        }
+        // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
+        self.dsb(Dsb::IshSt);
+        for range in pending.ranges.iter().flatten() {
+            match range_operands(range.pages()) {
+                Some((scale, num)) if range_form && range.pages() > 1 => {
+                    self.tlbi(Tlbi::Range { base: range.start(), scale, num });
+                }
+                _ => {
+                    for page in 0..range.pages() {
+                        let ipa = range.start().offset(page * crate::PAGE_SIZE);
+                        self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Broadcast });
+                    }
+                }
+            }
+        }
+        self.drop_combined();
+    }
+
+    /// Invalidates one leaf's entries on every PE; `ipa` lies in the leaf, and no smaller entry of it is cached.
+    pub(crate) fn invalidate_leaf(&self, ipa: Ipa) {
+        // Orders the leaf's new value before the invalidation: a walk that starts after it sees the value.
+        self.dsb(Dsb::IshSt);
+        self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Broadcast });
+        self.drop_combined();
+    }
+
+    /// The second half of a stage-2 invalidation: combined entries may survive the stage-2 forms (R_TVTYQ).
+    fn drop_combined(&self) {
+        // Completes the stage-2 invalidation first: a combined entry could be made anew from a stale stage-2 entry.
+        self.dsb(Dsb::Ish);
+        self.tlbi(Tlbi::VmallE1(Scope::Broadcast));
+        // Completes the invalidation of combined entries on all PEs.
+        self.dsb(Dsb::Ish);
+        self.isb();
+    }
+
+    /// Invalidates this PE's entries for a faulting access, after the tables came to allow more than they did.
+    ///
+    /// Other PEs may fault once more (and come here). `VMALLE1` would wipe the guest's own TLB for one page.
+    #[inline(always)]
+    pub(crate) fn invalidate_local(&self, ipa: Ipa, va: u64) {
+        // Orders the page's new descriptor before the invalidation: the walk after it sees the descriptor.
+        self.dsb(Dsb::IshSt);
+        self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Local });
+        // Completes the stage-2 invalidation before the combined entry goes, which could come back from it.
+        self.dsb(Dsb::Nsh);
+        self.tlbi(Tlbi::VaLocal { va });
+        // Completes it; the exception return that follows synchronises the context.
+        self.dsb(Dsb::Nsh);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_tlbi_covers_what_it_must_and_little_more() {
+        for pages in (1..5000).chain([1 << 16, (1 << 16) + 1, (1 << 18) - 1, LARGEST - 1, LARGEST]) {
+            let (scale, num) = range_operands(pages).unwrap();
+            assert!(scale <= 3 && num <= 31);
+            let covered = range_tlbi_pages(scale, num);
+            assert!(covered >= pages, "{pages} pages");
+            assert!(covered < 2 * pages + 2, "{pages} pages, {covered} covered");
+        }
+        assert_eq!(range_operands(LARGEST + 1), None);
+        assert_eq!(LARGEST * crate::PAGE_SIZE, 8 << 30);
+    }
+
+    #[test]
+    fn neighbours_merge_and_strangers_overflow_to_all() {
+        let range = |a: u64, b: u64| IpaRange::new(Ipa(a << 12), Ipa(b << 12)).unwrap();
+        let mut pending = Pending::new();
+        assert!(pending.is_empty());
+        pending.add(range(1, 2));
+        pending.add(range(2, 5));
+        pending.add(range(0, 1));
+        assert_eq!(pending.ranges[0], Some(range(0, 5)));
+        for n in 1..4 {
+            pending.add(range(n * 100, n * 100 + 1));
+            assert!(!pending.all);
+        }
+        pending.add(range(1000, 1001));
+        assert!(pending.all);
+    }
+}

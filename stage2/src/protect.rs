@@ -1,0 +1,188 @@
+//! Changing what the guest may do, page by page, with large leaves split at the range's edges only.
+
+use crate::address::IpaRange;
+use crate::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits};
+use crate::error::Error;
+use crate::geometry::{LeafSize, Level};
+use crate::invalidate::Pending;
+use crate::platform::{Maintenance, TableMemory};
+use crate::reserve::Reserve;
+use crate::table::Stage2;
+use crate::walk::{Entry, Next, Visitor};
+
+/// Several changes and one invalidation at the end: [`Stage2::batch`].
+///
+/// A change is in the table at once, but until [`Batch::finish`] (or drop) has returned, PEs may go on using what they
+/// have cached.
+#[derive(Debug)]
+#[must_use = "dropping a batch at once makes it an expensive way to do nothing"]
+pub struct Batch<'t, P: TableMemory + Maintenance> {
+    table: &'t Stage2<P>,
+    pending: Pending,
+}
+
+impl<P: TableMemory + Maintenance> Batch<'_, P> {
+    /// [`Stage2::protect`], with the invalidation left to the end of the batch.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::protect`].
+    pub fn protect(&mut self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+        let table = self.table;
+        table.check(range)?;
+        let change = Change::to(permissions);
+        let wants = |entry: &Entry| change.of(entry.value) != entry.value;
+        let mut reserve = table.reserve_edges(range, wants)?;
+        table.split_edges(range, wants, &mut reserve)?;
+        table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
+    }
+
+    /// [`Stage2::split`]. Splitting needs no invalidation of its own; this is here so that it can stand in its place
+    /// among the changes of a batch.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::split`].
+    pub fn split(&mut self, range: IpaRange, to: LeafSize) -> Result<(), Error> {
+        self.table.split(range, to)
+    }
+
+    /// Invalidates what the batch has changed. On return no PE uses an old permission.
+    pub fn finish(self) {
+        drop(self);
+    }
+}
+
+impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
+    fn drop(&mut self) {
+        self.table.complete(&self.pending);
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// A batch of changes that share one invalidation.
+    pub fn batch(&self) -> Batch<'_, P> {
+        Batch { table: self, pending: Pending::new() }
+    }
+
+    /// Gives all of `range` that is mapped the permissions. Leaves that reach over an edge are split there, and nowhere
+    /// else; a leaf that has the permissions already is not touched. Holes stay holes.
+    ///
+    /// Permissions never need break-before-make (R_GPPYH). Cost: at most four frames, one compare-exchange a leaf, and
+    /// one invalidation if anything was taken away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed.
+    pub fn protect(&self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+        let mut batch = self.batch();
+        batch.protect(range, permissions)
+    }
+}
+
+/// The permissions that a leaf is to have.
+#[derive(Clone, Copy)]
+struct Change {
+    granted: u64,
+}
+
+impl Change {
+    fn to(permissions: Permissions) -> Self {
+        Self { granted: permissions.encode() }
+    }
+
+    /// The leaf with the new permissions. Where writes stay granted, tracking stays as it is.
+    fn of(self, leaf: Descriptor) -> Descriptor {
+        let mut bits_now = self.granted;
+        if leaf.0 & self.granted & bits::WRITE_GRANTED != 0 {
+            bits_now = bits_now & !bits::WRITE | leaf.0 & (bits::WRITE | bits::DBM);
+        }
+        Descriptor(leaf.0 & !PERMISSION_BITS | bits_now)
+    }
+}
+
+/// Whether `new` forbids something that `old` let through: then old TLB entries must go.
+fn takes_away(old: Descriptor, new: Descriptor) -> bool {
+    let rights = |leaf: Descriptor| {
+        let write = if leaf.is_writable() { bits::WRITE } else { 0 };
+        leaf.0 & bits::READ | write | !leaf.0 & bits::NO_EXECUTE
+    };
+    rights(old) & !rights(new) != 0
+}
+
+struct Protect<'t, 'p, P: TableMemory + Maintenance> {
+    change: Change,
+    range: IpaRange,
+    reserve: Reserve<'t, P>,
+    pending: &'p mut Pending,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        if !entry.is_leaf() {
+            return Ok(Next::Onward);
+        }
+        let new = self.change.of(entry.value);
+        if new == entry.value {
+            return Ok(Next::Onward);
+        }
+        // Both happen only when another PE changed a leaf at the edge that was right when the edges were split.
+        if entry.is_run_member() && !self.range.covers(entry.run()) {
+            table.dissolve_run(entry);
+            return Ok(Next::Again);
+        }
+        if part != entry.range() && entry.level != Level::L3 {
+            table.split_leaf(entry, &[None; 2], &mut self.reserve)?;
+            return Ok(Next::Again);
+        }
+        if table.replace(entry.slot, entry.value.0, new.0).is_err() {
+            return Ok(Next::Again);
+        }
+        if takes_away(entry.value, new) {
+            self.pending.add(part);
+        }
+        Ok(Next::Onward)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::PhysAddr;
+    use crate::descriptor::Attributes;
+
+    fn leaf(extra_clear: u64, extra_set: u64) -> Descriptor {
+        let ram = Descriptor::leaf(Level::L3, PhysAddr(0x1000), Attributes::RAM.encode());
+        Descriptor(ram.0 & !extra_clear | extra_set)
+    }
+
+    #[test]
+    fn tracking_survives_a_change_of_other_permissions() {
+        let change = Change::to(Permissions::READ_WRITE);
+        assert_eq!(change.of(leaf(bits::WRITE, 0)), leaf(bits::WRITE, bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(bits::WRITE, bits::DBM)), leaf(bits::WRITE, bits::DBM | bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(0, bits::DBM)), leaf(0, bits::DBM | bits::NO_EXECUTE));
+    }
+
+    #[test]
+    fn denial_ends_tracking_and_a_new_grant_is_open() {
+        let deny = Change::to(Permissions::READ_EXECUTE);
+        for before in [leaf(0, 0), leaf(bits::WRITE, 0), leaf(0, bits::DBM), leaf(bits::WRITE, bits::DBM)] {
+            let after = deny.of(before);
+            assert!(!after.is_writable() && !after.is_write_protected() && !after.has_dbm());
+        }
+        let denied = deny.of(leaf(0, 0));
+        assert_eq!(Change::to(Permissions::ALL).of(denied), leaf(0, 0));
+    }
+
+    #[test]
+    fn what_takes_rights_away() {
+        let with = |permissions| Change::to(permissions).of(leaf(0, 0));
+        let (all, ro, none) = (with(Permissions::ALL), with(Permissions::READ), with(Permissions::NONE));
+        assert!(takes_away(all, ro) && takes_away(ro, none) && takes_away(all, none));
+        assert!(!takes_away(ro, all) && !takes_away(none, ro) && !takes_away(all, all));
+        assert!(takes_away(leaf(bits::WRITE, bits::DBM), leaf(bits::WRITE, 0)), "DBM lets writes through");
+        assert!(takes_away(with(Permissions::READ_EXECUTE), with(Permissions::READ_WRITE)));
+    }
+}

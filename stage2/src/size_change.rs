@@ -1,0 +1,208 @@
+//! The three ways to change a leaf's size. Nothing outside this file knows which one is in use.
+//!
+//! Sources: Arm ARM R_PVTFW, R_KFLJB, R_KHRBC (what a level allows), R_WHZWS (what always needs a break), I_PJZBK and
+//! R_MRRPW (nT), R_RTBRL (hardware dirty state).
+
+use crate::address::{IpaRange, PhysAddr};
+use crate::counters::Event;
+use crate::descriptor::{Descriptor, bits};
+use crate::features::BbmLevel;
+use crate::geometry::{Level, RUN};
+use crate::invalidate::Pending;
+use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
+use crate::table::Stage2;
+use crate::walk::Entry;
+
+/// How a leaf changes its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Method {
+    /// Break-before-make: invalid, invalidate, valid again. Level 0.
+    Break,
+    /// Mark the block nT, invalidate, replace, invalidate. Level 1.
+    Nt,
+    /// One store. Levels 2 and 3.
+    Direct,
+}
+
+impl Method {
+    pub(crate) const fn new(level: BbmLevel) -> Self {
+        match level {
+            BbmLevel::Level0 => Method::Break,
+            BbmLevel::Level1 => Method::Nt,
+            BbmLevel::Level2 | BbmLevel::Level3 => Method::Direct,
+        }
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Replaces a block, no member of a run, by the table `child`, which is filled from `old` and translates the same.
+    ///
+    /// # Errors
+    ///
+    /// The entry held something else than `old`; nothing was published.
+    #[inline(always)]
+    pub(crate) fn publish_table(&self, entry: &Entry, old: Descriptor, child: PhysAddr) -> Result<(), u64> {
+        let new = Descriptor::table(child).0;
+        match self.method {
+            Method::Direct => {
+                // Orders the child's entries before the entry that leads to them.
+                self.dsb(Dsb::IshSt);
+                self.replace(entry.slot, old.0, new)
+            }
+            Method::Nt => {
+                self.replace(entry.slot, old.0, old.0 | bits::NT)?;
+                // Nobody may hold the block without nT when the table appears. Also orders the child's entries.
+                self.invalidate_leaf(entry.ipa);
+                self.overwrite(entry.slot, new);
+                // Nobody may hold the block when this returns.
+                self.invalidate_leaf(entry.ipa);
+                Ok(())
+            }
+            Method::Break => {
+                self.replace(entry.slot, old.0, Descriptor::BROKEN.0)?;
+                self.count(Event::InvalidWindow);
+                // Nobody may hold the block when the table appears. Also orders the child's entries.
+                self.invalidate_leaf(entry.ipa);
+                self.overwrite(entry.slot, new);
+                // Orders the new entry before anything that relies on the memory being mapped again.
+                self.dsb(Dsb::IshSt);
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces a table by the block `new`, which translates the same. Needs exclusive use of the engine: nobody else
+    /// writes the entry. The caller must keep the table's frame until it has completed `pending`.
+    pub(crate) fn publish_block(&self, entry: &Entry, new: Descriptor, pending: &mut Pending) {
+        match self.method {
+            Method::Direct => self.overwrite(entry.slot, new.0),
+            Method::Nt => {
+                self.overwrite(entry.slot, new.0 | bits::NT);
+                // Nobody may hold smaller entries when nT goes.
+                self.complete(&Pending::of(entry.range()));
+                self.overwrite(entry.slot, new.0);
+            }
+            Method::Break => {
+                self.overwrite(entry.slot, Descriptor::BROKEN.0);
+                self.count(Event::InvalidWindow);
+                // Nobody may hold smaller entries when the block appears.
+                self.complete(&Pending::of(entry.range()));
+                self.overwrite(entry.slot, new.0);
+                // Orders the new entry before anything that relies on the memory being mapped again.
+                self.dsb(Dsb::IshSt);
+            }
+        }
+        // At level 2 small entries and the block may be held together up to here.
+        pending.add(entry.range());
+    }
+
+    /// Sets the Contiguous bit on a run of sixteen leaves that translate alike. Exclusive, as for
+    /// [`Stage2::publish_block`].
+    pub(crate) fn make_run(&self, first: Slot, run: IpaRange, pending: &mut Pending) {
+        self.rewrite_run(first, run, |value| value | bits::CONTIGUOUS);
+        self.count(Event::CollapseRun);
+        // Entries of single members and of the run may be held together up to here.
+        pending.add(run);
+    }
+
+    /// Takes the Contiguous bit off the run that `entry` belongs to. On return the bit is gone, whoever took it, or
+    /// another PE is about to finish: read the entry again.
+    pub(crate) fn dissolve_run(&self, entry: &Entry) {
+        debug_assert!(entry.is_run_member());
+        let first = Slot { index: entry.slot.index - entry.slot.index % RUN, ..entry.slot };
+        match self.method {
+            Method::Break => {
+                // The first member is the run's lock: who breaks it owns the other fifteen.
+                let leader = Descriptor(self.load(first));
+                if leader.is_busy(entry.level) {
+                    return self.wait_for(&Entry { slot: first, ..*entry });
+                }
+                if !leader.is_contiguous() || self.replace(first, leader.0, Descriptor::BROKEN.0).is_err() {
+                    return;
+                }
+                self.rebuild_run(first, Some(leader.0), entry.run(), |value| value & !bits::CONTIGUOUS);
+            }
+            // The Contiguous bit changes directly from level 1 on. No invalidation: all entries that may be held agree,
+            // and whoever changes a member next invalidates its address, which a cached run covers (R_LQLSD).
+            Method::Nt | Method::Direct => {
+                for index in first.index..first.index + RUN {
+                    self.clear_contiguous(Slot { index, ..first }, entry.level);
+                }
+            }
+        }
+        self.count(Event::SplitRun);
+    }
+
+    /// Clears the bit in one member, unless the member has become something else.
+    fn clear_contiguous(&self, slot: Slot, level: Level) {
+        let mut value = Descriptor(self.load(slot));
+        while value.is_valid() && !value.is_table(level) && value.is_contiguous() {
+            match self.replace(slot, value.0, value.0 & !bits::CONTIGUOUS) {
+                Ok(()) => return,
+                Err(found) => value = Descriptor(found),
+            }
+        }
+    }
+
+    fn rewrite_run(&self, first: Slot, run: IpaRange, change: impl Fn(u64) -> u64) {
+        if self.method == Method::Break {
+            return self.rebuild_run(first, None, run, change);
+        }
+        for index in first.index..first.index + RUN {
+            let slot = Slot { index, ..first };
+            self.overwrite(slot, change(self.load(slot)));
+        }
+    }
+
+    /// Break-before-make for a whole run, in one window. `leader` is the first member's value if it is broken already.
+    fn rebuild_run(&self, first: Slot, leader: Option<u64>, run: IpaRange, change: impl Fn(u64) -> u64) {
+        let mut saved = [0; RUN];
+        for (n, saved) in saved.iter_mut().enumerate() {
+            let slot = Slot { index: first.index + n, ..first };
+            *saved = match leader {
+                Some(value) if n == 0 => value,
+                // Other PEs may still change a member's permissions until it is broken.
+                _ => self.take_out(slot),
+            };
+        }
+        self.count(Event::InvalidWindow);
+        // Nobody may hold a member or the run when the new members appear.
+        self.complete(&Pending::of(run));
+        for (n, saved) in saved.iter().enumerate() {
+            self.overwrite(Slot { index: first.index + n, ..first }, change(*saved));
+        }
+        // Orders the new entries before anything that relies on the memory being mapped again.
+        self.dsb(Dsb::IshSt);
+    }
+
+    /// Breaks one entry and returns what it held.
+    fn take_out(&self, slot: Slot) -> u64 {
+        let mut value = self.load(slot);
+        while let Err(found) = self.replace(slot, value, Descriptor::BROKEN.0) {
+            value = found;
+        }
+        value
+    }
+
+    /// Before a leaf that hardware may mark dirty changes its size without a break: takes its write permission and DBM
+    /// away and invalidates it, so that no dirty update can be lost or invented (R_RTBRL). Readers notice nothing;
+    /// writers fault and wait for the busy mark. Returns the entry's value now, without the dirty state, which stays in
+    /// `entry.value`.
+    ///
+    /// With break-before-make there is no need: the break itself is a compare-exchange that keeps the dirty state.
+    ///
+    /// # Errors
+    ///
+    /// The entry held something else; nothing has changed.
+    pub(crate) fn hold_writes(&self, entry: &Entry) -> Result<Descriptor, u64> {
+        if !entry.value.has_dbm() || self.method == Method::Break {
+            return Ok(entry.value);
+        }
+        let held = entry.value.0 & !(bits::DBM | bits::WRITE) | bits::BUSY;
+        self.replace(entry.slot, entry.value.0, held)?;
+        self.count(Event::ReadOnlyWindow);
+        // After this no PE holds an entry that lets a write through or marks the descriptor.
+        self.invalidate_leaf(entry.ipa);
+        Ok(Descriptor(held))
+    }
+}

@@ -1,0 +1,123 @@
+//! Unmapping, and the safe way for a table's frame out of use.
+
+use crate::address::{IpaRange, PhysAddr};
+use crate::descriptor::{Descriptor, Kind};
+use crate::error::Error;
+use crate::geometry::Level;
+use crate::invalidate::Pending;
+use crate::platform::{Maintenance, TableMemory};
+use crate::reserve::Reserve;
+use crate::table::Stage2;
+use crate::walk::{Entry, Next, Visitor, slots};
+
+/// Tables that wait for one invalidation.
+const DETACHED: usize = 32;
+
+/// Tables that no descriptor leads to any more, but that walk caches may: they are freed after the invalidation, never
+/// before. Use under `&mut self` only.
+pub(crate) struct Detached<'t, P: TableMemory + Maintenance> {
+    table: &'t Stage2<P>,
+    pub(crate) pending: Pending,
+    frames: [(PhysAddr, Level); DETACHED],
+    count: usize,
+}
+
+impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
+    pub(crate) fn new(table: &'t Stage2<P>) -> Self {
+        Self { table, pending: Pending::new(), frames: [(PhysAddr(0), Level::L3); DETACHED], count: 0 }
+    }
+
+    /// Takes over a table of `level`, with all tables below it. The entry that led to it has been replaced, and its range
+    /// is part of `pending`.
+    pub(crate) fn push(&mut self, frame: PhysAddr, level: Level) {
+        self.frames[self.count] = (frame, level);
+        self.count += 1;
+        if self.count == DETACHED {
+            self.flush();
+        }
+    }
+
+    /// Invalidates what is pending, then frees. On return no PE uses anything old.
+    pub(crate) fn flush(&mut self) {
+        self.table.complete(&self.pending);
+        self.pending = Pending::new();
+        for &(frame, level) in &self.frames[..self.count] {
+            self.table.free_tables_below(frame, level, 1);
+            // SAFETY: nothing leads to the table since it was pushed, and walk caches are empty of it since `complete`.
+            unsafe { self.table.free(frame) };
+        }
+        self.count = 0;
+    }
+}
+
+impl<P: TableMemory + Maintenance> Drop for Detached<'_, P> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Unmaps all of `range`: every access to it faults. Leaves that reach over an edge are split there; holes stay
+    /// holes. Tables that lie wholly in the range are freed.
+    ///
+    /// Cost: at most four frames for the edges, one store an entry, one invalidation for each 32 tables freed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed.
+    pub fn unmap(&mut self, range: IpaRange) -> Result<(), Error> {
+        self.check(range)?;
+        let mut reserve = self.reserve_edges(range, |_| true)?;
+        self.split_edges(range, |_| true, &mut reserve)?;
+        let mut detached = Detached::new(self);
+        self.visit(range, &mut Unmap { reserve, detached: &mut detached })
+    }
+
+    /// Frees all tables that `tables` adjacent tables of `level` lead to, but not these themselves.
+    ///
+    /// Nothing may lead to the given tables any more, in memory or in a cache.
+    pub(crate) fn free_tables_below(&self, first: PhysAddr, level: Level, tables: usize) {
+        let Some(below) = level.below() else { return };
+        for slot in slots(first, tables) {
+            if let Kind::Table(frame) = Descriptor(self.load(slot)).kind(level) {
+                self.free_tables_below(frame, below, 1);
+                // SAFETY: the only way to the frame was through a table that nothing leads to any more.
+                unsafe { self.free(frame) };
+            }
+        }
+    }
+}
+
+struct Unmap<'t, 'd, P: TableMemory + Maintenance> {
+    reserve: Reserve<'t, P>,
+    detached: &'d mut Detached<'t, P>,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Unmap<'_, '_, P> {
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        if !entry.is_leaf() {
+            return Ok(Next::Onward);
+        }
+        if part != entry.range() {
+            // The edges have been split, so this is never reached; splitting is right in any case.
+            table.split_leaf(entry, &[None; 2], &mut self.reserve)?;
+            return Ok(Next::Again);
+        }
+        table.overwrite(entry.slot, Descriptor::INVALID.0);
+        self.detached.pending.add(part);
+        Ok(Next::Onward)
+    }
+
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        let (Kind::Table(frame), Some(below)) = (entry.value.kind(entry.level), entry.level.below()) else {
+            return Ok(true);
+        };
+        if part != entry.range() {
+            return Ok(true);
+        }
+        table.overwrite(entry.slot, Descriptor::INVALID.0);
+        self.detached.pending.add(part);
+        self.detached.push(frame, below);
+        Ok(false)
+    }
+}

@@ -1,0 +1,299 @@
+//! The one table walker that everything else uses.
+
+use crate::address::{Ipa, IpaRange, PhysAddr};
+use crate::counters::Event;
+use crate::descriptor::{Attributes, Descriptor, Kind};
+use crate::error::Error;
+use crate::geometry::{LeafSize, Level, RUN};
+use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::table::Stage2;
+
+/// A descriptor that a walk came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub slot: Slot,
+    pub level: Level,
+    /// The first address that the entry translates.
+    pub ipa: Ipa,
+    pub value: Descriptor,
+}
+
+impl Entry {
+    /// What the entry translates.
+    #[inline(always)]
+    pub fn range(&self) -> IpaRange {
+        IpaRange::trusted(self.ipa, self.ipa.offset(self.level.entry_bytes()))
+    }
+
+    /// The run of sixteen entries that it belongs to.
+    #[inline(always)]
+    pub fn run(&self) -> IpaRange {
+        let bytes = RUN as u64 * self.level.entry_bytes();
+        let start = self.ipa.align_down(bytes);
+        IpaRange::trusted(start, start.offset(bytes))
+    }
+
+    #[inline(always)]
+    pub fn is_leaf(&self) -> bool {
+        self.value.is_valid()
+    }
+
+    #[inline(always)]
+    pub fn is_run_member(&self) -> bool {
+        self.value.is_valid() && self.value.is_contiguous()
+    }
+
+    /// Size of the leaf, a whole run where the entry is a member of one.
+    pub fn size(&self) -> LeafSize {
+        LeafSize::at(self.level, self.value.is_contiguous())
+    }
+}
+
+/// What a visitor wants next.
+pub(crate) enum Next {
+    /// The entry is done with.
+    Onward,
+    /// The entry has changed, or is to be: read it again, and go down if it is a table now.
+    Again,
+}
+
+/// Something that goes over all entries of a range, in ascending order.
+pub(crate) trait Visitor<P> {
+    /// A leaf or an invalid entry that `part` of the range lies in. Busy entries have been waited for.
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error>;
+
+    /// A table, before what is in it. `false` leaves out what is in it, and [`Visitor::leave`].
+    #[inline(always)]
+    fn enter(&mut self, _: &Stage2<P>, _entry: &Entry, _part: IpaRange) -> Result<bool, Error> {
+        Ok(true)
+    }
+
+    /// The table again, after what is in it.
+    #[inline(always)]
+    fn leave(&mut self, _: &Stage2<P>, _entry: &Entry, _part: IpaRange) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// A leaf of the table, as [`Stage2::walk`] and [`Stage2::leaves`] show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The leaf's first address.
+    pub ipa: Ipa,
+    /// Its size; a contiguous run is one leaf.
+    pub size: LeafSize,
+    /// Where the first address maps to.
+    pub output: PhysAddr,
+    /// What its owner asked for.
+    pub attributes: Attributes,
+    /// Writes are granted but held back: the first one faults, for tracking.
+    pub write_protected: bool,
+    /// Hardware keeps dirty state in it.
+    pub hardware_tracked: bool,
+}
+
+impl Leaf {
+    /// What the leaf translates.
+    #[must_use]
+    pub fn range(&self) -> IpaRange {
+        IpaRange::trusted(self.ipa, self.ipa.offset(self.size.bytes()))
+    }
+
+    fn of(entry: &Entry) -> Option<Leaf> {
+        let Kind::Leaf { output, .. } = entry.value.kind(entry.level) else {
+            return None;
+        };
+        let size = entry.size();
+        Some(Leaf {
+            ipa: entry.ipa.align_down(size.bytes()),
+            size,
+            output: output.align_down(size.bytes()),
+            attributes: entry.value.attributes(),
+            write_protected: entry.value.is_write_protected(),
+            hardware_tracked: entry.value.has_dbm(),
+        })
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// The slot in the concatenated root tables.
+    #[inline(always)]
+    pub(crate) fn root_slot(&self, ipa: Ipa) -> Slot {
+        let index = self.geometry.root_index(ipa);
+        Slot {
+            table: self.root.offset((index / crate::geometry::ENTRIES) as u64 * crate::PAGE_SIZE),
+            index: index % crate::geometry::ENTRIES,
+        }
+    }
+
+    /// The slot for `ipa` in `table` of `level`; for the start level, anywhere in the root.
+    #[inline(always)]
+    pub(crate) fn slot(&self, table: PhysAddr, level: Level, ipa: Ipa) -> Slot {
+        if level == self.geometry.start_level() { self.root_slot(ipa) } else { Slot { table, index: level.index(ipa) } }
+    }
+
+    /// Walks to the entry that translates `ipa` (or fails to). The entry may be busy. `ipa` lies in the IPA space.
+    #[inline(always)]
+    pub(crate) fn lookup(&self, ipa: Ipa) -> Entry {
+        let mut level = self.geometry.start_level();
+        let mut slot = self.root_slot(ipa);
+        loop {
+            let value = Descriptor(self.load(slot));
+            match level.below() {
+                Some(below) if value.is_table(level) => {
+                    slot = Slot { table: value.address(), index: below.index(ipa) };
+                    level = below;
+                }
+                _ => return Entry { slot, level, ipa: ipa.align_down(level.entry_bytes()), value },
+            }
+        }
+    }
+
+    /// Like [`Stage2::lookup`], after any PE that is changing the entry has finished.
+    #[inline(always)]
+    pub(crate) fn lookup_settled(&self, ipa: Ipa) -> Entry {
+        loop {
+            let entry = self.lookup(ipa);
+            if !entry.value.is_busy(entry.level) {
+                return entry;
+            }
+            self.wait_for(&entry);
+        }
+    }
+
+    /// Waits until the entry is no longer what it was when it was found busy. The PE that marked it waits for no other
+    /// PE while it holds the mark, so this ends.
+    #[cold]
+    pub(crate) fn wait_for(&self, entry: &Entry) {
+        self.count(Event::BusyWait);
+        while Descriptor(self.load(entry.slot)).is_busy(entry.level) {
+            self.platform.wait();
+        }
+    }
+
+    /// Calls the visitor for each entry of the range that is no table, in ascending order.
+    pub(crate) fn visit(&self, range: IpaRange, visitor: &mut impl Visitor<P>) -> Result<(), Error> {
+        self.visit_table(self.root, self.geometry.start_level(), range, visitor)
+    }
+
+    /// [`Stage2::visit`] from `table` down, which may be one that is not published yet.
+    pub(crate) fn visit_table(
+        &self,
+        table: PhysAddr,
+        level: Level,
+        range: IpaRange,
+        visitor: &mut impl Visitor<P>,
+    ) -> Result<(), Error> {
+        let bytes = level.entry_bytes();
+        let mut ipa = range.start();
+        while ipa < range.end() {
+            let start = ipa.align_down(bytes);
+            let part = IpaRange::trusted(ipa, start.offset(bytes).min(range.end()));
+            let slot = self.slot(table, level, ipa);
+            loop {
+                let value = Descriptor(self.load(slot));
+                let entry = Entry { slot, level, ipa: start, value };
+                match (value.kind(level), level.below()) {
+                    (Kind::Busy, _) => self.wait_for(&entry),
+                    (Kind::Table(next), Some(below)) => {
+                        if visitor.enter(self, &entry, part)? {
+                            self.visit_table(next, below, part, visitor)?;
+                            visitor.leave(self, &entry, part)?;
+                        }
+                        break;
+                    }
+                    _ => match visitor.entry(self, &entry, part)? {
+                        Next::Onward => break,
+                        Next::Again => {}
+                    },
+                }
+            }
+            ipa = part.end();
+        }
+        Ok(())
+    }
+
+    /// The leaf that translates `ipa`, or `None` where nothing is mapped (or a break is under way).
+    ///
+    /// Cost: one load a level.
+    #[must_use]
+    pub fn walk(&self, ipa: Ipa) -> Option<Leaf> {
+        if ipa.0 >> self.geometry.ipa_bits() != 0 {
+            return None;
+        }
+        Leaf::of(&self.lookup_settled(ipa))
+    }
+
+    /// All leaves that translate any of `range`, in ascending order. Runs on while others change the table: each leaf is
+    /// as it was when it was reached.
+    pub fn leaves(&self, range: IpaRange) -> Leaves<'_, P> {
+        Leaves { table: self, next: range.start(), end: range.end().min(self.geometry.range().end()) }
+    }
+
+    /// Number of tables, the root's included, and of leaves by size in the order of [`LeafSize::DESCENDING`].
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census { tables: 0, leaves: [0; 5] };
+        self.census_of(self.root, self.geometry.start_level(), self.geometry.root_tables(), &mut census);
+        census
+    }
+
+    fn census_of(&self, first: PhysAddr, level: Level, tables: usize, census: &mut Census) {
+        census.tables += tables;
+        for slot in slots(first, tables) {
+            let value = Descriptor(self.load(slot));
+            match (value.kind(level), level.below()) {
+                (Kind::Table(next), Some(below)) => self.census_of(next, below, 1, census),
+                (Kind::Leaf { contiguous: true, .. }, _) if slot.index % RUN != 0 => {}
+                (Kind::Leaf { contiguous, .. }, _) => {
+                    let size = LeafSize::at(level, contiguous);
+                    census.leaves[LeafSize::DESCENDING.len() - 1 - size as usize] += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// All slots of `tables` adjacent tables.
+pub(crate) fn slots(first: PhysAddr, tables: usize) -> impl Iterator<Item = Slot> {
+    (0..tables * crate::geometry::ENTRIES).map(move |n| Slot {
+        table: first.offset((n / crate::geometry::ENTRIES) as u64 * crate::PAGE_SIZE),
+        index: n % crate::geometry::ENTRIES,
+    })
+}
+
+/// How much there is of what: [`Stage2::census`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Census {
+    /// Tables of 4 KiB, the root's included.
+    pub tables: usize,
+    /// Leaves, in the order of [`LeafSize::DESCENDING`].
+    pub leaves: [usize; 5],
+}
+
+/// Iterator over leaves: [`Stage2::leaves`].
+#[derive(Debug)]
+pub struct Leaves<'t, P> {
+    table: &'t Stage2<P>,
+    next: Ipa,
+    end: Ipa,
+}
+
+impl<P: TableMemory + Maintenance> Iterator for Leaves<'_, P> {
+    type Item = Leaf;
+
+    fn next(&mut self) -> Option<Leaf> {
+        while self.next < self.end {
+            let entry = self.table.lookup_settled(self.next);
+            match Leaf::of(&entry) {
+                Some(leaf) => {
+                    self.next = leaf.range().end();
+                    return Some(leaf);
+                }
+                None => self.next = entry.range().end(),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,268 @@
+//! Each operation on a small table, as its user sees it. What the hardware may see meanwhile is the oracle's business.
+
+mod common;
+
+use common::Host;
+use stage2::features::HardwareUpdate;
+use stage2::*;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+fn features(bbm: BbmLevel) -> Features {
+    Features { pa_bits: 40, bbm, hardware_update: HardwareUpdate::None, tlbi_range: true, vmid_bits: 16, lse: true }
+}
+
+fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
+    Stage2::new(host, Config::new(Vmid::new(7).unwrap(), features(bbm))).unwrap()
+}
+
+fn range(start: u64, bytes: u64) -> IpaRange {
+    IpaRange::from_size(Ipa(start), bytes).unwrap()
+}
+
+fn sizes(table: &Stage2<&Host>, range: IpaRange) -> Vec<(LeafSize, usize)> {
+    let mut sizes: Vec<(LeafSize, usize)> = Vec::new();
+    for leaf in table.leaves(range) {
+        assert_eq!(leaf.output.0, leaf.ipa.0, "identity");
+        match sizes.last_mut() {
+            Some((size, n)) if *size == leaf.size => *n += 1,
+            _ => sizes.push((leaf.size, 1)),
+        }
+    }
+    sizes
+}
+
+fn identity(table: &mut Stage2<&Host>, range: IpaRange) {
+    table.map(range, PhysAddr(range.start().0), Attributes::RAM).unwrap();
+}
+
+use LeafSize::*;
+
+#[test]
+fn mapping_takes_the_largest_leaves_that_fit() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let ram = range(GIB - 34 * MIB - 0x11000, 2 * GIB);
+    identity(&mut table, ram);
+    let got = sizes(&table, ram);
+    let want = [
+        (Page, 1),
+        (Contiguous64K, 1),
+        (Block2M, 1),
+        (Contiguous32M, 1),
+        (Block1G, 1),
+        (Contiguous32M, 30),
+        (Block2M, 14),
+        (Contiguous64K, 30),
+        (Page, 15),
+    ];
+    assert_eq!(got, want);
+    assert_eq!(host.count(Event::TlbiVmallE1Broadcast) + host.count(Event::TlbiVmallS12E1Broadcast), 0);
+    let census = table.census();
+    assert_eq!(census.leaves, [1, 31, 15, 31, 16]);
+    assert_eq!(census.tables, host.live.get());
+    // SAFETY: no hardware walks the table.
+    unsafe { table.release() };
+    assert_eq!(host.live.get(), 0);
+}
+
+#[test]
+fn mapping_the_same_again_changes_nothing() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level0);
+    let ram = range(GIB, GIB);
+    identity(&mut table, ram);
+    table.split(range(GIB + 4 * MIB, 4096), Page).unwrap();
+    let writes = host.count(Event::DescriptorWrite);
+    identity(&mut table, ram);
+    identity(&mut table, range(GIB + 4 * MIB, 4096));
+    assert_eq!(host.count(Event::DescriptorWrite), writes);
+}
+
+#[test]
+fn mapping_over_something_else_replaces_only_that() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    identity(&mut table, range(0, GIB));
+    let part = range(6 * MIB, 4 * MIB + 0x3000);
+    table.map(part, PhysAddr(0x8_0000_1000), Attributes::DEVICE).unwrap();
+    for leaf in table.leaves(range(0, GIB)) {
+        if part.contains(leaf.ipa) {
+            assert_eq!(leaf.output.0, 0x8_0000_1000 + leaf.ipa.0 - part.start().0);
+            assert_eq!(leaf.attributes, Attributes::DEVICE);
+        } else {
+            assert_eq!((leaf.output.0, leaf.attributes), (leaf.ipa.0, Attributes::RAM));
+        }
+    }
+    let pages: u64 = table.leaves(range(0, GIB)).map(|leaf| leaf.range().pages()).sum();
+    assert_eq!(pages, GIB / 4096);
+}
+
+#[test]
+fn protect_splits_at_the_edges_only_and_invalidates_once() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    identity(&mut table, range(0, 2 * GIB));
+    let tlbi = |host: &Host| {
+        [
+            Event::TlbiRangeBroadcast,
+            Event::TlbiIpaBroadcast,
+            Event::TlbiVmallE1Broadcast,
+            Event::TlbiVmallS12E1Broadcast,
+        ]
+        .map(|event| host.count(event))
+    };
+    let frames = host.live.get();
+    table.protect(range(GIB / 2 + 0x5000, GIB), Permissions::READ_EXECUTE).unwrap();
+    assert_eq!(host.live.get() - frames, 4, "two tables an edge");
+    assert_eq!(tlbi(&host), [1, 0, 1, 0]);
+    assert_eq!(host.count(Event::InvalidWindow), 0);
+    assert_eq!(
+        sizes(&table, range(0, 2 * GIB)),
+        [(Contiguous32M, 16), (Page, 16), (Contiguous64K, 31), (Block2M, 15), (Contiguous32M, 31), (Block2M, 0),]
+            .into_iter()
+            .filter(|&(_, n)| n > 0)
+            .chain([(Page, 16), (Contiguous64K, 31), (Block2M, 15), (Contiguous32M, 15)])
+            .collect::<Vec<_>>()
+    );
+    for leaf in table.leaves(range(0, 2 * GIB)) {
+        let inside = range(GIB / 2 + 0x5000, GIB).contains(leaf.ipa);
+        assert_eq!(leaf.attributes.permissions.write, !inside, "{leaf:?}");
+    }
+}
+
+#[test]
+fn protecting_what_is_protected_splits_nothing() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level0);
+    identity(&mut table, range(0, GIB));
+    let writes = host.count(Event::DescriptorWrite);
+    table.protect(range(0x5000, 0x1000), Permissions::ALL).unwrap();
+    assert_eq!(host.count(Event::DescriptorWrite), writes);
+    assert_eq!(sizes(&table, range(0, GIB)), [(Block1G, 1)]);
+}
+
+#[test]
+fn both_edges_in_one_block_take_one_split() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    identity(&mut table, range(0, 2 * MIB));
+    table.protect(range(0x21000, 0x2000), Permissions::READ).unwrap();
+    assert_eq!(host.count(Event::Split2M), 1);
+    assert_eq!(sizes(&table, range(0, 2 * MIB)), [(Contiguous64K, 2), (Page, 16), (Contiguous64K, 29)]);
+}
+
+#[test]
+fn batches_share_one_invalidation() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    identity(&mut table, range(0, 64 * MIB));
+    let mut batch = table.batch();
+    for n in 0..32 {
+        batch.protect(range(n * 2 * MIB, 2 * MIB), Permissions::READ).unwrap();
+    }
+    batch.finish();
+    assert_eq!(host.count(Event::TlbiRangeBroadcast), 1);
+    assert_eq!(host.count(Event::TlbiVmallE1Broadcast), 1);
+}
+
+#[test]
+fn split_then_collapse_gives_everything_back_at_every_level() {
+    for bbm in [BbmLevel::Level0, BbmLevel::Level1, BbmLevel::Level2, BbmLevel::Level3] {
+        let host = Host::new();
+        let mut table = table(&host, bbm);
+        let ram = range(GIB - 2 * MIB - 0x3000, GIB + 8 * MIB);
+        identity(&mut table, ram);
+        let (frames, before) = (host.live.get(), sizes(&table, ram));
+        for to in [Block2M, Contiguous64K, Page] {
+            table.split(ram, to).unwrap();
+            assert!(table.leaves(ram).all(|leaf| leaf.size <= to), "{bbm:?} {to:?}");
+        }
+        table.collapse(ram).unwrap();
+        assert_eq!((host.live.get(), sizes(&table, ram)), (frames, before), "{bbm:?}");
+        let windows = host.count(Event::InvalidWindow);
+        assert_eq!(windows == 0, bbm != BbmLevel::Level0, "{bbm:?}: {windows} windows");
+    }
+}
+
+#[test]
+fn unmapping_leaves_a_hole_of_exactly_that_size() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let frames = host.live.get();
+    identity(&mut table, range(0, 3 * GIB));
+    let hole = range(GIB - 0x1000, GIB + 0x2000);
+    table.unmap(hole).unwrap();
+    assert!(table.walk(Ipa(GIB - 0x1000)).is_none() && table.walk(Ipa(2 * GIB)).is_none());
+    assert!(table.walk(Ipa(GIB - 0x2000)).is_some() && table.walk(Ipa(2 * GIB + 0x1000)).is_some());
+    table.unmap(range(0, 3 * GIB)).unwrap();
+    table.collapse(range(0, 3 * GIB)).unwrap();
+    assert_eq!(host.live.get(), frames, "empty tables go too");
+}
+
+#[test]
+fn memory_that_runs_out_changes_nothing() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    identity(&mut table, range(0, 2 * GIB));
+    let before = sizes(&table, range(0, 2 * GIB));
+    let frames = host.live.get();
+    for more in 0..4 {
+        host.limit.set(frames + more);
+        let out = Err(Error::OutOfMemory { ipa: Ipa(0x5000) });
+        assert_eq!(table.protect(range(0x5000, GIB), Permissions::READ), out, "{more} frames");
+        assert_eq!(table.unmap(range(0x5000, GIB)), out, "{more} frames");
+        assert_eq!((host.live.get(), sizes(&table, range(0, 2 * GIB))), (frames, before.clone()));
+    }
+    host.limit.set(frames + 4);
+    table.protect(range(0x5000, GIB), Permissions::READ).unwrap();
+}
+
+#[test]
+fn no_argument_is_beyond_an_error() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let past = range(1 << 40, 4096);
+    let refused = Err(Error::OutOfRange { end: Ipa((1 << 40) + 4096), ipa_bits: 40 });
+    assert_eq!(table.map(past, PhysAddr(0), Attributes::RAM), refused);
+    assert_eq!(table.unmap(past), refused);
+    assert_eq!(table.protect(past, Permissions::READ), refused);
+    assert_eq!(table.split(past, Page), refused);
+    assert_eq!(table.collapse(past), refused);
+    assert_eq!(table.walk(Ipa(u64::MAX)), None);
+    assert_eq!(table.leaves(past).count(), 0);
+    for output in [PhysAddr(0x800), PhysAddr(1 << 48), PhysAddr((1 << 48) - 4096), PhysAddr(!0xfff)] {
+        assert_eq!(table.map(range(0, 8192), output, Attributes::RAM), Err(Error::BadOutput { output }));
+    }
+    // The last page of the IPA space.
+    identity(&mut table, range((1 << 40) - 4096, 4096));
+    table.protect(range((1 << 40) - 4096, 4096), Permissions::READ).unwrap();
+    table.unmap(range((1 << 40) - 4096, 4096)).unwrap();
+}
+
+#[test]
+fn registers_say_what_the_table_is() {
+    let host = Host::new();
+    let table = table(&host, BbmLevel::Level2);
+    assert_eq!(table.vttbr() >> 48, 7);
+    // 40 bits: T0SZ 24, SL0 1 (level 1), PS 2, 16-bit VMID, inner shareable, write-back, RES1.
+    assert_eq!(table.vtcr(), 0x8008_0000 | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | 24);
+    let narrow = Features { vmid_bits: 8, ..features(BbmLevel::Level2) };
+    let config = Config::new(Vmid::new(256).unwrap(), narrow);
+    assert_eq!(Stage2::new(&host, config).err(), Some(Error::BadVmid { vmid: 256 }));
+}
+
+#[test]
+fn repaint_leaves_pages_only() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let ram = range(32 * MIB, 34 * MIB);
+    identity(&mut table, ram);
+    table.repaint().unwrap();
+    table.admit(features(BbmLevel::Level0));
+    assert_eq!(sizes(&table, ram), [(Page, 34 * 256)]);
+    table.collapse(ram).unwrap();
+    assert_eq!(sizes(&table, ram), [(Page, 34 * 256)]);
+    assert_eq!(host.count(Event::InvalidWindow), 0);
+}
