@@ -14,6 +14,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use vm_fdt::{FdtWriter, FdtWriterNode};
 
+/// The arm64 boot protocol's limit (Linux, `Documentation/arch/arm64/booting.rst`).
+const MAX_SIZE: usize = 2 << 20;
 /// The GIC's phandle.
 const GIC: u32 = 1;
 /// The peripherals' clock's phandle.
@@ -57,6 +59,11 @@ pub enum GuestTreeError {
         /// Its affinity.
         mpidr: u64,
     },
+    /// The tree is larger than the boot protocol allows.
+    TooLarge {
+        /// Its bytes.
+        size: usize,
+    },
     /// The writer would not have it.
     Writer(vm_fdt::Error),
 }
@@ -72,6 +79,9 @@ impl fmt::Display for GuestTreeError {
                 "grant-dma={address:#x} is no virtio-mmio device's address: the machine's lie at {transports}"
             ),
             Self::NoSuchCpu { mpidr } => write!(f, "the machine has no CPU {mpidr:#x} to give to the guest"),
+            Self::TooLarge { size } => {
+                write!(f, "the guest's device tree has {size} bytes, but {MAX_SIZE} are allowed: shorten its bootargs")
+            }
             Self::Writer(error) => write!(f, "the guest's device tree can't be written: {error}"),
         }
     }
@@ -114,7 +124,8 @@ pub fn write(machine: &Machine, guest: &Guest<'_>) -> Result<Vec<u8>, GuestTreeE
         }
         Ok(())
     })?;
-    Ok(tree.fdt.finish()?)
+    let blob = tree.fdt.finish()?;
+    if blob.len() > MAX_SIZE { Err(GuestTreeError::TooLarge { size: blob.len() }) } else { Ok(blob) }
 }
 
 fn not_grantable(machine: &Machine, address: u64) -> GuestTreeError {
@@ -313,11 +324,10 @@ impl Writer {
     /// The console and the clock that tells the time, with the clock signal that both need (Linux bindings
     /// `arm,primecell` and `fixed-clock`).
     fn peripherals(&mut self, machine: &Machine) -> Written {
-        let rate = machine.uart.as_ref().and_then(|uart| uart.clock_hz);
         self.node("apb-pclk", |tree| {
             tree.text("compatible", "fixed-clock")?;
             tree.cell("#clock-cells", 0)?;
-            tree.cell("clock-frequency", rate.unwrap_or(DEFAULT_CLOCK_HZ))?;
+            tree.cell("clock-frequency", machine.uart_clock_hz.unwrap_or(DEFAULT_CLOCK_HZ))?;
             Ok(tree.fdt.property_phandle(CLOCK)?)
         })?;
         if let Some(uart) = &machine.uart {

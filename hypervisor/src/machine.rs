@@ -47,6 +47,8 @@ pub struct Machine {
     pub pmu: Option<Interrupt>,
     /// The console: the PL011 that `stdout-path` names, or else the first one.
     pub uart: Option<Device>,
+    /// The rate in Hz of the console's first clock, where that is a fixed one.
+    pub uart_clock_hz: Option<u32>,
     /// The PL031 real-time clock.
     pub rtc: Option<Device>,
     /// The virtio-mmio transports, in order of address.
@@ -183,8 +185,6 @@ pub struct Device {
     pub registers: PhysRange,
     /// Its interrupt, if it has one at the GIC.
     pub interrupt: Option<Interrupt>,
-    /// The rate in Hz of its first clock, where that is a fixed one.
-    pub clock_hz: Option<u32>,
     /// Whether its DMA is coherent with the CPUs' caches.
     pub dma_coherent: bool,
 }
@@ -192,8 +192,8 @@ pub struct Device {
 /// Registers that the guest gets no part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hidden {
-    /// The node's path.
-    pub path: String,
+    /// The node's name.
+    pub name: String,
     /// One of its ranges.
     pub registers: PhysRange,
 }
@@ -238,6 +238,7 @@ impl Machine {
             timer: devices.timer,
             pmu: devices.pmu,
             uart: devices.uart,
+            uart_clock_hz: devices.uart_clock_hz,
             rtc: devices.rtc,
             virtio: devices.virtio,
             hidden: devices.hidden,

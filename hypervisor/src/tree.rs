@@ -3,6 +3,9 @@
 //! Only those parts of `fdt` are used that cannot panic on a [`CheckedTree`]: finding the root, going through children
 //! and properties. Cells and strings are decoded here.
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 use crate::range::PhysRange;
 use crate::tree_check::CheckedTree;
 use alloc::vec::Vec;
@@ -60,9 +63,14 @@ impl<'b, 'a> Node<'b, 'a> {
         self.children().find(|child| child.base_name() == base_name)
     }
 
+    /// Its properties, in the tree's order.
+    pub fn properties(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.raw.properties().map(|property| (property.name, property.value))
+    }
+
     /// The bytes of a property.
     pub fn property(self, name: &str) -> Option<&'a [u8]> {
-        self.raw.properties().find(|property| property.name == name).map(|property| property.value)
+        self.properties().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
     /// A property that is one string; text behind the first NUL is left out.

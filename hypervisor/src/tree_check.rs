@@ -9,6 +9,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+#[cfg(test)]
+mod tests;
+
 /// The first word of every tree.
 const MAGIC: u32 = 0xd00d_feed;
 /// The version whose header has every field that is used here.
@@ -17,8 +20,11 @@ const VERSION: u32 = 17;
 const HEADER_SIZE: usize = 40;
 /// The arm64 boot protocol's limit (Linux, `Documentation/arch/arm64/booting.rst`).
 const MAX_TREE_SIZE: usize = 2 << 20;
-/// Nodes nest no deeper than this in any tree seen; `fdt` recurses once a level, on an EL2 stack.
-const MAX_DEPTH: usize = 32;
+/// What is copied of a tree has at most so many bytes. QEMU's have 8 KiB in 1 MiB of padding, the largest boards' not
+/// 200 KiB; everything that is made from the tree stays within a few times this much of the EL2 heap.
+const MAX_CONTENT_SIZE: usize = 256 << 10;
+/// Nodes nest no deeper than this, twice the depth of the deepest trees seen; readers recurse, on an EL2 stack.
+const MAX_DEPTH: usize = 16;
 /// The specification says 31; trees in the field are a little longer. The limit keeps every look-up short.
 const MAX_NAME_LEN: usize = 127;
 
@@ -42,6 +48,11 @@ pub enum TreeError {
         stated: usize,
         /// The bytes that are there.
         available: usize,
+    },
+    /// Its blocks have more bytes than there is room for.
+    TooLarge {
+        /// Bytes of all blocks.
+        size: usize,
     },
     /// Not version 17, nor compatible with it.
     Version {
@@ -93,7 +104,7 @@ pub enum TreeError {
 
 impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the device tree is damaged: ")?;
+        f.write_str("the device tree can't be used: ")?;
         match *self {
             Self::Magic { found } => {
                 write!(f, "it starts with {found:#010x}, not {MAGIC:#010x}; x0 must hold a device tree's address")
@@ -103,6 +114,9 @@ impl fmt::Display for TreeError {
                 "its header says {stated} bytes, but {HEADER_SIZE} to {MAX_TREE_SIZE} are allowed and {available} are \
                  there; pass the whole file"
             ),
+            Self::TooLarge { size } => {
+                write!(f, "its blocks have {size} bytes, but {MAX_CONTENT_SIZE} are allowed; leave some nodes out")
+            }
             Self::Version { found } => {
                 write!(f, "it has version {found}, not {VERSION}; make it anew with a current dtc")
             }
@@ -165,6 +179,10 @@ impl CheckedTree {
         let structure = block(tree, structure_offset, field(9), 4, "structure")?;
         let strings = block(tree, strings_offset, field(8), 1, "strings")?;
         let reservations = reservations(tree, reservations_offset)?;
+        let size = reservations.len() + structure.len() + strings.len();
+        if size > MAX_CONTENT_SIZE {
+            return Err(TreeError::TooLarge { size });
+        }
         let structure = Structure { bytes: structure, origin: structure_offset, strings }.without_nops()?;
 
         Ok(Self { blob: assemble(reservations, &structure, strings, field(7) as u32) })

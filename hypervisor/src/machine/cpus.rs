@@ -36,20 +36,27 @@ pub(super) fn read_cpus(root: Node<'_, '_>) -> Result<(Vec<Cpu>, Vec<CpuMapEntry
     }
     let mut cpu_map = Vec::new();
     if let Some(map) = parent.child("cpu-map") {
-        read_cpu_map(map, 1, &phandles, &mut cpu_map);
+        read_cpu_map(map, 1, &phandles, &mut cpu_map)?;
     }
     Ok((cpus, cpu_map))
 }
 
 /// Appends what lies below `node`, in the tree's order.
-fn read_cpu_map(node: Node<'_, '_>, depth: usize, phandles: &[(Option<u32>, u64)], entries: &mut Vec<CpuMapEntry>) {
+fn read_cpu_map(
+    node: Node<'_, '_>,
+    depth: usize,
+    phandles: &[(Option<u32>, u64)],
+    entries: &mut Vec<CpuMapEntry>,
+) -> Result<(), MachineError> {
     let known = |name: &str| ["socket", "cluster", "core", "thread"].iter().any(|kind| name.starts_with(kind));
     for child in node.children().filter(|child| known(child.name())) {
         let cpu = child.cell("cpu");
         let mpidr = phandles.iter().find(|(phandle, _)| cpu.is_some() && *phandle == cpu).map(|&(_, mpidr)| mpidr);
         entries.push(CpuMapEntry { depth, name: child.name().to_string(), mpidr });
-        read_cpu_map(child, depth + 1, phandles, entries);
+        limit("nodes in cpu-map", entries.len(), 4 * MAX_CPUS)?;
+        read_cpu_map(child, depth + 1, phandles, entries)?;
     }
+    Ok(())
 }
 
 /// PSCI 0.2 or later (Linux binding `arm/psci`); 0.1 numbers its functions in the tree and lacks too many.

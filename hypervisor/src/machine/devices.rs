@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 /// The most devices of one kind that are kept.
-const MAX_DEVICES: usize = 4096;
+const MAX_DEVICES: usize = 1024;
 /// Names of GICv2 in use (Linux binding `arm,gic`) that have the virtualization extensions.
 const GIC_V2: [&str; 5] =
     ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "brcm,brahma-b15-gic", "nvidia,tegra210-agic"];
@@ -21,6 +21,7 @@ pub(super) struct Devices {
     pub timer: Timer,
     pub pmu: Option<Interrupt>,
     pub uart: Option<Device>,
+    pub uart_clock_hz: Option<u32>,
     pub rtc: Option<Device>,
     pub virtio: Vec<Device>,
     pub hidden: Vec<Hidden>,
@@ -33,7 +34,7 @@ impl Devices {
         let mut found = Found::default();
         visit(root, &mut |path, node, bus| {
             let interrupts = || controller.interrupts_of(node);
-            let device = || read_device(root, path, node, bus, interrupts().first().copied());
+            let device = || read_device(path, node, bus, interrupts().first().copied());
             if path == controller.path {
                 found.gic = Some(controller.read_gic(node, bus)?);
             } else if node.is_compatible("arm,armv8-timer") {
@@ -46,6 +47,7 @@ impl Devices {
                 found.pmu = interrupts().first().copied();
             } else if console.as_deref() == Some(path) {
                 found.uart = Some(device()?);
+                found.uart_clock_hz = fixed_clock_hz(root, node);
             } else if node.is_compatible("arm,pl031") && found.rtc.is_none() {
                 found.rtc = Some(device()?);
             } else if node.is_compatible("virtio,mmio") {
@@ -55,7 +57,7 @@ impl Devices {
                 if node.is_compatible("arm,gic-v3-its") {
                     found.its.extend(ranges.clone());
                 }
-                found.hidden.extend(ranges.map(|registers| Hidden { path: path.to_string(), registers }));
+                found.hidden.extend(ranges.map(|registers| Hidden { name: node.name().to_string(), registers }));
             }
             limit("devices", found.hidden.len().max(found.virtio.len()), MAX_DEVICES)
         })?;
@@ -71,6 +73,7 @@ struct Found {
     timer: Option<Timer>,
     pmu: Option<Interrupt>,
     uart: Option<Device>,
+    uart_clock_hz: Option<u32>,
     rtc: Option<Device>,
     virtio: Vec<Device>,
     hidden: Vec<Hidden>,
@@ -85,8 +88,8 @@ impl Found {
         // Secure physical, physical, virtual: the binding requires these, and the guest needs the third.
         let timer = self.timer.filter(|timer| timer.interrupts.len() >= 3).ok_or(MachineError::NoTimer)?;
         self.virtio.sort_by_key(|device| device.registers);
-        let Self { pmu, uart, rtc, virtio, hidden, .. } = self;
-        Ok(Devices { gic, timer, pmu, uart, rtc, virtio, hidden })
+        let Self { pmu, uart, uart_clock_hz, rtc, virtio, hidden, .. } = self;
+        Ok(Devices { gic, timer, pmu, uart, uart_clock_hz, rtc, virtio, hidden })
     }
 }
 
@@ -172,17 +175,19 @@ fn first_register(node: Node<'_, '_>, bus: &Bus) -> Option<PhysRange> {
 }
 
 fn read_device(
-    root: Node<'_, '_>,
     path: &str,
     node: Node<'_, '_>,
     bus: &Bus,
     interrupt: Option<Interrupt>,
 ) -> Result<Device, MachineError> {
     let registers = first_register(node, bus).ok_or_else(|| MachineError::BadReg { path: path.to_string() })?;
-    let clock = node.cell("clocks").and_then(|phandle| with_phandle(root, phandle));
-    let clock = clock.filter(|clock| clock.is_compatible("fixed-clock"));
-    let clock_hz = clock.and_then(|clock| clock.cell("clock-frequency"));
-    Ok(Device { registers, interrupt, clock_hz, dma_coherent: node.property("dma-coherent").is_some() })
+    Ok(Device { registers, interrupt, dma_coherent: node.property("dma-coherent").is_some() })
+}
+
+/// The rate of the first clock of `node`, where that is a `fixed-clock`.
+fn fixed_clock_hz(root: Node<'_, '_>, node: Node<'_, '_>) -> Option<u32> {
+    let clock = with_phandle(root, node.cell("clocks")?)?;
+    if clock.is_compatible("fixed-clock") { clock.cell("clock-frequency") } else { None }
 }
 
 /// The node at or below `node` with this phandle.
