@@ -141,16 +141,24 @@ impl Extract {
         (self.inside, self.newline, self.result) = (inside, newline, result);
     }
 
+    /// Whether the command was started.
+    pub fn has_begun(&self) -> bool {
+        self.inside || self.result.is_some()
+    }
+
     /// The command's exit status, once it has ended.
     pub fn status(&self) -> Option<u8> {
         self.result
     }
 }
 
-/// Reads a payload's last line: `N passed, N failed`.
+/// Reads a payload's last line: `N passed, N failed`, with `, N skipped` behind it where something was skipped.
 pub fn passed_and_failed(line: &str) -> Option<(u64, u64)> {
-    let (passed, failed) = line.trim().split_once(" passed, ")?;
-    Some((passed.parse().ok()?, failed.strip_suffix(" failed")?.parse().ok()?))
+    let mut counts = line.trim().split(", ");
+    let mut count = |word: &str| counts.next().map(|count| count.strip_suffix(word)?.parse::<u64>().ok());
+    let (passed, failed) = (count(" passed")??, count(" failed")??);
+    // Nothing else may follow.
+    count(" skipped").is_none_or(|skipped| skipped.is_some()).then_some((passed, failed))
 }
 
 #[cfg(test)]
@@ -213,7 +221,15 @@ mod tests {
     #[test]
     fn payload_results() {
         assert_eq!(passed_and_failed("12 passed, 0 failed\r"), Some((12, 0)));
-        for line in ["12 passed", "x passed, 0 failed", "12 passed, 0 failed!", "-1 passed, 0 failed", ""] {
+        assert_eq!(passed_and_failed("1 passed, 2 failed, 3 skipped"), Some((1, 2)));
+        for line in [
+            "12 passed",
+            "1 passed, 2 failed, more",
+            "x passed, 0 failed",
+            "12 passed, 0 failed!",
+            "-1 passed, 0 failed",
+            "",
+        ] {
             assert_eq!(passed_and_failed(line), None, "{line}");
         }
     }

@@ -47,7 +47,9 @@ fn parse(header: &[u8], length: u64) -> Result<Shape> {
     }
     if header.len() == 64 && header[56..60] == *IMAGE_MAGIC {
         let field = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
-        return Ok(Shape { text_offset: field(8) % (2 << 20), size: field(16).max(length) });
+        // Kernels before Linux 3.17 don't say how large they are, and then their text_offset is not to be trusted.
+        let text_offset = if field(16) == 0 { RAW_TEXT_OFFSET } else { field(8) % (2 << 20) };
+        return Ok(Shape { text_offset, size: field(16).max(length) });
     }
     // Not an Image (a raw binary, or an ELF): the hypervisor decides what to do with it, not this tool.
     Ok(Shape { text_offset: RAW_TEXT_OFFSET, size: length })
@@ -69,7 +71,7 @@ mod tests {
     fn an_image_takes_its_bss_too() {
         let shape = parse(&image(0, 30 << 20), 20 << 20).unwrap();
         assert_eq!(shape, Shape { text_offset: 0, size: 30 << 20 });
-        let old = parse(&image(0x8_0000, 0), 20 << 20).unwrap();
+        let old = parse(&image(0, 0), 20 << 20).unwrap();
         assert_eq!(old, Shape { text_offset: 0x8_0000, size: 20 << 20 });
     }
 

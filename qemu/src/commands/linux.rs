@@ -58,11 +58,19 @@ fn bootargs(options: &Linux) -> String {
         // Between a command's lines the kernel's would stand out.
         words.push(if options.run.is_some() { "quiet loglevel=1" } else { "quiet" });
     }
+    if options.run.is_some() {
+        words.push("panic=-1");
+    }
     if options.common.icount {
         words.push("nokaslr");
     }
     words.push(&options.append);
     words.join(" ").trim_end().to_owned()
+}
+
+/// Whether the guest's kernel said that it crashed.
+fn kernel_panic(outcome: &run::Outcome) -> bool {
+    outcome.console.lines().iter().any(|line| line.contains("Kernel panic - not syncing"))
 }
 
 /// The user's initramfs, the tool's own, or, to run a command in the user's, both in one file.
@@ -151,7 +159,8 @@ fn run_command(
     }
     let status = match (ending::judge(&outcome), extract.status()) {
         (Status::Success, Some(status)) => Status::Command(status),
-        // It powered off, but the command's end was never seen.
+        // The command itself ended the machine, unless the kernel crashed: then it reboots too (panic=-1).
+        (Status::Success, None) if extract.has_begun() && !kernel_panic(&outcome) => Status::Success,
         (Status::Success, None) => Status::NoResult,
         (other, _) => other,
     };

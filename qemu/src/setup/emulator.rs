@@ -87,7 +87,9 @@ impl Emulator {
 
 /// Whether a model of QEMU's list is a 64-bit one.
 fn is_64_bit(name: &str) -> bool {
-    let cortex_a = name.strip_prefix("cortex-a").and_then(|number| number.parse::<u32>().ok());
+    // The number may be followed by a variant: cortex-a78ae.
+    let number = |rest: &str| rest.trim_end_matches(|c: char| c.is_ascii_lowercase()).parse::<u32>().ok();
+    let cortex_a = name.strip_prefix("cortex-a").and_then(number);
     // A5 to A17 are Armv7, A32 is AArch32 only; all later ones are 64-bit.
     cortex_a.is_some_and(|number| number > 32) || name.starts_with("neoverse") || ["max", "a64fx"].contains(&name)
 }
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn only_64_bit_models_will_do() {
-        for model in ["max", "cortex-a35", "cortex-a53", "cortex-a710", "neoverse-n1", "a64fx"] {
+        for model in ["max", "cortex-a35", "cortex-a53", "cortex-a710", "cortex-a78ae", "neoverse-n1", "a64fx"] {
             assert!(is_64_bit(model), "{model}");
         }
         for model in ["cortex-a15", "cortex-a7", "cortex-m33", "cortex-r5f", "arm926", "pxa250", "host", ""] {

@@ -1,12 +1,19 @@
 //! What the tests that boot machines share.
 
+pub mod bytes;
+
+use qemu::console::Extract;
 use qemu::images::{self, Image};
+use qemu::initramfs::{self, Command};
+use qemu::machine::Machine;
+use qemu::run::{self, Flow, Outcome};
 use qemu::setup::emulator::Emulator;
 use qemu::setup::guest::Guest;
 use qemu::workspace::Workspace;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Machines that run at the same time: an emulated CPU takes a whole one of the host's.
 const MACHINES: usize = 2;
@@ -98,4 +105,75 @@ impl Drop for Scratch {
         // What can't be removed is in the build folder and harms nobody.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// Seconds that any one machine gets before its test fails.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Runs a machine until it ends, in its turn.
+///
+/// # Panics
+/// If QEMU can't be run.
+pub fn run(machine: &Machine) -> Outcome {
+    observe(machine, |_, _| Flow::Continue)
+}
+
+/// Runs a machine in its turn, and lets the test watch and type.
+///
+/// # Panics
+/// If QEMU can't be run.
+pub fn observe(machine: &Machine, observer: impl FnMut(&[u8], &qemu::console::Console) -> Flow) -> Outcome {
+    let _turn = turn();
+    run::capture(emulator(), machine, LIMIT, observer).expect("QEMU runs")
+}
+
+/// What a command in the guest wrote, and its status.
+#[derive(Debug)]
+pub struct Ran {
+    /// What it wrote.
+    pub output: String,
+    /// Its exit status, if it got that far.
+    pub status: Option<u8>,
+    /// The run.
+    pub outcome: Outcome,
+}
+
+/// The hypervisor on a machine of this shape, without a guest.
+pub fn machine() -> Machine {
+    Machine { append: "log=info".into(), ..Machine::new(hypervisor()) }
+}
+
+/// Boots Linux under the hypervisor on `machine` and runs a shell command in it.
+///
+/// # Panics
+/// If the guest can't be loaded.
+pub fn linux(mut machine: Machine, shell: &str) -> Ran {
+    let command = Command::new(shell);
+    let scratch = scratch();
+    let archive = initramfs::archive(&guest().busybox, Some(&command)).expect("busybox can be read");
+    let initrd = scratch.file("initrd", &archive);
+    let bootargs = "console=ttyAMA0 quiet loglevel=1 panic=-1 rdinit=/hv/init";
+    machine.load_guest(&guest().kernel, Some(&initrd), bootargs).expect("the guest fits");
+    let (mut extract, mut output) = (Extract::new(&command.nonce), Vec::new());
+    let outcome = observe(&machine, |bytes, _| {
+        extract.push(bytes, |bytes| output.extend_from_slice(bytes));
+        Flow::Continue
+    });
+    Ran { output: String::from_utf8_lossy(&output).into_owned(), status: extract.status(), outcome }
+}
+
+/// Asserts how the hypervisor says it ended, and shows the console if it did not end so.
+#[macro_export]
+macro_rules! assert_end {
+    ($outcome:expr, $end:expr) => {{
+        let outcome: &qemu::run::Outcome = &$outcome;
+        assert_eq!(
+            outcome.end,
+            Some($end),
+            "the run is over because: {:?}\n{}\n{}",
+            outcome.stop,
+            outcome.complaints,
+            outcome.console.tail(60)
+        );
+    }};
 }

@@ -1,0 +1,108 @@
+//! Linux boots under the hypervisor: on every kind of CPU and interrupt controller, with few and many CPUs, with little
+//! and much memory; and it ends as it wants to.
+
+use qemu::console::{Console, End};
+use qemu::initramfs;
+use qemu::machine::{Gic, Machine};
+use qemu::run::{Flow, Stop};
+use qemu::setup::guest::Installer;
+use qemu::size::Size;
+use system_tests::{assert_end, guest, linux, machine, observe, scratch, workspace};
+
+/// Boots Linux, and compares what it sees with what the machine has.
+fn boots(cpu: &str, gic: Gic, smp: u32, mib: u64) {
+    let machine = Machine { cpu: cpu.into(), gic, smp, memory: Size::mib(mib), ..machine() };
+    let ran =
+        linux(machine, "nproc; awk '/^MemTotal/ { print $2 }' /proc/meminfo; grep -c arch_timer /proc/interrupts");
+    assert_end!(ran.outcome, End::PowerOff);
+    let lines: Vec<u64> = ran.output.lines().map(|line| line.parse().unwrap()).collect();
+    let [cpus, kib, timers] = lines[..] else { panic!("unexpected output: {}", ran.output) };
+    assert_eq!(cpus, u64::from(smp));
+    // The kernel keeps its own image and a 64th for its page structures; the hypervisor's share is to be small.
+    let (total, least) = (mib << 10, (mib << 10) * 31 / 32 - (96 << 10));
+    assert!((least..=total).contains(&kib), "{kib} KiB of {total} KiB");
+    assert_eq!((timers, ran.status), (1, Some(0)));
+}
+
+#[test]
+fn max_gicv3_1_cpu_512_mib() {
+    boots("max", Gic::V3, 1, 512);
+}
+
+#[test]
+fn max_gicv2_4_cpus_4_gib() {
+    boots("max", Gic::V2, 4, 4096);
+}
+
+#[test]
+fn max_gicv3_4_cpus_4_gib() {
+    boots("max", Gic::V3, 4, 4096);
+}
+
+#[test]
+fn cortex_a72_gicv2_2_cpus_512_mib() {
+    boots("cortex-a72", Gic::V2, 2, 512);
+}
+
+#[test]
+fn cortex_a72_gicv3_4_cpus_4_gib() {
+    boots("cortex-a72", Gic::V3, 4, 4096);
+}
+
+#[test]
+fn cortex_a76_gicv3_2_cpus_4_gib() {
+    boots("cortex-a76", Gic::V3, 2, 4096);
+}
+
+#[test]
+fn cortex_a76_gicv2_1_cpu_512_mib() {
+    boots("cortex-a76", Gic::V2, 1, 512);
+}
+
+#[test]
+fn reboot_ends_the_run() {
+    let ran = linux(machine(), "reboot -f; sleep 1000");
+    assert_end!(ran.outcome, End::Reset);
+}
+
+#[test]
+fn instructions_at_el2_are_few() {
+    let machine = Machine { icount: true, append: "log=info icount=on".into(), ..machine() };
+    let ran = linux(machine, "true");
+    assert_end!(ran.outcome, End::PowerOff);
+    let lines = ran.outcome.console.hypervisor();
+    let line = lines.iter().find(|line| line.contains("instructions at EL2")).expect("the hypervisor counts");
+    let percent = line.split(['(', ' ', '%']).filter_map(|word| word.parse::<f64>().ok()).next_back();
+    assert!(percent.is_some_and(|percent| percent <= 1.0), "{line}");
+}
+
+#[test]
+fn the_shell_ends_with_the_machine() {
+    for (keys, end) in [("poweroff -f\r", End::PowerOff), ("reboot -f\r", End::Reset), ("exit\r", End::PowerOff)] {
+        let scratch = scratch();
+        let initrd = scratch.file("initrd", &initramfs::archive(&guest().busybox, None).unwrap());
+        let mut machine = machine();
+        machine.load_guest(&guest().kernel, Some(&initrd), "console=ttyAMA0 quiet rdinit=/hv/init").unwrap();
+        let mut typed = false;
+        let outcome = observe(&machine, |_, console: &Console| {
+            if typed || !console.bytes().ends_with(b"# ") {
+                return Flow::Continue;
+            }
+            typed = true;
+            Flow::Send(keys.into())
+        });
+        assert_end!(outcome, end);
+    }
+}
+
+#[test]
+fn the_installer_reaches_its_first_question() {
+    let installer = Installer::get(workspace()).unwrap();
+    let mut machine = Machine { memory: Size::mib(1024), ..machine() };
+    machine.load_guest(&installer.kernel, Some(&installer.initrd), "console=ttyAMA0 quiet").unwrap();
+    let outcome = observe(&machine, |_, console| {
+        let text = String::from_utf8_lossy(console.bytes());
+        if text.contains("Select a language") { Flow::Stop } else { Flow::Continue }
+    });
+    assert_eq!(outcome.stop, Stop::Satisfied, "{}", outcome.console.tail(40));
+}

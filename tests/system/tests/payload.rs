@@ -1,0 +1,26 @@
+//! The EL1 test suite passes.
+
+use qemu::console::{End, PREFIX, passed_and_failed};
+use qemu::machine::{Gic, Machine};
+use system_tests::{assert_end, machine, payload, run};
+
+fn passes(cpu: &str, gic: Gic, smp: u32) {
+    let mut machine = Machine { cpu: cpu.into(), gic, smp, ..machine() };
+    machine.load_guest(payload(), None, "").unwrap();
+    let outcome = run(&machine);
+    assert_end!(outcome, End::PowerOff);
+    let lines = outcome.console.lines();
+    let last = lines.iter().rfind(|line| !line.starts_with(PREFIX) && !line.trim().is_empty());
+    let (passed, failed) = last.and_then(|line| passed_and_failed(line)).expect("the payload ends with its result");
+    assert!(passed > 0 && failed == 0, "{}", outcome.console.tail(100));
+}
+
+#[test]
+fn on_max_with_gicv3_and_4_cpus() {
+    passes("max", Gic::V3, 4);
+}
+
+#[test]
+fn on_cortex_a72_with_gicv2_and_2_cpus() {
+    passes("cortex-a72", Gic::V2, 2);
+}

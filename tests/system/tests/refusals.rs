@@ -1,0 +1,243 @@
+//! Bad input gets a sentence and a stop: never a hang, never a crash.
+
+use qemu::console::End;
+use qemu::machine::{Machine, Module};
+use qemu::run::{Outcome, Stop};
+use qemu::size::Size;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use system_tests::{Scratch, assert_end, bytes, guest, hypervisor, machine, run, scratch};
+
+/// Where the tests put a device tree of their own.
+const TREE: u64 = bytes::RAM + (512 << 20);
+
+/// Asserts that the hypervisor refused, with a sentence that has all these words in it.
+fn refused(outcome: &Outcome, words: &[&str]) {
+    assert_end!(outcome, End::Refused);
+    let lines = outcome.console.hypervisor();
+    let sentence = lines.iter().find(|line| line.starts_with("refused: ")).expect("a line `refused: ...`");
+    for word in words {
+        assert!(sentence.contains(word), "`{word}` is not in: {sentence}");
+    }
+    assert!(matches!(outcome.stop, Stop::Exited(_)), "the machine was still on: {:?}", outcome.stop);
+}
+
+/// A small guest on a machine.
+fn with_guest(scratch: &Scratch, machine: Machine) -> Machine {
+    with_kernel(scratch, machine, &bytes::guest())
+}
+
+fn with_kernel(scratch: &Scratch, mut machine: Machine, kernel: &[u8]) -> Machine {
+    let kernel = Module {
+        address: bytes::RAM + (144 << 20),
+        file: scratch.file("guest", kernel),
+        bootargs: Some("console=ttyAMA0".into()),
+    };
+    machine.modules = vec![kernel];
+    machine
+}
+
+/// The device tree that QEMU makes for a machine.
+fn tree_of(scratch: &Scratch, machine: &Machine) -> Vec<u8> {
+    let path = scratch.path("tree.dtb");
+    let mut machine = machine.clone();
+    machine.extra.extend(["-machine".into(), OsString::from(format!("dumpdtb={}", path.display()))]);
+    run(&machine);
+    std::fs::read(path).expect("QEMU writes the device tree")
+}
+
+/// Starts the hypervisor on `machine`, whose modules lie where they did, with a device tree of the test's own.
+fn run_with_tree(scratch: &Scratch, mut machine: Machine, tree: &[u8]) -> Outcome {
+    let load = |file: &Path, address: u64| {
+        ["-device".into(), OsString::from(format!("loader,file={},addr={address:#x},force-raw=on", file.display()))]
+    };
+    for Module { address, file, .. } in std::mem::take(&mut machine.modules) {
+        machine.extra.extend(load(&file, address));
+    }
+    machine.extra.extend(load(&scratch.file("own.dtb", tree), TREE));
+    machine.extra.extend(load(hypervisor(), bytes::HYPERVISOR));
+    machine.kernel = scratch.file("starter", &bytes::starter(TREE));
+    run(&machine)
+}
+
+/// Replaces the only occurrence of some bytes.
+fn replace(tree: &mut [u8], from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let places: Vec<usize> = (0..=tree.len() - from.len()).filter(|&at| tree[at..].starts_with(from)).collect();
+    let [place] = places[..] else { panic!("{} occurrences", places.len()) };
+    tree[place..place + to.len()].copy_from_slice(to);
+}
+
+/// A module's `reg`, as guest-loader writes it.
+fn reg(address: u64, size: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&address.to_be_bytes());
+    bytes[8..].copy_from_slice(&size.to_be_bytes());
+    bytes
+}
+
+/// Runs the small guest with its module's `reg` changed in the device tree.
+fn with_reg(address: u64, size: u64) -> Outcome {
+    let scratch = scratch();
+    let machine = with_guest(&scratch, machine());
+    let mut tree = tree_of(&scratch, &machine);
+    let old = reg(machine.modules[0].address, bytes::guest().len() as u64);
+    replace(&mut tree, &old, &reg(address, size));
+    run_with_tree(&scratch, machine, &tree)
+}
+
+#[test]
+fn the_unchanged_tree_is_fine() {
+    // Without this, the tests with changed trees could pass for the wrong reason.
+    let scratch = scratch();
+    let machine = with_guest(&scratch, machine());
+    let tree = tree_of(&scratch, &machine);
+    assert_end!(run_with_tree(&scratch, machine, &tree), End::PowerOff);
+}
+
+#[test]
+fn started_at_el1() {
+    let scratch = scratch();
+    refused(&run(&with_guest(&scratch, Machine { virtualization: false, ..machine() })), &["EL1", "EL2"]);
+}
+
+#[test]
+fn no_device_tree() {
+    let scratch = scratch();
+    let mut machine = machine();
+    machine.extra.push("-device".into());
+    let file = hypervisor().display();
+    machine.extra.push(format!("loader,file={file},addr={:#x},force-raw=on", bytes::HYPERVISOR).into());
+    for x0 in [0, TREE, TREE + 1, u64::MAX - 7] {
+        machine.kernel = scratch.file("starter", &bytes::starter(x0));
+        refused(&run(&machine), &["device tree"]);
+    }
+}
+
+#[test]
+fn a_truncated_device_tree() {
+    let scratch = scratch();
+    let machine = with_guest(&scratch, machine());
+    let tree = tree_of(&scratch, &machine);
+    // In the header, in the structure, in the strings.
+    let used = u32::from_be_bytes(tree[4..8].try_into().unwrap()) as usize;
+    for length in [4, 40, used / 4, used / 2] {
+        refused(&run_with_tree(&scratch, machine.clone(), &tree[..length]), &["device tree"]);
+    }
+}
+
+#[test]
+fn a_corrupt_device_tree() {
+    let scratch = scratch();
+    let machine = with_guest(&scratch, machine());
+    let tree = tree_of(&scratch, &machine);
+    // The header's fields: total size, offsets, version, sizes.
+    for field in [4, 8, 12, 20, 32, 36] {
+        let mut tree = tree.clone();
+        tree[field..field + 4].copy_from_slice(&0xfff0_0001_u32.to_be_bytes());
+        refused(&run_with_tree(&scratch, machine.clone(), &tree), &["device tree"]);
+    }
+    // The structure: a different place in every round, always the same ones.
+    let at = u32::from_be_bytes(tree[8..12].try_into().unwrap()) as usize;
+    for round in 0..8 {
+        let mut tree = tree.clone();
+        tree[at + 4 * (1 + round * 37)..][..4].copy_from_slice(&[0xff; 4]);
+        let outcome = run_with_tree(&scratch, machine.clone(), &tree);
+        // Not every byte matters; but it ends well either way.
+        assert!(matches!(outcome.end, Some(End::Refused | End::PowerOff)), "{round}:\n{}", outcome.console.tail(40));
+    }
+}
+
+#[test]
+fn no_kernel() {
+    refused(&run(&machine()), &["kernel"]);
+}
+
+#[test]
+fn a_module_outside_ram() {
+    refused(&with_reg(0x1000, 4096), &["RAM"]);
+    refused(&with_reg(bytes::RAM + (64 << 30), 4096), &["RAM"]);
+    refused(&with_reg(bytes::RAM + (144 << 20), 1 << 40), &["RAM"]);
+    refused(&with_reg(bytes::RAM + (144 << 20), u64::MAX), &[]);
+}
+
+#[test]
+fn a_module_over_the_hypervisor() {
+    refused(&with_reg(bytes::HYPERVISOR + 0x1000, 4096), &["overlap"]);
+}
+
+#[test]
+fn a_module_over_the_device_tree() {
+    refused(&with_reg(TREE, 4096), &["overlap"]);
+}
+
+#[test]
+fn modules_over_each_other() {
+    let scratch = scratch();
+    let mut machine = with_guest(&scratch, machine());
+    let address = machine.modules[0].address;
+    let initrd = scratch.file("initrd", &[0; 64 << 10]);
+    machine.modules.push(Module { address: address + (2 << 20), file: initrd, bootargs: None });
+    let mut tree = tree_of(&scratch, &machine);
+    replace(&mut tree, &reg(address + (2 << 20), 64 << 10), &reg(address + 16, 64 << 10));
+    refused(&run_with_tree(&scratch, machine, &tree), &["overlap"]);
+}
+
+#[test]
+fn kernels_that_are_none() {
+    let scratch = scratch();
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(4096, 0);
+    for (kernel, word) in [(&elf[..], "ELF"), (&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0], "gzip")] {
+        refused(&run(&with_kernel(&scratch, machine(), kernel)), &[word, "Image"]);
+    }
+}
+
+#[test]
+fn an_impossible_image_size() {
+    let scratch = scratch();
+    for size in [u64::MAX, 1 << 40] {
+        refused(&run(&with_kernel(&scratch, machine(), &bytes::guest_of_size(size))), &["image"]);
+    }
+}
+
+#[test]
+fn too_little_memory() {
+    let scratch = scratch();
+    let small = |mib| Machine { memory: Size::mib(mib), ..machine() };
+    // Linux needs more than it is given here; QEMU can still load it.
+    let mut machine = small(64);
+    machine.modules = vec![Module {
+        address: bytes::RAM + (32 << 20),
+        file: guest().kernel.clone(),
+        bootargs: Some("console=ttyAMA0".into()),
+    }];
+    refused(&run(&machine), &["memory"]);
+    // Not even the hypervisor fits.
+    let mut machine = with_guest(&scratch, small(8));
+    machine.modules[0].address = bytes::RAM + (7 << 20);
+    refused(&run(&machine), &[]);
+}
+
+#[test]
+fn options_that_do_not_exist() {
+    let scratch = scratch();
+    for (append, word) in [("log=info nonsense=1", "nonsense"), ("log=loud", "log"), ("bbm=", "bbm")] {
+        refused(&run(&with_guest(&scratch, Machine { append: append.into(), ..machine() })), &[word]);
+    }
+}
+
+#[test]
+fn a_size_change_that_the_cpu_does_not_promise() {
+    let scratch = scratch();
+    let machine = Machine { cpu: "cortex-a72".into(), append: "bbm=direct".into(), ..machine() };
+    refused(&run(&with_guest(&scratch, machine)), &["bbm"]);
+}
+
+#[test]
+fn a_missing_file_is_named_before_anything_starts() {
+    let mut machine = machine();
+    machine.modules =
+        vec![Module { address: bytes::RAM + (144 << 20), file: PathBuf::from("no-such-kernel"), bootargs: None }];
+    assert!(machine.arguments().unwrap_err().to_string().contains("no-such-kernel"));
+}

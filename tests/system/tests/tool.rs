@@ -1,0 +1,93 @@
+//! `cargo hv` itself, as a user calls it.
+
+use std::process::{Command, Output, Stdio};
+use system_tests::{scratch, turn, workspace};
+
+/// Runs `cargo hv` with these words.
+fn hv(words: &[&str]) -> Output {
+    let _turn = turn();
+    Command::new(qemu::workspace::cargo())
+        .args(["run", "--quiet", "--package", "qemu", "--bin", "hv", "--"])
+        .args(words)
+        .current_dir(workspace().root())
+        .env("CARGO_TARGET_DIR", workspace().target())
+        .stdin(Stdio::null())
+        .output()
+        .expect("cargo runs")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_command_s_output_and_status_come_through() {
+    let output = hv(&["linux", "--run", "printf '%s\\n' \"it's\" $((6 * 7)) '[unbroken]'; exit 42"]);
+    assert_eq!(output.status.code(), Some(42), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "it's\n42\n[unbroken]\n");
+}
+
+#[test]
+fn a_user_s_initramfs_serves_a_command_too() {
+    let scratch = scratch();
+    let mut archive = qemu::newc::Archive::new();
+    archive.directory("etc").file("etc/motd", 0o644, b"hello from the user's own\n");
+    let initrd = scratch.file("initrd", &archive.finish());
+    let output = hv(&["linux", "--initrd", initrd.to_str().unwrap(), "--run", "cat /etc/motd"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello from the user's own\n");
+}
+
+#[test]
+fn a_command_may_end_the_machine() {
+    for command in ["poweroff -f; sleep 1000", "reboot -f; sleep 1000"] {
+        let output = hv(&["linux", "--run", command]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_kernel_that_crashes_is_a_failure() {
+    let output = hv(&["linux", "--run", "echo c >/proc/sysrq-trigger; sleep 1000"]);
+    assert_eq!(output.status.code(), Some(123), "{}", stderr(&output));
+    assert!(stderr(&output).contains("Kernel panic"));
+}
+
+#[test]
+fn a_timeout_ends_the_run() {
+    let output = hv(&["linux", "--timeout", "3", "--run", "sleep 1000"]);
+    assert_eq!(output.status.code(), Some(124), "{}", stderr(&output));
+    assert!(stderr(&output).contains("3 s"));
+}
+
+#[test]
+fn a_refusal_has_a_status_and_the_reason() {
+    let output = hv(&["payload", "--cpu", "cortex-a72", "--bbm", "direct"]);
+    assert_eq!(output.status.code(), Some(120), "{}", stderr(&output));
+    assert!(stderr(&output).contains("refused"));
+}
+
+#[test]
+fn a_filter_that_matches_nothing_is_a_failure() {
+    let output = hv(&["payload", "--filter", "surely-no-such-test"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+}
+
+#[test]
+fn mistakes_are_told_before_anything_starts() {
+    for (words, sentence, status) in [
+        (&["linux", "--kernel", "no-such-file"][..], "no-such-file", 125),
+        (&["linux", "--initrd", "no-such-file"], "no-such-file", 125),
+        (&["linux", "--run", "true", "--cpu", "cortex-a9"], "cortex-a9", 125),
+        (&["linux", "--run", "true", "--gic", "2", "--smp", "9"], "GICv2", 125),
+        (&["linux", "--run", "true", "--memory", "64M"], "--memory", 125),
+        (&["linux", "--run", "true", "--qemu", "no-such-qemu"], "no-such-qemu", 125),
+        (&["linux", "--run", "true", "--grant-dma", "e1000"], "e1000", 125),
+        (&["linux", "--memory", "much"], "much", 2),
+        (&["linux", "--no-such-option"], "--no-such-option", 2),
+    ] {
+        let output = hv(words);
+        assert_eq!(output.status.code(), Some(status), "{words:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(sentence), "{words:?}: {}", stderr(&output));
+    }
+}
