@@ -3,10 +3,19 @@
 
 extern crate alloc;
 
+pub mod cpu_id;
+pub mod exit_counts;
 pub mod guest_tree;
+pub mod id_registers;
 pub mod image;
+pub mod injection;
 pub mod machine;
+pub mod mmio;
 pub mod options;
+pub mod power_state;
 pub mod range;
+pub mod redistributor;
+pub mod symbol_table;
+pub mod syndrome;
 pub mod tree;
 pub mod tree_check;

@@ -1,0 +1,87 @@
+//! Stage-2 aborts: the engine first, then the registers that EL2 guards, and what is left the guest hears of.
+
+use crate::el2::exceptions::{Frame, Next, Registers, skip_instruction};
+use crate::el2::registers::read_register;
+use crate::el2::{cpu, crash, gic, guest_memory, inject};
+use hypervisor::exit_counts::Exit;
+use hypervisor::injection::Exception;
+use hypervisor::mmio::Access;
+use stage2::{Abort, Ipa, Outcome, Syndrome};
+
+const DATA_ABORT: u64 = 0x24;
+
+/// Data aborts.
+pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
+    cpu::this_cpu().exits.count(Exit::DataAbort);
+    handle(esr)
+}
+
+/// Instruction aborts.
+pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
+    cpu::this_cpu().exits.count(Exit::InstructionAbort);
+    handle(esr)
+}
+
+#[inline(always)]
+fn handle(esr: u64) -> Next {
+    match decode(esr) {
+        Decoded::Abort(abort) => match guest_memory::fault(&abort) {
+            Outcome::Retry => Next::RESUME,
+            Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
+        },
+        Decoded::Changed => Next::RESUME,
+        Decoded::Foreign => Next::with_all_registers(unresolved),
+    }
+}
+
+/// What ESR_EL2, FAR_EL2 and HPFAR_EL2 say.
+enum Decoded {
+    /// An abort that the stage-2 tables have caused.
+    Abort(Abort),
+    /// The guest has changed its own tables since: it finds out by trying again.
+    Changed,
+    /// An abort that the tables have nothing to do with.
+    Foreign,
+}
+
+#[inline(always)]
+fn decode(esr: u64) -> Decoded {
+    let Some(syndrome) = Syndrome::decode(esr) else { return Decoded::Foreign };
+    let address = read_register!("far_el2");
+    let ipa = if syndrome.hpfar_is_valid() {
+        Some(Ipa(stage2::fault::ipa_from_hpfar(read_register!("hpfar_el2")).0 | address & 0xfff))
+    } else {
+        stage2::aarch64::translate_stage1_read(address)
+    };
+    ipa.map_or(Decoded::Changed, |ipa| Decoded::Abort(syndrome.at(ipa, address)))
+}
+
+/// An access that nothing is mapped for, or that is forbidden.
+extern "C" fn unresolved(registers: &mut Registers) {
+    crash::park_if_stopped();
+    let esr = read_register!("esr_el2");
+    if let Decoded::Abort(abort) = decode(esr)
+        && let Some(access) = Access::from_syndrome(esr)
+        && gic::is_guarded(abort.ipa)
+    {
+        if access.write {
+            gic::write(abort.ipa, access.bytes, registers.get(access.register));
+        } else {
+            let value = gic::read(abort.ipa, access.bytes);
+            registers.set(access.register, access.extend(value));
+        }
+        return skip_instruction(esr);
+    }
+    let exception = if esr >> 26 == DATA_ABORT {
+        Exception::DataAbort { write: esr & 1 << 6 != 0, maintenance: esr & 1 << 8 != 0 }
+    } else {
+        Exception::InstructionAbort
+    };
+    log::debug!(
+        "guest: ESR_EL2 {esr:#x}, FAR_EL2 {:#x}, HPFAR_EL2 {:#x}, ELR_EL2 {:#x}: external abort",
+        read_register!("far_el2"),
+        read_register!("hpfar_el2"),
+        read_register!("elr_el2")
+    );
+    inject::abort(exception, esr, read_register!("far_el2"));
+}

@@ -1,0 +1,129 @@
+//! The control registers of EL2 and the first state of EL1, on each CPU before it enters the guest.
+//!
+//! Source: Linux, Documentation/arch/arm64/booting.rst, section 4; the values are [`CpuId`]'s.
+
+use crate::el2::boot::Refusal;
+use crate::el2::registers::{isb, read_register, write_register};
+use crate::el2::{cpu, exceptions, guest_memory, secondary};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use hypervisor::cpu_id::CpuId;
+use hypervisor::machine::{Gic, Machine};
+
+/// Whether the guest's GIC is a GICv3, used through system registers.
+static GIC_REGISTERS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the guest's GIC is used through system registers.
+pub fn has_gic_registers() -> bool {
+    GIC_REGISTERS.load(Relaxed)
+}
+
+/// Checks that the executing CPU can do what the machine needs, and notes what depends on the machine.
+///
+/// # Errors
+///
+/// A sentence that says what is missing.
+pub fn check(machine: &Machine) -> Result<(), Refusal> {
+    /// HCR_EL2.E2H.
+    const E2H: u64 = 1 << 34;
+    if read_register!("hcr_el2") & E2H != 0 {
+        return Err(Refusal(
+            "this CPU runs EL2 with HCR_EL2.E2H = 1 only, which the hypervisor does not support".into(),
+        ));
+    }
+    let gic_v3 = matches!(machine.gic, Gic::V3(_));
+    if gic_v3 && !cpu::read_id().has_gic_registers() {
+        return Err(Refusal("the device tree has a GICv3, but the CPU has no GIC system registers".into()));
+    }
+    GIC_REGISTERS.store(gic_v3, Relaxed);
+    Ok(())
+}
+
+/// Sets all of it. What each register does not mention is 0: nothing traps, nothing is enabled.
+pub fn apply() {
+    let this = cpu::this_cpu();
+    let Some(id) = this.id.get() else { return };
+    cpu::show_identity(id);
+
+    write_register!("hcr_el2", id.hcr());
+    write_register!("cptr_el2", id.cptr());
+    write_register!("hstr_el2", 0);
+    // PMCR_EL0.N: the number of event counters.
+    let counters = if id.pmu_version().is_some() { read_register!("pmcr_el0") >> 11 & 0x1f } else { 0 };
+    write_register!("mdcr_el2", id.mdcr(counters));
+    // The guest reads both counters and sets both timers itself; physical and virtual time are the same.
+    const EL1PCTEN_EL1PCEN: u64 = 3;
+    write_register!("cnthctl_el2", EL1PCTEN_EL1PCEN);
+    write_register!("cntvoff_el2", 0);
+    optional_features(id);
+    gic(id);
+    guest_memory::activate();
+
+    // EL1 as after reset: MMU and caches off (the RES1 bits of Armv8.0), floating point trapped.
+    write_register!("sctlr_el1", 0x30d0_0800);
+    write_register!("cpacr_el1", 0);
+    write_register!("cntkctl_el1", 0);
+    if secondary::TIMED.load(Relaxed) {
+        exceptions::use_timed_vectors();
+    }
+    // Everything above holds before the guest is entered; the ERET would see to that, too.
+    isb();
+}
+
+/// Registers that exist only with the feature they belong to, by the names that old assemblers take.
+fn optional_features(id: &CpuId) {
+    // FP and SVE controls below are trapped by CPTR_EL2 until it is in force.
+    isb();
+    if id.has_hcrx() {
+        write_register!("S3_4_C1_C2_2", id.hcrx());
+    }
+    if id.has_sve() {
+        // ZCR_EL2.LEN: the longest vectors.
+        write_register!("S3_4_C1_C2_0", 0xf);
+    }
+    if id.has_sme() {
+        // SMCR_EL2; SMPRIMAP_EL2 is not in use (HCRX_EL2.SMPME = 0).
+        write_register!("S3_4_C1_C2_6", id.smcr());
+    }
+    if id.has_trace_filter() {
+        // TRFCR_EL2.
+        write_register!("S3_4_C1_C2_1", 0);
+    }
+    if id.has_mpam() {
+        // MPAM2_EL2.{TRAPMPAM0EL1, TRAPMPAM1EL1}: the guest's partition stays the one that reset chose.
+        write_register!("S3_4_C10_C5_0", 3 << 48);
+    }
+    if id.has_fine_grained_traps() {
+        // HFGRTR_EL2, HFGWTR_EL2, HFGITR_EL2, HDFGRTR_EL2, HDFGWTR_EL2.
+        write_register!("S3_4_C1_C1_4", id.hfgrtr());
+        write_register!("S3_4_C1_C1_5", id.hfgrtr());
+        write_register!("S3_4_C1_C1_6", 0);
+        write_register!("S3_4_C3_C1_4", 0);
+        write_register!("S3_4_C3_C1_5", 0);
+        if id.has_activity_monitors() {
+            // HAFGRTR_EL2.
+            write_register!("S3_4_C3_C1_6", 0);
+        }
+    }
+    if id.has_fine_grained_traps2() {
+        // HDFGRTR2_EL2, HDFGWTR2_EL2, HFGRTR2_EL2, HFGWTR2_EL2, HFGITR2_EL2.
+        write_register!("S3_4_C3_C1_0", 0);
+        write_register!("S3_4_C3_C1_1", 0);
+        write_register!("S3_4_C3_C1_2", 0);
+        write_register!("S3_4_C3_C1_3", 0);
+        write_register!("S3_4_C3_C1_7", 0);
+    }
+}
+
+/// The GIC's CPU interface as the guest finds it.
+fn gic(id: &CpuId) {
+    /// SRE: system registers at EL2. Enable: EL1 may use them, too, and change ICC_SRE_EL1.
+    const SRE_ENABLE: u64 = 1 << 0 | 1 << 3;
+    if has_gic_registers() {
+        write_register!("S3_4_C12_C9_5", SRE_ENABLE);
+        // ICH_HCR_EL2 exists from here on.
+        isb();
+        write_register!("S3_4_C12_C11_0", 0);
+    } else if id.has_gic_registers() {
+        write_register!("S3_4_C12_C9_5", 0);
+    }
+}

@@ -1,0 +1,194 @@
+//! What each CPU has of its own: state, counters and stacks.
+
+use crate::el2::frames::FRAMES;
+use crate::el2::registers::{read_register, write_register};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use hypervisor::cpu_id::CpuId;
+use hypervisor::exit_counts::ExitCounts;
+use hypervisor::power_state::PowerState;
+use spin::Once;
+use stage2::{Counters, FaultHistory, PAGE_SIZE};
+
+const STACK_PAGES: usize = 8;
+const EMERGENCY_PAGES: usize = 2;
+
+/// One page of a stack, or one that nothing is mapped at.
+#[repr(C, align(4096))]
+struct Page(UnsafeCell<[u8; 4096]>);
+
+/// A CPU's memory: its state, and two stacks that each grow down towards a page where nothing is mapped.
+#[repr(C, align(4096))]
+pub struct CpuArea {
+    /// First, so that `TPIDR_EL2` points to both.
+    pub cpu: PerCpu,
+    emergency_guard: Page,
+    emergency: [Page; EMERGENCY_PAGES],
+    stack_guard: Page,
+    stack: [Page; STACK_PAGES],
+}
+
+// SAFETY: `PerCpu` is `Sync`; the stacks are used by their own CPU alone.
+unsafe impl Sync for CpuArea {}
+
+impl CpuArea {
+    /// From the area's start to the top of the normal stack.
+    pub const STACK_TOP: usize = core::mem::offset_of!(CpuArea, stack) + STACK_PAGES * 4096;
+    /// From the area's start to the top of the stack that crashes are reported on.
+    pub const EMERGENCY_TOP: usize = core::mem::offset_of!(CpuArea, emergency) + EMERGENCY_PAGES * 4096;
+
+    const fn new() -> Self {
+        const PAGE: Page = Page(UnsafeCell::new([0; 4096]));
+        Self {
+            cpu: PerCpu::new(),
+            emergency_guard: PAGE,
+            emergency: [PAGE; EMERGENCY_PAGES],
+            stack_guard: PAGE,
+            stack: [PAGE; STACK_PAGES],
+        }
+    }
+
+    /// An area for one more CPU, or nothing when there is no memory left.
+    pub fn allocate() -> Option<&'static Self> {
+        let area: *mut Self = FRAMES.allocate((size_of::<Self>() as u64).div_ceil(PAGE_SIZE), 1)?.0 as *mut Self;
+        // SAFETY: the frames are this function's alone, and hold a whole area. Stacks may have any contents, so the state
+        // is all that needs to be written.
+        unsafe { (&raw mut (*area).cpu).write(PerCpu::new()) };
+        // SAFETY: initialised above, never freed, and shared only from here on.
+        Some(unsafe { &*area })
+    }
+
+    /// The addresses of the two pages below the stacks.
+    pub fn guard_pages(&self) -> [usize; 2] {
+        [self.emergency_guard.0.get().addr(), self.stack_guard.0.get().addr()]
+    }
+
+    /// The bounds of the normal stack.
+    pub fn stack(&self) -> core::ops::Range<usize> {
+        let top = core::ptr::from_ref(self).addr() + Self::STACK_TOP;
+        top - STACK_PAGES * 4096..top
+    }
+
+    /// The bounds of the emergency stack.
+    pub fn emergency_stack(&self) -> core::ops::Range<usize> {
+        let top = core::ptr::from_ref(self).addr() + Self::EMERGENCY_TOP;
+        top - EMERGENCY_PAGES * 4096..top
+    }
+}
+
+/// The area of the CPU that the image is started on.
+pub static BOOT_AREA: CpuArea = CpuArea::new();
+
+/// A CPU's state. Written by the CPU itself unless a field says otherwise.
+#[repr(C)]
+pub struct PerCpu {
+    /// CNTPCT_EL0 at the last exit; only with `icount=on`.
+    pub entered_at: AtomicU64,
+    /// CNTPCT_EL0 ticks that were spent at EL2; only with `icount=on`.
+    pub el2_ticks: AtomicU64,
+    /// Exits by kind.
+    pub exits: ExitCounts,
+    /// The engine's events.
+    pub stage2: Counters,
+    /// What the engine remembers of the last abort; reached through [`with_fault_history`].
+    fault_history: UnsafeCell<FaultHistory>,
+    /// The guest's view of whether this CPU is on; written by all CPUs.
+    pub power: PowerState,
+    /// What the ID registers say; set when the CPU first arrives at EL2.
+    pub id: Once<CpuId>,
+    /// Set when the CPU reports a crash, so that a crash in the report ends it.
+    pub crashing: AtomicBool,
+}
+
+// SAFETY: the one field that is not `Sync` is used by its own CPU alone, in `with_fault_history`.
+unsafe impl Sync for PerCpu {}
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            entered_at: AtomicU64::new(0),
+            el2_ticks: AtomicU64::new(0),
+            exits: ExitCounts::new(),
+            stage2: Counters::new(),
+            fault_history: UnsafeCell::new(FaultHistory::new()),
+            power: PowerState::new(),
+            id: Once::new(),
+            crashing: AtomicBool::new(false),
+        }
+    }
+
+    /// Begins an interval of time at EL2.
+    pub fn enter_el2(&self) {
+        self.entered_at.store(read_register!("cntpct_el0"), Relaxed);
+    }
+
+    /// Ends it.
+    pub fn leave_el2(&self) {
+        let ticks = read_register!("cntpct_el0").wrapping_sub(self.entered_at.load(Relaxed));
+        self.el2_ticks.store(self.el2_ticks.load(Relaxed).wrapping_add(ticks), Relaxed);
+    }
+}
+
+/// Gives `act` the executing CPU's memory of its last abort. `act` must not call this again.
+#[inline(always)]
+pub fn with_fault_history<R>(act: impl FnOnce(&mut FaultHistory) -> R) -> R {
+    // SAFETY: only this CPU reaches its own history, and only from one abort at a time: exceptions do not nest at EL2.
+    act(unsafe { &mut *this_cpu().fault_history.get() })
+}
+
+/// The state of the CPU that executes this.
+#[inline(always)]
+pub fn this_cpu() -> &'static PerCpu {
+    &this_area().cpu
+}
+
+/// The area of the CPU that executes this.
+#[inline(always)]
+pub fn this_area() -> &'static CpuArea {
+    let area = read_register!("tpidr_el2") as *const CpuArea;
+    // SAFETY: boot.S sets TPIDR_EL2 to the CPU's area before any Rust code runs, and nothing changes it; areas live for
+    // ever.
+    unsafe { &*area }
+}
+
+/// All CPUs of the machine, in the device tree's order, once they are known.
+static AREAS: Once<alloc::vec::Vec<&'static CpuArea>> = Once::new();
+
+/// Makes `areas` known to all CPUs.
+pub fn set_all(areas: alloc::vec::Vec<&'static CpuArea>) {
+    AREAS.call_once(|| areas);
+}
+
+/// All CPUs of the machine; before they are known, the one that executes this.
+pub fn all() -> impl Iterator<Item = &'static CpuArea> {
+    let (known, first) = match AREAS.get() {
+        Some(areas) => (areas.as_slice(), None),
+        None => (&[][..], Some(this_area())),
+    };
+    known.iter().copied().chain(first)
+}
+
+/// Reads everything that [`CpuId`] has from the executing CPU.
+pub fn read_id() -> CpuId {
+    CpuId {
+        midr: read_register!("midr_el1"),
+        mpidr: read_register!("mpidr_el1"),
+        pfr0: read_register!("id_aa64pfr0_el1"),
+        pfr1: read_register!("id_aa64pfr1_el1"),
+        zfr0: read_register!("S3_0_C0_C4_4"),
+        smfr0: read_register!("S3_0_C0_C4_5"),
+        dfr0: read_register!("id_aa64dfr0_el1"),
+        isar0: read_register!("id_aa64isar0_el1"),
+        isar1: read_register!("id_aa64isar1_el1"),
+        isar2: read_register!("S3_0_C0_C6_2"),
+        mmfr0: read_register!("id_aa64mmfr0_el1"),
+        mmfr1: read_register!("id_aa64mmfr1_el1"),
+        mmfr2: read_register!("S3_0_C0_C7_2"),
+    }
+}
+
+/// Makes the guest see this CPU's own identification (D24.2.190, D24.2.193).
+pub fn show_identity(id: &CpuId) {
+    write_register!("vpidr_el2", id.midr);
+    write_register!("vmpidr_el2", id.mpidr);
+}

@@ -1,0 +1,137 @@
+//! Exits from the guest: one table from exception class to handler.
+
+use crate::el2::registers::{read_register, write_register};
+use crate::el2::{abort, cpu, crash, hypercall, inject, system_register};
+use core::arch::global_asm;
+use core::mem::{MaybeUninit, offset_of};
+use hypervisor::exit_counts::Exit;
+
+global_asm!(
+    include_str!("vectors.S"),
+    handlers = sym HANDLERS,
+    frame_bytes = const size_of::<Frame>(),
+    emergency_top = const cpu::CpuArea::EMERGENCY_TOP,
+    crash_bytes = const size_of::<crash::CrashFrame>(),
+    entered_at = const offset_of!(cpu::PerCpu, entered_at),
+    el2_ticks = const offset_of!(cpu::PerCpu, el2_ticks),
+    crash = sym crash::exception,
+);
+
+unsafe extern "C" {
+    /// The vector table.
+    pub fn vectors();
+    /// The same, adding up the time at EL2.
+    fn timed_vectors();
+    #[link_name = "enter_guest"]
+    fn enter_guest_asm(context: u64, entry: u64, pstate: u64, stack_top: usize) -> !;
+}
+
+/// What vectors.S saves on every exit: what a procedure call may change.
+#[repr(C)]
+pub struct Frame {
+    /// x0 to x18.
+    pub x: [u64; 19],
+    lr: u64,
+    /// Room for x19 to x29, which are still in their registers, and for alignment.
+    rest: [MaybeUninit<u64>; 12],
+}
+
+/// All of the guest's general-purpose registers, where a handler has asked for them.
+#[repr(C)]
+pub struct Registers {
+    low: [u64; 19],
+    lr: u64,
+    high: [u64; 11],
+    padding: u64,
+}
+
+const _: () = assert!(size_of::<Frame>() == size_of::<Registers>() && size_of::<Frame>() == 256);
+
+impl Registers {
+    fn slot(&mut self, number: u32) -> Option<&mut u64> {
+        match number {
+            0..=18 => self.low.get_mut(number as usize),
+            30 => Some(&mut self.lr),
+            _ => self.high.get_mut((number as usize).wrapping_sub(19)),
+        }
+    }
+
+    /// Xn; register 31 is XZR.
+    pub fn get(&mut self, number: u32) -> u64 {
+        self.slot(number).map_or(0, |slot| *slot)
+    }
+
+    /// Sets Xn; register 31 is XZR.
+    pub fn set(&mut self, number: u32, value: u64) {
+        if let Some(slot) = self.slot(number) {
+            *slot = value;
+        }
+    }
+}
+
+/// What a handler wants done when it returns.
+#[repr(transparent)]
+pub struct Next(Option<extern "C" fn(&mut Registers)>);
+
+impl Next {
+    /// The guest goes on.
+    pub const RESUME: Self = Self(None);
+
+    /// The function is called with all registers, then the guest goes on.
+    #[inline(always)]
+    pub fn with_all_registers(function: extern "C" fn(&mut Registers)) -> Self {
+        Self(Some(function))
+    }
+}
+
+/// A handler gets what was saved, and ESR_EL2.
+type Handler = extern "C" fn(&mut Frame, u64) -> Next;
+
+/// From ESR_EL2.EC to its handler (D24.2.40). What cannot come to EL2 as it is set up, because nothing routes it here,
+/// is answered like what comes from a feature that is hidden: as an undefined instruction.
+static HANDLERS: [Handler; 64] = {
+    let mut handlers: [Handler; 64] = [undefined; 64];
+    handlers[0x01] = wait;
+    handlers[0x16] = hypercall::hvc;
+    handlers[0x17] = hypercall::smc;
+    handlers[0x18] = system_register::access;
+    handlers[0x20] = abort::instruction;
+    handlers[0x24] = abort::data;
+    handlers
+};
+
+/// WFI, WFE and their kin with a time-out. None traps; should one, it has waited for no time at all.
+extern "C" fn wait(_frame: &mut Frame, esr: u64) -> Next {
+    cpu::this_cpu().exits.count(Exit::Wfx);
+    skip_instruction(esr);
+    Next::RESUME
+}
+
+/// Everything that the guest has no right to.
+extern "C" fn undefined(_frame: &mut Frame, esr: u64) -> Next {
+    cpu::this_cpu().exits.count(Exit::Other);
+    inject::undefined(esr);
+    Next::RESUME
+}
+
+/// Goes on behind the instruction that was trapped, as if it had been executed.
+pub fn skip_instruction(esr: u64) {
+    /// SPSR_EL2.BTYPE and SS, which executing an instruction clears.
+    const BTYPE_SS: u64 = 3 << 10 | 1 << 21;
+    let bytes = if esr & inject::LONG_INSTRUCTION != 0 { 4 } else { 2 };
+    write_register!("elr_el2", read_register!("elr_el2").wrapping_add(bytes));
+    write_register!("spsr_el2", read_register!("spsr_el2") & !BTYPE_SS);
+}
+
+/// Counts the time at EL2 from the next exit on.
+pub fn use_timed_vectors() {
+    write_register!("vbar_el2", timed_vectors as *const () as u64);
+}
+
+/// Enters the guest at `entry` with `context` in x0 and all else 0: EL1 with its own stack pointer, everything masked.
+pub fn enter_guest(entry: u64, context: u64) -> ! {
+    /// PSTATE: EL1h, D, A, I and F set.
+    const PSTATE: u64 = 0x3c5;
+    // SAFETY: the stack is this CPU's, and whatever is on it is not returned to.
+    unsafe { enter_guest_asm(context, entry, PSTATE, cpu::this_area().stack().end) }
+}

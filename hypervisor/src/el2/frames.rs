@@ -1,0 +1,76 @@
+//! Frames for stage-2 tables, and memory for the CPUs' areas.
+//!
+//! A table is allocated while a guest waits for a block to be split, so this is a list threaded through the free frames
+//! and a mark behind which nothing was given out yet: a handful of instructions either way.
+
+use hypervisor::range::PhysRange;
+use spin::Mutex;
+use stage2::{PAGE_SIZE, PhysAddr};
+
+/// The pool. Memory is identity mapped: a frame's address is where EL2 reaches it.
+pub struct Frames(Mutex<State>);
+
+struct State {
+    /// First frame never given out.
+    next: u64,
+    end: u64,
+    /// Address of the first free frame below `next`, whose first word has the address of the second one; 0 ends it.
+    free: u64,
+}
+
+/// All of the hypervisor's spare memory.
+pub static FRAMES: Frames = Frames(Mutex::new(State { next: 0, end: 0, free: 0 }));
+
+impl Frames {
+    /// Hands over `memory`: whole frames, mapped, used by nothing else, ever.
+    ///
+    /// # Safety
+    ///
+    /// What it says above; called once.
+    pub unsafe fn init(&self, memory: PhysRange) {
+        *self.0.lock() = State { next: memory.start(), end: memory.end(), free: 0 };
+    }
+
+    /// `count` adjacent frames, aligned to `alignment` frames, a power of two; or nothing when there are none. The
+    /// contents may be anything.
+    #[inline]
+    pub fn allocate(&self, count: u64, alignment: u64) -> Option<PhysAddr> {
+        let mut state = self.0.lock();
+        if count == 1 && state.free != 0 {
+            let frame = state.free;
+            // SAFETY: a frame in the list is in nobody else's hands, and its first word is the link.
+            state.free = unsafe { (frame as *const u64).read() };
+            return Some(PhysAddr(frame));
+        }
+        let first = state.next.checked_next_multiple_of(alignment * PAGE_SIZE)?;
+        let end = first.checked_add(count * PAGE_SIZE)?;
+        if end > state.end {
+            return None;
+        }
+        while state.next < first {
+            let skipped = state.next;
+            state.next += PAGE_SIZE;
+            state.push(skipped);
+        }
+        state.next = end;
+        Some(PhysAddr(first))
+    }
+
+    /// Takes back one frame.
+    ///
+    /// # Safety
+    ///
+    /// It was allocated here, and nothing uses it any more.
+    #[inline]
+    pub unsafe fn free(&self, frame: PhysAddr) {
+        self.0.lock().push(frame.0);
+    }
+}
+
+impl State {
+    fn push(&mut self, frame: u64) {
+        // SAFETY: the frame lies in the pool's memory and is in nobody's hands.
+        unsafe { (frame as *mut u64).write(self.free) };
+        self.free = frame;
+    }
+}

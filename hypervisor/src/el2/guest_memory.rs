@@ -1,0 +1,247 @@
+//! The guest's memory: one stage-2 table, that maps what the guest is given to where it lies.
+
+use crate::el2::boot::Refusal;
+use crate::el2::cpu::{self, this_cpu};
+use crate::el2::frames::FRAMES;
+use crate::el2::gic;
+use crate::el2::guest::Guest;
+use crate::el2::registers::{isb, write_register};
+use alloc::vec::Vec;
+use hypervisor::machine::Machine;
+use hypervisor::options::{Options, SizeChangeChoice};
+use hypervisor::range::{PhysRange, merged};
+use spin::{Once, RwLock};
+use stage2::aarch64::{El2, Identity, NonSecure, Regime};
+use stage2::{
+    Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
+    PAGE_SIZE, PhysAddr, Slot, Stage2, TableMemory, Tlbi, Vmid,
+};
+
+/// The engine's doors to this machine.
+#[derive(Debug)]
+pub struct Platform;
+
+// SAFETY: frames come from the pool, which nothing else uses; they are mapped at their physical addresses as Normal
+// write-back inner-shareable memory, as VTCR_EL2 says for the walks.
+unsafe impl TableMemory for Platform {
+    #[inline(always)]
+    fn allocate(&self, frames: usize) -> Option<PhysAddr> {
+        FRAMES.allocate(frames as u64, frames as u64)
+    }
+
+    unsafe fn free(&self, first: PhysAddr, frames: usize) {
+        for frame in 0..frames as u64 {
+            // SAFETY: the caller's promise, frame by frame.
+            unsafe { FRAMES.free(first.offset(frame * PAGE_SIZE)) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(&self, slot: Slot) -> u64 {
+        // SAFETY: the caller's promise; frames are identity mapped.
+        unsafe { Identity::load(slot) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(&self, slot: Slot, value: u64) {
+        // SAFETY: the caller's promise; frames are identity mapped.
+        unsafe { Identity::store(slot, value) };
+    }
+
+    #[inline(always)]
+    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        // SAFETY: the caller's promise; frames are identity mapped.
+        unsafe { Identity::compare_exchange(slot, old, new) }
+    }
+
+    #[inline(always)]
+    unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
+        // SAFETY: the caller's promise; frames are identity mapped.
+        unsafe { Identity::fill(table, first, step) };
+    }
+}
+
+// SAFETY: the instructions do what is asked; there is one VMID, and VTTBR_EL2 has held it since before the first
+// translation was used.
+unsafe impl Maintenance for Platform {
+    #[inline(always)]
+    fn dsb(&self, barrier: Dsb) {
+        El2::<NonSecure>::dsb(barrier);
+    }
+
+    #[inline(always)]
+    fn isb(&self) {
+        El2::<NonSecure>::isb();
+    }
+
+    #[inline(always)]
+    fn tlbi(&self, _vmid: Vmid, tlbi: Tlbi) {
+        El2::<NonSecure>::tlbi(tlbi);
+    }
+
+    #[inline(always)]
+    fn counters(&self) -> &Counters {
+        &this_cpu().stage2
+    }
+}
+
+/// What the guest's accesses go through. Faults take the read side: they only change permissions and split leaves.
+struct GuestMemory {
+    table: RwLock<Stage2<Platform>>,
+    vttbr: u64,
+    vtcr: u64,
+    root: (PhysAddr, usize),
+}
+
+static GUEST_MEMORY: Once<GuestMemory> = Once::new();
+
+/// Makes the table: the guest's RAM, the console, the clock, the GIC, and what was granted; nothing else.
+///
+/// # Errors
+///
+/// A sentence: a `bbm` that the CPUs cannot do, a grant of what is not there, a table that does not fit.
+pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Features) -> Result<(), Refusal> {
+    let features = Features { bbm: size_change(options.bbm, features.bbm)?, ..features };
+    let vmid = Vmid::new(1)?;
+    let mut table = Stage2::new(Platform, Config::new(vmid, features))?;
+    let (vttbr, vtcr) = (table.vttbr(), table.vtcr());
+    let root = (PhysAddr(vttbr & 0x0000_ffff_ffff_f000), table.geometry().root_tables());
+    // TLBIs act on the VMID that VTTBR_EL2 holds; mapping may need some.
+    set_registers(vttbr, vtcr);
+
+    for &ram in &guest.memory {
+        map(&mut table, ram, Attributes::RAM)?;
+    }
+    let uart = machine.uart.iter().map(|device| device.registers);
+    let rtc = machine.rtc.iter().map(|device| device.registers);
+    let granted = options.grant_dma.iter().map(|&address| grant(machine, address)).collect::<Result<Vec<_>, _>>()?;
+    let devices = uart.chain(rtc).chain(gic::guest_registers(machine)).chain(granted);
+    for device in merged(devices.filter_map(|range| range.grown_to(PAGE_SIZE)).collect()) {
+        map(&mut table, device, Attributes::DEVICE)?;
+    }
+
+    report(&table);
+    GUEST_MEMORY.call_once(|| GuestMemory { table: RwLock::new(table), vttbr, vtcr, root });
+    Ok(())
+}
+
+/// The way to change sizes that was asked for, if the weakest CPU can do it.
+fn size_change(choice: SizeChangeChoice, weakest: BbmLevel) -> Result<BbmLevel, Refusal> {
+    let needs = |level: BbmLevel, name: &str| {
+        if weakest >= level {
+            return Ok(level);
+        }
+        Err(Refusal(alloc::format!(
+            "bbm={name} needs FEAT_BBM level {} on every CPU, and the weakest has level {}: use bbm=break or bbm=auto",
+            level as u8,
+            weakest as u8
+        )))
+    };
+    match choice {
+        SizeChangeChoice::Auto => Ok(weakest),
+        SizeChangeChoice::BreakBeforeMake => Ok(BbmLevel::Level0),
+        SizeChangeChoice::NoTranslation => needs(BbmLevel::Level1, "nt"),
+        SizeChangeChoice::Direct => needs(BbmLevel::Level2, "direct").map(|level| weakest.max(level)),
+    }
+}
+
+/// The registers of a virtio-mmio transport that the guest is granted, with a warning that says what that means.
+fn grant(machine: &Machine, address: u64) -> Result<PhysRange, Refusal> {
+    let device = machine.virtio.iter().find(|device| device.registers.start() == address);
+    let device = device.ok_or_else(|| {
+        Refusal(alloc::format!("grant-dma={address:#x}: no virtio-mmio transport in the device tree begins there"))
+    })?;
+    let neighbours = machine.neighbours(device.registers).count();
+    log::warn!(
+        "grant-dma={address:#x}: the guest can make this device read and write ALL memory, the hypervisor's too. \
+         Stage 2 does not hold it back; nothing in this run is isolated any more"
+    );
+    if neighbours > 0 {
+        log::warn!("grant-dma={address:#x}: {neighbours} more devices share its 4 KiB page and are granted with it");
+    }
+    Ok(device.registers)
+}
+
+fn map(table: &mut Stage2<Platform>, range: PhysRange, attributes: Attributes) -> Result<(), Error> {
+    let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
+    table.map(ipas, PhysAddr(range.start()), attributes)
+}
+
+fn report(table: &Stage2<Platform>) {
+    let census = table.census();
+    let names = LeafSize::DESCENDING.into_iter().zip(census.leaves);
+    let leaves: Vec<_> = names.map(|(size, count)| alloc::format!("{count} of {}", size_name(size))).collect();
+    log::info!(
+        "stage 2: {} leaves ({}); {} bytes in {} tables; {} bits of IPA, {:?}",
+        census.leaves.iter().sum::<usize>(),
+        leaves.join(", "),
+        census.tables as u64 * PAGE_SIZE,
+        census.tables,
+        table.geometry().ipa_bits(),
+        table.bbm_level(),
+    );
+}
+
+/// A leaf's size as reports name it.
+const fn size_name(size: LeafSize) -> &'static str {
+    match size {
+        LeafSize::Block1G => "1 GiB",
+        LeafSize::Contiguous32M => "32 MiB",
+        LeafSize::Block2M => "2 MiB",
+        LeafSize::Contiguous64K => "64 KiB",
+        LeafSize::Page => "4 KiB",
+    }
+}
+
+fn set_registers(vttbr: u64, vtcr: u64) {
+    write_register!("vtcr_el2", vtcr);
+    // SAFETY: the table is never released.
+    unsafe { NonSecure::set_table(vttbr) };
+    // The registers hold for what is translated, or invalidated, from here on.
+    isb();
+}
+
+/// Puts the table into force on the executing CPU, whose TLB may hold anything of the VMID.
+pub fn activate() {
+    let Some(memory) = GUEST_MEMORY.get() else { return };
+    set_registers(memory.vttbr, memory.vtcr);
+    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(stage2::Scope::Local));
+    // The invalidation is complete before the guest is entered.
+    El2::<NonSecure>::dsb(Dsb::Nsh);
+}
+
+/// The engine's answer to a stage-2 abort of the executing CPU.
+#[inline(always)]
+pub fn fault(abort: &Abort) -> Outcome {
+    let Some(memory) = GUEST_MEMORY.get() else { return Outcome::Unmapped };
+    let outcome = cpu::with_fault_history(|history| memory.table.read().fault(abort, history));
+    if outcome == Outcome::Stuck {
+        stuck(abort);
+    }
+    outcome
+}
+
+#[cold]
+fn stuck(abort: &Abort) {
+    log::error!("stage 2: {abort:?} comes back although the tables allow it; the guest gets an external abort");
+}
+
+/// Whether `address` is RAM of the guest's.
+pub fn is_ram(address: u64) -> bool {
+    let leaf = GUEST_MEMORY.get().and_then(|memory| memory.table.read().walk(Ipa(address)));
+    leaf.is_some_and(|leaf| leaf.attributes.memory == stage2::MemoryType::Normal)
+}
+
+/// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: takes no lock.
+pub fn revoke() {
+    let Some(memory) = GUEST_MEMORY.get() else { return };
+    let (root, tables) = memory.root;
+    for frame in 0..tables as u64 {
+        // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid, and the engine is not used again.
+        unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
+    }
+    El2::<NonSecure>::dsb(Dsb::IshSt);
+    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(stage2::Scope::Broadcast));
+    // No translation is left on any CPU when this returns.
+    El2::<NonSecure>::dsb(Dsb::Ish);
+}

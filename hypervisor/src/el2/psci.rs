@@ -1,0 +1,128 @@
+//! PSCI as the guest sees it (DEN0022). The firmware's own PSCI does the work; who is on is known here.
+
+use crate::el2::power::{self, End};
+use crate::el2::{cpu, guest_memory, secondary};
+use arm_psci::{
+    EntryPoint, ErrorCode, FeatureFlagsCpuSuspend, Function, FunctionId, MigrateInfoType, PsciFeature, Version,
+};
+use hypervisor::power_state::{Power, TurnOnError};
+
+/// PSCI 1.1.
+const VERSION: Version = Version { major: 1, minor: 1 };
+
+/// Answers a call; some do not return.
+pub fn call(x: &[u64; 19]) -> i64 {
+    let [id, first, second, third, ..] = *x;
+    match perform([id, first, second, third]) {
+        Ok(value) => value.into(),
+        Err(error) => i32::from(error).into(),
+    }
+}
+
+/// Whether a call is answered with more than "not supported". The others are not even decoded: their arguments mean
+/// nothing here.
+const fn is_supported(function: FunctionId) -> bool {
+    use FunctionId::{
+        AffinityInfo32, AffinityInfo64, CpuOff, CpuOn32, CpuOn64, CpuSuspend32, CpuSuspend64, MigrateInfoType,
+        PsciFeatures, PsciVersion, SystemOff, SystemReset,
+    };
+    matches!(
+        function,
+        PsciVersion
+            | CpuSuspend32
+            | CpuSuspend64
+            | CpuOff
+            | CpuOn32
+            | CpuOn64
+            | AffinityInfo32
+            | AffinityInfo64
+            | MigrateInfoType
+            | SystemOff
+            | SystemReset
+            | PsciFeatures
+    )
+}
+
+fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
+    if !is_supported(FunctionId::try_from(registers[0] as u32)?) {
+        return Err(ErrorCode::NotSupported);
+    }
+    match Function::try_from(&registers)? {
+        Function::Version => Ok(VERSION.into()),
+        Function::CpuOn { target_cpu, entry } => cpu_on(target_cpu.into(), entry),
+        Function::CpuOff => cpu_off(),
+        Function::CpuSuspend { .. } => Ok(suspend()),
+        Function::AffinityInfo { mpidr, lowest_affinity_level } => affinity_info(mpidr.into(), lowest_affinity_level),
+        Function::MigrateInfoType => Ok(MigrateInfoType::MigrationNotRequired.into()),
+        Function::SystemOff => power::end_guest(End::PowerOff),
+        Function::SystemReset => power::end_guest(End::Reset),
+        Function::Features { psci_func_id } => features(psci_func_id),
+        _ => Err(ErrorCode::NotSupported),
+    }
+}
+
+fn features(of: PsciFeature) -> Result<u32, ErrorCode> {
+    match of {
+        PsciFeature::SmcccVersion => Ok(0),
+        // The state's format, as `arm_psci` decodes it.
+        PsciFeature::PsciFunction(FunctionId::CpuSuspend32 | FunctionId::CpuSuspend64) => {
+            Ok(FeatureFlagsCpuSuspend::EXTENDED_POWER_STATE.into())
+        }
+        PsciFeature::PsciFunction(function) if is_supported(function) => Ok(0),
+        PsciFeature::PsciFunction(_) => Err(ErrorCode::NotSupported),
+    }
+}
+
+/// The CPU with these affinity fields.
+fn find(mpidr: u64) -> Result<&'static cpu::CpuArea, ErrorCode> {
+    let has = |area: &&cpu::CpuArea| area.cpu.id.get().is_some_and(|id| id.affinity() == mpidr);
+    cpu::all().find(has).ok_or(ErrorCode::InvalidParameters)
+}
+
+fn cpu_on(mpidr: u64, entry: EntryPoint) -> Result<u32, ErrorCode> {
+    let target = find(mpidr)?;
+    let address = entry.entry_point_address();
+    if address % 4 != 0 || !guest_memory::is_ram(address) {
+        return Err(ErrorCode::InvalidAddress);
+    }
+    target.cpu.power.turn_on(address, entry.context_id()).map_err(|error| match error {
+        TurnOnError::AlreadyOn => ErrorCode::AlreadyOn,
+        TurnOnError::OnPending => ErrorCode::OnPending,
+    })?;
+    secondary::start(target, mpidr).map(|()| 0).map_err(|error| {
+        log::error!("CPU {mpidr:#x} cannot be started: PSCI says {error}");
+        target.cpu.power.turned_off();
+        ErrorCode::InternalFailure
+    })
+}
+
+/// Does not return, unless the firmware refuses.
+fn cpu_off() -> Result<u32, ErrorCode> {
+    let power = &cpu::this_cpu().power;
+    power.turned_off();
+    secondary::turn_off();
+    // Still here, so still on, at the same place.
+    let _ = power.turn_on(0, 0);
+    let _ = power.turned_on();
+    Err(ErrorCode::Denied)
+}
+
+/// Every state is a standby: the caller goes on when there is an interrupt for it (5.4.3: a power-down state may be
+/// answered like that). WFI ends for an interrupt that is masked, too; it is the guest's to take.
+fn suspend() -> u32 {
+    aarch64_cpu::asm::wfi();
+    0
+}
+
+fn affinity_info(mpidr: u64, lowest_level: u32) -> Result<u32, ErrorCode> {
+    // Levels above that of CPUs are optional since PSCI 1.0.
+    if lowest_level != 0 {
+        return Err(ErrorCode::InvalidParameters);
+    }
+    Ok(match find(mpidr)?.cpu.power.get() {
+        Power::On => arm_psci::AffinityInfo::On,
+        Power::Off => arm_psci::AffinityInfo::Off,
+        Power::OnPending => arm_psci::AffinityInfo::OnPending,
+    }
+    .into())
+}

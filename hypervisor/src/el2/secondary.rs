@@ -1,0 +1,139 @@
+//! The other CPUs: each is started once before the guest to see what it is, and again when the guest turns it on.
+//!
+//! In between it is off in the firmware's eyes, too: no CPU waits at EL2 for the guest to want it.
+
+use crate::el2::boot::Refusal;
+use crate::el2::cpu::{self, CpuArea};
+use crate::el2::registers::read_register;
+use crate::el2::{control, exceptions};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+use hypervisor::machine::Machine;
+use smccc::psci::error::Error as PsciError;
+use smccc::psci::{AffinityState, LowestAffinityLevel};
+use smccc::{Smc, psci};
+use stage2::Features;
+use stage2::features::ConflictAborts;
+
+unsafe extern "C" {
+    fn secondary_entry();
+}
+
+/// Whether the exits' time is measured: `icount=on`.
+pub static TIMED: AtomicBool = AtomicBool::new(false);
+
+/// Gives each CPU of the machine its area, the executing one its own.
+///
+/// # Errors
+///
+/// A sentence, where the executing CPU is not in the device tree, or memory is too small.
+pub fn allocate_areas(machine: &Machine) -> Result<(), Refusal> {
+    let own = cpu::read_id().affinity();
+    if !machine.cpus.iter().any(|cpu| cpu.mpidr == own) {
+        return Err(Refusal(alloc::format!(
+            "the CPU that runs this has MPIDR {own:#x}, which the device tree has not"
+        )));
+    }
+    let areas =
+        machine.cpus.iter().map(|cpu| if cpu.mpidr == own { Some(&cpu::BOOT_AREA) } else { CpuArea::allocate() });
+    let areas: Option<Vec<_>> = areas.collect();
+    cpu::set_all(areas.ok_or_else(|| Refusal("there is no memory left for the CPUs' stacks: give more".into()))?);
+    Ok(())
+}
+
+/// Brings every CPU to EL2, reads its ID registers, turns it off again, and returns what the weakest can do.
+///
+/// # Errors
+///
+/// A sentence that names the CPU that did not come.
+pub fn start_all(machine: &Machine) -> Result<Features, Refusal> {
+    let this = cpu::this_cpu();
+    this.id.call_once(cpu::read_id);
+
+    let mut weakest: Option<Features> = None;
+    for (index, (area, listed)) in cpu::all().zip(&machine.cpus).enumerate() {
+        if !core::ptr::eq(&area.cpu, this) {
+            visit(area, listed.mpidr).map_err(|why| Refusal(alloc::format!("CPU {:#x} {why}", listed.mpidr)))?;
+        }
+        let Some(id) = area.cpu.id.get() else { continue };
+        let features = Features::from_id_registers(&id.stage2(), ConflictAborts::Handled);
+        log::info!(
+            "cpu {index}: MPIDR {:#x}, MIDR {:#x}, {} bits of physical address, {:?}, hardware update of {:?}",
+            id.affinity(),
+            id.midr,
+            features.pa_bits,
+            features.bbm,
+            features.hardware_update,
+        );
+        weakest = Some(weakest.map_or(features, |weakest| weakest.weakest(features)));
+    }
+    weakest.ok_or_else(|| Refusal("there is no CPU".into()))
+}
+
+/// Starts one CPU and waits until it has told what it is and is off again.
+fn visit(area: &'static CpuArea, mpidr: u64) -> Result<(), &'static str> {
+    start(area, mpidr).map_err(|_| "cannot be started: PSCI refuses; take it out of the device tree")?;
+    wait_until(|| area.cpu.id.get().is_some()).ok_or("was started but does not arrive at EL2")?;
+    // It is gone when the firmware says so; until then it cannot be started again.
+    let off = || psci::affinity_info::<Smc>(mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off);
+    wait_until(off).ok_or("was started but does not turn off again")
+}
+
+/// Asks the firmware to start a CPU, which goes to [`main`]. Waits while it is still on its way down from before.
+///
+/// # Errors
+///
+/// What the firmware says.
+pub fn start(area: &'static CpuArea, mpidr: u64) -> Result<(), PsciError> {
+    let entry = secondary_entry as *const () as u64;
+    let context = core::ptr::from_ref(area).expose_provenance() as u64;
+    let mut result = Err(PsciError::InternalFailure);
+    let _ = wait_until(|| {
+        result = psci::cpu_on::<Smc>(mpidr, entry, context);
+        result != Err(PsciError::AlreadyOn)
+    });
+    result
+}
+
+/// Turns the executing CPU off. Returns only if the firmware refuses.
+pub fn turn_off() {
+    let _ = psci::cpu_off::<Smc>();
+}
+
+/// Waits until `condition` holds; nothing if it does not within a second.
+fn wait_until(mut condition: impl FnMut() -> bool) -> Option<()> {
+    let now = || read_register!("cntpct_el0");
+    let (start, second) = (now(), read_register!("cntfrq_el0"));
+    while !condition() {
+        if now().wrapping_sub(start) > second {
+            return condition().then_some(());
+        }
+        core::hint::spin_loop();
+    }
+    Some(())
+}
+
+/// The first Rust code on a CPU that was started by [`start`].
+pub extern "C" fn main(area: &'static CpuArea) -> ! {
+    let cpu = &area.cpu;
+    cpu.enter_el2();
+    if cpu.id.get().is_none() {
+        cpu.id.call_once(cpu::read_id);
+        turn_off();
+        // The firmware refuses to turn it off: whoever waits for that will say so.
+        loop {
+            aarch64_cpu::asm::wfi();
+        }
+    }
+    control::apply();
+    let (entry, context) = cpu.power.turned_on();
+    enter(entry, context)
+}
+
+/// Enters the guest for the first time since the CPU was turned on: at `entry`, with `context` in x0.
+pub fn enter(entry: u64, context: u64) -> ! {
+    if TIMED.load(Ordering::Relaxed) {
+        cpu::this_cpu().leave_el2();
+    }
+    exceptions::enter_guest(entry, context)
+}
