@@ -93,11 +93,12 @@ impl Space {
         self.ranges.iter().copied().reduce(|best, next| if next.size() > best.size() { next } else { best })
     }
 
-    /// The lowest place for `size` bytes, `offset` bytes behind a multiple of `alignment`, not below `floor`.
+    /// The lowest place for `size` bytes, `offset` bytes behind a multiple of `alignment`, not below `floor`. What lies
+    /// between that multiple and the place "has no special significance to the kernel", and need not be free.
     fn lowest(&self, size: u64, alignment: u64, offset: u64, floor: u64) -> Option<PhysRange> {
         self.ranges.iter().find_map(|free| {
-            // The base itself lies in RAM, too: memory between it and the first byte is the kernel's (booting.rst).
-            let base = free.start().max(floor).checked_next_multiple_of(alignment)?;
+            let least = free.start().max(floor).saturating_sub(offset);
+            let base = least.checked_next_multiple_of(alignment)?;
             let place = PhysRange::with_size(base.checked_add(offset)?, size)?;
             free.contains_range(place).then_some(place)
         })
@@ -202,3 +203,6 @@ fn place_device_tree(
     let place = place.or_else(|| (request.kernel != Kernel::Raw).then(|| lowest(0)).flatten());
     place.ok_or_else(|| free.no_room("device tree", BASE_ALIGNMENT))
 }
+
+#[cfg(test)]
+mod tests;
