@@ -5,22 +5,17 @@ use crate::counters::Event;
 use crate::descriptor::{Descriptor, Kind, bits};
 use crate::error::Error;
 use crate::geometry::{ENTRIES, LeafSize, Level, RUN};
-use crate::invalidate::Pending;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
 use crate::unmap::Detached;
 use crate::walk::{Entry, Next, Visitor};
 
-/// Bits that may differ between leaves that are to become one: the size itself, and where hardware keeps dirty state,
-/// that state.
-const fn size_bits(leaf: Descriptor) -> u64 {
-    if leaf.has_dbm() { bits::CONTIGUOUS | bits::WRITE } else { bits::CONTIGUOUS }
-}
-
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Makes the leaves of `range` as large as the alignment and contiguity of their output addresses and the equality of
     /// their attributes allow, from 4 KiB up to the largest that the configuration makes. Tables that a large leaf
     /// replaces, and tables in which nothing is mapped, are freed.
+    ///
+    /// What a log covers is left alone; what an ended log left write-protected is opened.
     ///
     /// With FEAT_BBM level 2 no translation is ever invalid. Leaves that reach over the range's bounds stay as they are.
     /// Cost: one load a descriptor, and one invalidation for each 32 tables.
@@ -37,40 +32,37 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The one leaf that entries `first..first + count` of a table amount to, without the Contiguous bit.
     #[inline(always)]
     fn uniform(&self, first: Slot, count: usize, level: Level) -> Option<Descriptor> {
-        let leaf = Descriptor(self.load(first));
+        let leaf = Descriptor(self.load(first) & !bits::CONTIGUOUS);
         let Kind::Leaf { output, .. } = leaf.kind(level) else { return None };
         let step = level.entry_bytes();
         if !output.is_aligned(count as u64 * step) {
             return None;
         }
-        let ignored = size_bits(leaf);
-        let mut dirty = leaf.0;
-        let mut expected = leaf.0 & !ignored;
+        let mut expected = leaf.0;
         for index in first.index..first.index + count {
-            let value = self.load(Slot { index, ..first });
-            if value & !ignored != expected {
+            if self.load(Slot { index, ..first }) & !bits::CONTIGUOUS != expected {
                 return None;
             }
-            dirty |= value;
             expected = expected.wrapping_add(step);
         }
-        // One dirty entry makes the whole dirty: too much is reported rather than too little.
-        Some(Descriptor((leaf.0 | dirty & bits::WRITE & ignored) & !bits::CONTIGUOUS))
+        Some(leaf)
     }
 
-    /// Takes write permission and DBM from all entries of a table and invalidates them (R_RTBRL); returns whether any was
-    /// dirty by then. Exclusive use: writers fault and wait for the embedder's lock.
-    fn hold_writes_of(&self, child: PhysAddr, range: IpaRange) -> u64 {
-        let mut dirty = 0;
-        for index in 0..ENTRIES {
-            // SAFETY: `child` is a reachable table's frame.
-            let old = unsafe { self.platform.fetch_clear(Slot { table: child, index }, bits::DBM | bits::WRITE) };
-            self.count(Event::DescriptorWrite);
-            dirty |= old & bits::WRITE;
+    /// Opens a leaf that a log which has ended left held back or marked by hardware.
+    #[inline(always)]
+    fn reopen(&self, slot: Slot, level: Level) {
+        let mut value = Descriptor(self.load(slot));
+        // More rights need no invalidation; who holds an older entry faults once, and finds the leaf open.
+        while matches!(value.kind(level), Kind::Leaf { .. })
+            && value.0 & bits::WRITE_GRANTED != 0
+            && value.0 & (bits::WRITE | bits::DBM) != bits::WRITE
+        {
+            match self.replace(slot, value.0, value.0 & !bits::DBM | bits::WRITE) {
+                Ok(()) => return,
+                // Hardware may have marked it meanwhile.
+                Err(found) => value = Descriptor(found),
+            }
         }
-        self.count(Event::ReadOnlyWindow);
-        self.complete(&Pending::of(range));
-        dirty
     }
 }
 
@@ -97,27 +89,14 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
         }
         let Some(leaf) = table.uniform(first, ENTRIES, below) else { return false };
         let block = Descriptor::leaf(entry.level, leaf.address(), leaf.0);
-        if leaf.has_dbm() {
-            let dirty = table.hold_writes_of(child, entry.range());
-            let held = Descriptor(block.0 & !(bits::DBM | bits::WRITE));
-            table.publish_block(entry, held, &mut self.detached.pending);
-            self.detached.push(child, below);
-            // Nobody may hold a small entry, or walk to one, when hardware may mark the block.
-            self.detached.flush();
-            table.overwrite(entry.slot, held.0 | bits::DBM | dirty);
-        } else {
-            table.publish_block(entry, block, &mut self.detached.pending);
-            self.detached.push(child, below);
-        }
+        table.publish_block(entry, block, &mut self.detached.pending);
+        self.detached.push(child, below);
         table.count(if entry.level == Level::L1 { Event::Collapse1G } else { Event::Collapse2M });
         true
     }
 
     /// Makes runs of the entries of a table that stays.
     fn make_runs(&mut self, table: &Stage2<P>, entry: &Entry, child: PhysAddr, below: Level) {
-        if !table.makes_runs(below) {
-            return;
-        }
         let bytes = RUN as u64 * below.entry_bytes();
         for n in 0..ENTRIES / RUN {
             let first = Slot { table: child, index: n * RUN };
@@ -125,8 +104,8 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
             let run = IpaRange::trusted(start, start.offset(bytes));
             let value = Descriptor(table.load(first));
             if self.range.covers(run)
+                && table.makes_runs(below, run)
                 && !value.is_contiguous()
-                && !value.has_dbm()
                 && table.uniform(first, RUN, below).is_some()
             {
                 table.make_run(first, run, &mut self.detached.pending);
@@ -137,24 +116,19 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
     #[inline(always)]
-    fn entry(&mut self, _: &Stage2<P>, _: &Entry, _: IpaRange) -> Result<Next, Error> {
-        Ok(Next::Onward)
-    }
-
-    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
-        // Pages have nothing below them to fold: do at once what `leave` would do.
-        if entry.level == Level::L2 {
-            self.leave(table, entry, part)?;
-            return Ok(false);
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
+        if table.logs.spare(entry.range()) {
+            table.reopen(entry.slot, entry.level);
         }
-        Ok(true)
+        Ok(Next::Onward)
     }
 
     fn leave(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {
         let (Kind::Table(child), Some(below)) = (entry.value.kind(entry.level), entry.level.below()) else {
             return Ok(());
         };
-        if part != entry.range() || !self.fold(table, entry, child, below) {
+        let foldable = part == entry.range() && table.logs.spare(part);
+        if !foldable || !self.fold(table, entry, child, below) {
             self.make_runs(table, entry, child, below);
         }
         Ok(())

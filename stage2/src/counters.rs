@@ -73,6 +73,8 @@ events! {
     DsbNsh => "dsb-nsh",
     /// ISB.
     Isb => "isb",
+    /// No memory for a split: a whole leaf was reported dirty and made writable.
+    PrecisionLost => "precision-lost",
     /// A table frame was allocated.
     FrameAllocated => "frames-allocated",
     /// A table frame was freed.

@@ -1,6 +1,6 @@
 //! What can go wrong, each with the address that it went wrong at.
 
-use crate::address::{Ipa, PhysAddr};
+use crate::address::{Ipa, IpaRange, PhysAddr};
 use core::fmt;
 
 /// Why an operation did not do what it was asked to. Unless a function says otherwise, nothing has changed.
@@ -35,15 +35,29 @@ pub enum Error {
         /// What was asked for.
         vmid: u16,
     },
-    /// Nothing is mapped where the operation needs something to be.
-    NotMapped {
-        /// The first such address.
-        ipa: Ipa,
-    },
     /// The frame allocator had no frame left.
     OutOfMemory {
         /// Where the frame was needed. Everything below this address that a long operation was asked to do is done.
         ipa: Ipa,
+    },
+    /// A page of the range is in another log already.
+    LogOverlap {
+        /// That log's range.
+        range: IpaRange,
+    },
+    /// The table has [`crate::LOGS`] logs.
+    TooManyLogs,
+    /// The memory given for a log's bitmap is too small.
+    BitmapTooSmall {
+        /// 64-bit words that the range needs.
+        needed: usize,
+    },
+    /// The table was set up without hardware dirty state, or a PE has none.
+    NoHardwareDirtyState,
+    /// The set of pages does not belong to the log.
+    WrongSet {
+        /// The set's range.
+        range: IpaRange,
     },
 }
 
@@ -61,8 +75,16 @@ impl fmt::Display for Error {
                 write!(f, "output address {output}: must be a multiple of 4 KiB, and the range must end below 2^48")
             }
             Error::BadVmid { vmid } => write!(f, "VMID {vmid}: must not be 0 and must fit the CPU's VMID size"),
-            Error::NotMapped { ipa } => write!(f, "nothing is mapped at IPA {ipa}"),
             Error::OutOfMemory { ipa } => write!(f, "no frame left for a table at IPA {ipa}"),
+            Error::LogOverlap { range } => {
+                write!(f, "pages of the range are in the log of {range} already: stop that first")
+            }
+            Error::TooManyLogs => write!(f, "all {} logs are in use: stop one first", crate::LOGS),
+            Error::BitmapTooSmall { needed } => write!(f, "the log's bitmap needs {needed} words of 64 bits"),
+            Error::NoHardwareDirtyState => {
+                write!(f, "hardware dirty state (FEAT_HAFDBS) is off or missing on a CPU: log by write protection")
+            }
+            Error::WrongSet { range } => write!(f, "a set of pages of {range} does not fit the log"),
         }
     }
 }

@@ -121,6 +121,8 @@ pub enum Outcome {
     Unmapped,
     /// The owner of the mapping forbids the access.
     Denied,
+    /// The table is frozen ([`Stage2::freeze`]): wait until it has been thawed, holding no lock, then return to the guest.
+    Frozen,
     /// The same access has aborted too often in a row although the tables allow it: something is broken. Say so.
     Stuck,
 }
@@ -169,6 +171,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if abort.ipa.0 >> self.geometry.ipa_bits() != 0 {
             return Outcome::Unmapped;
         }
+        if self.frozen.is_some() {
+            return Outcome::Frozen;
+        }
         let entry = self.lookup(abort.ipa);
         if entry.value.is_busy(entry.level) {
             // Another PE changes the entry; the access may well be right once it has finished.
@@ -179,20 +184,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Outcome::Unmapped;
         }
         if abort.write && entry.value.is_write_protected() {
-            let outcome = self.tracked_write(&entry, abort);
+            self.open_for_write(entry, abort.ipa);
+            self.invalidate_local(abort.ipa, abort.va);
             history.clear();
-            return outcome;
+            return Outcome::Retry;
         }
         self.untracked(&entry, abort, history)
-    }
-
-    /// The first write to a leaf whose writes are held back.
-    #[inline(always)]
-    fn tracked_write(&self, entry: &Entry, abort: &Abort) -> Outcome {
-        // Another PE may have been first, with this page or with a split: then the guest finds out by trying again.
-        let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
-        self.invalidate_local(abort.ipa, abort.va);
-        Outcome::Retry
     }
 
     #[cold]
@@ -203,6 +200,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
         if refused {
             return Outcome::Denied;
+        }
+        if abort.write {
+            // Another PE has just opened the page. It may not have come to marking it yet, and this PE writes next.
+            if let Some(tracked) = self.logs.at(abort.ipa) {
+                tracked.marks.mark(abort.ipa);
+            }
         }
         if leaf.0 & bits::ACCESS == 0 {
             // 0 to 1 needs no invalidation: such entries are not cached (I_WZCBG). A lost race means that it changed.

@@ -90,6 +90,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.visit(range, &mut Install { target, reserve })?;
         // Orders the new descriptors before whatever tells the guest that its memory is there.
         self.dsb(Dsb::IshSt);
+        // What is new in a log is dirty, and writable until a harvest finds it.
+        self.mark_written(range);
         Ok(())
     }
 }
@@ -140,7 +142,7 @@ impl<P: TableMemory + Maintenance> Install<'_, P> {
         let run = entry.run();
         let slot = |n| Slot { index: entry.slot.index + n, ..entry.slot };
         if !entry.slot.index.is_multiple_of(RUN)
-            || !table.makes_runs(entry.level)
+            || !table.makes_runs(entry.level, run)
             || !self.target.range.covers(run)
             || !self.target.output_at(entry.ipa).is_aligned(run.bytes())
             || (1..RUN).any(|n| table.load(slot(n)) != Descriptor::INVALID.0)
@@ -162,7 +164,8 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
             return Ok(Next::Onward);
         }
         let fits = self.target.fits(entry.level, entry.ipa, table.config.largest);
-        let Some(below) = entry.level.below().filter(|_| part != entry.range() || !fits) else {
+        let cut = table.logs.cut(entry.range());
+        let Some(below) = entry.level.below().filter(|_| part != entry.range() || !fits || cut) else {
             if !self.install_run(table, entry) {
                 table.overwrite(entry.slot, self.target.leaf(entry.level, entry.ipa).0);
             }

@@ -1,7 +1,7 @@
 //! The two doors to the machine that an embedder opens: where tables live, and the instructions that order them.
 //!
 //! Everything that the engine does to memory or to a TLB goes through these traits. A host test (or the oracle in
-//! `stage2-oracle`) implements them to see every event; [`crate::aarch64`] has the real instructions.
+//! `stage2-oracle`) implements them to see every event; the module `aarch64` has the real instructions.
 
 use crate::address::{Ipa, PhysAddr};
 use crate::counters::Counters;
@@ -85,6 +85,19 @@ pub unsafe trait TableMemory {
                 Ok(()) => return value,
                 Err(found) => value = found,
             }
+        }
+    }
+
+    /// Clears the bits of `mask` in `count` adjacent slots, each atomically.
+    ///
+    /// # Safety
+    ///
+    /// As for [`TableMemory::load`], for all of the slots.
+    #[inline(always)]
+    unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64) {
+        for index in first.index..first.index + count {
+            // SAFETY: the caller's promise.
+            unsafe { self.fetch_clear(Slot { index, ..first }, mask) };
         }
     }
 

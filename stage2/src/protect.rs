@@ -2,6 +2,7 @@
 
 use crate::address::IpaRange;
 use crate::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits};
+use crate::dirty::Mechanism;
 use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
@@ -31,7 +32,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let table = self.table;
         table.check(range)?;
         let change = Change::to(permissions);
-        let wants = |entry: &Entry| change.of(entry.value) != entry.value;
+        let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
         table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
@@ -60,6 +61,11 @@ impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
+    #[inline(always)]
+    fn tracking(&self, entry: &Entry) -> Tracking {
+        self.logs.at(entry.ipa).map(|tracked| tracked.mechanism)
+    }
+
     /// A batch of changes that share one invalidation.
     pub fn batch(&self) -> Batch<'_, P> {
         Batch { table: self, pending: Pending::new() }
@@ -86,18 +92,28 @@ struct Change {
     granted: u64,
 }
 
+/// How a page is logged, if it is.
+type Tracking = Option<Mechanism>;
+
 impl Change {
     fn to(permissions: Permissions) -> Self {
         Self { granted: permissions.encode() }
     }
 
-    /// The leaf with the new permissions. Where writes stay granted, tracking stays as it is.
-    fn of(self, leaf: Descriptor) -> Descriptor {
-        let mut bits_now = self.granted;
-        if leaf.0 & self.granted & bits::WRITE_GRANTED != 0 {
-            bits_now = bits_now & !bits::WRITE | leaf.0 & (bits::WRITE | bits::DBM);
+    /// The leaf with the new permissions. Where writes stay granted, tracking stays as it is; where they come to be
+    /// granted, it begins as the log has it.
+    fn of(self, leaf: Descriptor, tracking: Tracking) -> Descriptor {
+        let mut granted = self.granted;
+        if granted & bits::WRITE_GRANTED != 0 {
+            let open = match tracking {
+                _ if leaf.0 & bits::WRITE_GRANTED != 0 => leaf.0 & (bits::WRITE | bits::DBM),
+                None => bits::WRITE,
+                Some(mechanism) if mechanism.is_hardware() => bits::DBM,
+                Some(_) => 0,
+            };
+            granted = granted & !bits::WRITE | open;
         }
-        Descriptor(leaf.0 & !PERMISSION_BITS | bits_now)
+        Descriptor(leaf.0 & !PERMISSION_BITS | granted)
     }
 }
 
@@ -123,7 +139,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
         if !entry.is_leaf() {
             return Ok(Next::Onward);
         }
-        let new = self.change.of(entry.value);
+        let new = self.change.of(entry.value, table.tracking(entry));
         if new == entry.value {
             return Ok(Next::Onward);
         }
@@ -141,6 +157,10 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
         }
         if takes_away(entry.value, new) {
             self.pending.add(part);
+        }
+        if entry.value.has_dbm() && entry.value.0 & bits::WRITE != 0 && !new.has_dbm() {
+            // The dirty state that the descriptor had lives on in the bitmap.
+            table.mark_written(part);
         }
         Ok(Next::Onward)
     }
@@ -160,25 +180,28 @@ mod tests {
     #[test]
     fn tracking_survives_a_change_of_other_permissions() {
         let change = Change::to(Permissions::READ_WRITE);
-        assert_eq!(change.of(leaf(bits::WRITE, 0)), leaf(bits::WRITE, bits::NO_EXECUTE));
-        assert_eq!(change.of(leaf(bits::WRITE, bits::DBM)), leaf(bits::WRITE, bits::DBM | bits::NO_EXECUTE));
-        assert_eq!(change.of(leaf(0, bits::DBM)), leaf(0, bits::DBM | bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(bits::WRITE, 0), None), leaf(bits::WRITE, bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(bits::WRITE, bits::DBM), None), leaf(bits::WRITE, bits::DBM | bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(0, bits::DBM), None), leaf(0, bits::DBM | bits::NO_EXECUTE));
     }
 
     #[test]
-    fn denial_ends_tracking_and_a_new_grant_is_open() {
+    fn denial_ends_tracking_and_a_new_grant_begins_it_as_the_log_has_it() {
         let deny = Change::to(Permissions::READ_EXECUTE);
         for before in [leaf(0, 0), leaf(bits::WRITE, 0), leaf(0, bits::DBM), leaf(bits::WRITE, bits::DBM)] {
-            let after = deny.of(before);
+            let after = deny.of(before, None);
             assert!(!after.is_writable() && !after.is_write_protected() && !after.has_dbm());
         }
-        let denied = deny.of(leaf(0, 0));
-        assert_eq!(Change::to(Permissions::ALL).of(denied), leaf(0, 0));
+        let denied = deny.of(leaf(0, 0), None);
+        let grant = Change::to(Permissions::ALL);
+        assert_eq!(grant.of(denied, None), leaf(0, 0));
+        assert_eq!(grant.of(denied, Some(Mechanism::WriteProtect)), leaf(bits::WRITE, 0));
+        assert_eq!(grant.of(denied, Some(Mechanism::HardwarePage)), leaf(bits::WRITE, bits::DBM));
     }
 
     #[test]
     fn what_takes_rights_away() {
-        let with = |permissions| Change::to(permissions).of(leaf(0, 0));
+        let with = |permissions| Change::to(permissions).of(leaf(0, 0), None);
         let (all, ro, none) = (with(Permissions::ALL), with(Permissions::READ), with(Permissions::NONE));
         assert!(takes_away(all, ro) && takes_away(ro, none) && takes_away(all, none));
         assert!(!takes_away(ro, all) && !takes_away(none, ro) && !takes_away(all, all));

@@ -2,8 +2,10 @@
 
 use crate::address::{IpaRange, PhysAddr};
 use crate::counters::Event;
+use crate::dirty::Logs;
 use crate::error::Error;
 use crate::features::{BbmLevel, Features, HardwareUpdate};
+use crate::freeze::Frozen;
 use crate::geometry::{Geometry, LeafSize, Level};
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
 use crate::size_change::Method;
@@ -53,6 +55,8 @@ pub struct Stage2<P> {
     pub(crate) geometry: Geometry,
     pub(crate) config: Config,
     pub(crate) method: Method,
+    pub(crate) logs: Logs,
+    pub(crate) frozen: Option<Frozen>,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -77,7 +81,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             // SAFETY: the frame was just allocated and nothing leads to it yet.
             unsafe { platform.fill(root.offset(n as u64 * crate::PAGE_SIZE), 0, 0) };
         }
-        let table = Self { platform, root, geometry, config, method: Method::new(config.features.bbm) };
+        let table = Self {
+            platform,
+            root,
+            geometry,
+            config,
+            method: Method::new(config.features.bbm),
+            logs: Logs::new(),
+            frozen: None,
+        };
         // Orders the root's entries before whatever makes it reachable, which is a write of VTTBR_EL2.
         table.dsb(Dsb::IshSt);
         Ok(table)
@@ -86,7 +98,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0.
     #[must_use]
     pub fn vttbr(&self) -> u64 {
-        u64::from(self.config.vmid.get()) << 48 | self.root.0
+        u64::from(self.config.vmid.get()) << 48 | self.hardware_root().0
     }
 
     /// The value for VTCR_EL2 (D24.2.191): 4 KiB granule, walks inner shareable and write-back.
@@ -149,7 +161,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Safety
     ///
     /// No PE has this table in VTTBR_EL2 with stage 2 on, nor will have it again.
-    pub unsafe fn release(self) -> P {
+    pub unsafe fn release(mut self) -> P {
+        self.thaw();
         self.invalidate_all();
         self.free_tables_below(self.root, self.geometry.start_level(), self.geometry.root_tables());
         let frames = self.geometry.root_tables();
@@ -159,10 +172,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.platform
     }
 
-    /// Whether runs of sixteen entries of `level` are made contiguous.
+    /// Whether runs of sixteen entries of `level` are made contiguous in `range`. Never in a log: one page of a run can
+    /// neither be opened alone nor marked alone (R_JKCXG).
     #[inline(always)]
-    pub(crate) fn makes_runs(&self, level: Level) -> bool {
+    pub(crate) fn makes_runs(&self, level: Level, range: IpaRange) -> bool {
         self.config.contiguous
+            && self.logs.spare(range)
             && matches!(level, Level::L2 | Level::L3)
             && LeafSize::at(level, true) <= self.config.largest
     }

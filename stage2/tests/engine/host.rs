@@ -1,7 +1,9 @@
 //! A host platform: frames from the heap, instructions that do nothing but get counted by the engine.
 
+use stage2::descriptor::bits;
+use stage2::fault::Status;
 use stage2::platform::{Dsb, Slot, TableMemory, Tlbi, Vmid};
-use stage2::{Counters, Event, Maintenance, PhysAddr};
+use stage2::{Abort, Counters, Descriptor, Event, FaultHistory, Ipa, Maintenance, Outcome, PhysAddr, Stage2};
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +33,69 @@ fn cell(slot: Slot) -> &'static AtomicU64 {
     assert!(slot.index < 512);
     // SAFETY: the engine gives slots in live frames only; the test keeps them alive.
     unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(slot.address().0 as usize)) }
+}
+
+/// What became of an access.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It went through.
+    Done,
+    /// It faulted, with this status.
+    Fault(Status),
+}
+
+/// A CPU's store to `ipa`: a walk of its own, from the register's value, with hardware dirty state. No TLB.
+pub fn store(table: &Stage2<&Host>, ipa: u64) -> Access {
+    access(table, ipa, true)
+}
+
+/// A CPU's load from `ipa`.
+pub fn load(table: &Stage2<&Host>, ipa: u64) -> Access {
+    access(table, ipa, false)
+}
+
+fn access(table: &Stage2<&Host>, ipa: u64, write: bool) -> Access {
+    let (mut frame, mut level) = (table.vttbr() & bits::ADDRESS, table.geometry().start_level());
+    let mut index = table.geometry().root_index(Ipa(ipa));
+    loop {
+        let slot = Slot { table: PhysAddr(frame + (index / 512 * 4096) as u64), index: index % 512 };
+        let descriptor = Descriptor(cell(slot).load(Ordering::SeqCst));
+        if !descriptor.is_valid() {
+            return Access::Fault(Status::Translation);
+        }
+        if descriptor.is_table(level) {
+            frame = descriptor.address().0;
+            level = level.below().expect("level 3 has no tables");
+            index = level.index(Ipa(ipa));
+            continue;
+        }
+        let allowed = if write { descriptor.is_writable() } else { descriptor.0 & bits::READ != 0 };
+        if !allowed {
+            return Access::Fault(Status::Permission);
+        }
+        if write && descriptor.has_dbm() {
+            cell(slot).fetch_or(bits::WRITE, Ordering::SeqCst);
+        }
+        return Access::Done;
+    }
+}
+
+/// A guest's store to `ipa`, with the faults that it takes on the way; their number, or what stopped it.
+pub fn guest_store(table: &Stage2<&Host>, ipa: u64) -> Result<usize, Outcome> {
+    let mut history = FaultHistory::new();
+    for faults in 0..10 {
+        match store(table, ipa) {
+            Access::Done => return Ok(faults),
+            Access::Fault(status) => {
+                let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa: Ipa(ipa), va: ipa };
+                match table.fault(&abort, &mut history) {
+                    Outcome::Retry => {}
+                    other => return Err(other),
+                }
+            }
+        }
+    }
+    panic!("the store never came through")
 }
 
 // SAFETY: frames come from the heap and are used for nothing else; accesses are atomic.

@@ -1,8 +1,6 @@
 //! Each operation on a small table, as its user sees it. What the hardware may see meanwhile is the oracle's business.
 
-mod common;
-
-use common::Host;
+use crate::host::Host;
 use stage2::features::HardwareUpdate;
 use stage2::*;
 

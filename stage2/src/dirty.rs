@@ -1,0 +1,550 @@
+//! Dirty logs: which pages the guest has written, by write protection or by hardware dirty state.
+//!
+//! The log is a bitmap, one bit a page, beside the table. Descriptors hold no more than what the hardware needs: writable,
+//! or held back. What holds throughout, for a log by write protection: **a leaf of the range that lets writes through has
+//! its pages marked, or a fault handler on its way to marking them.** First writable, then marked: the other order would
+//! let a harvest take the mark, find nothing to protect, and leave a writable page that nobody will mark again.
+
+use crate::address::{Ipa, IpaRange, PAGE_SIZE};
+use crate::counters::Event;
+use crate::descriptor::bits;
+use crate::error::Error;
+use crate::geometry::{LeafSize, Level};
+use crate::invalidate::Pending;
+use crate::marks::{Layout, Marks, PageSet, WORD_PAGES};
+use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::reserve::Reserve;
+use crate::table::Stage2;
+use crate::walk::{Entry, Next, Visitor};
+use core::sync::atomic::AtomicU64;
+
+/// Logs that one table can have at a time.
+pub const LOGS: usize = 8;
+
+/// How writes are noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mechanism {
+    /// Leaves are made read-only; the first write to a page faults, and splits the leaf down to that page. To split all
+    /// of them before the first write, call [`Stage2::split`] after the start, in pieces as large as may be.
+    WriteProtect,
+    /// Hardware marks pages (FEAT_HAFDBS); no write faults. All leaves are split to pages at the start.
+    HardwarePage,
+    /// Hardware marks blocks of 2 MiB, and all pages of a marked block are reported. [`Stage2::split`] refines what is
+    /// worth it.
+    HardwareBlock,
+}
+
+impl Mechanism {
+    pub(crate) const fn is_hardware(self) -> bool {
+        !matches!(self, Mechanism::WriteProtect)
+    }
+}
+
+/// How a log starts: [`Stage2::start_log`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogOptions {
+    /// How writes are noticed.
+    pub mechanism: Mechanism,
+    /// Every page counts as dirty at first, and none is protected before its first harvest.
+    pub all_dirty: bool,
+}
+
+/// A running log. There is one of these for each, so that one PE at a time harvests it.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the log runs until it is given to `stop_log`"]
+pub struct Log {
+    index: usize,
+    layout: Layout,
+}
+
+impl Log {
+    /// The range that is logged.
+    #[must_use]
+    pub const fn range(&self) -> IpaRange {
+        self.layout.range()
+    }
+
+    /// The layout that sets of the log's pages have.
+    #[must_use]
+    pub const fn layout(&self) -> Layout {
+        self.layout
+    }
+}
+
+/// What the table knows of a log.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) range: IpaRange,
+    pub(crate) mechanism: Mechanism,
+    pub(crate) marks: Marks,
+}
+
+/// The logs of a table.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    entries: [Option<Tracked>; LOGS],
+    /// One more than the index of the last entry in use: the fault path looks no further.
+    used: usize,
+}
+
+impl Logs {
+    pub(crate) const fn new() -> Self {
+        Self { entries: [const { None }; LOGS], used: 0 }
+    }
+
+    /// The log that `ipa` lies in.
+    #[inline(always)]
+    pub(crate) fn at(&self, ipa: Ipa) -> Option<&Tracked> {
+        self.entries.iter().take(self.used).flatten().find(|tracked| tracked.range.contains(ipa))
+    }
+
+    /// Whether `range` is touched by no log.
+    #[inline(always)]
+    pub(crate) fn spare(&self, range: IpaRange) -> bool {
+        self.used == 0 || self.in_range(range).next().is_none()
+    }
+
+    /// Whether a leaf of `range` would reach over the bounds of a log.
+    pub(crate) fn cut(&self, range: IpaRange) -> bool {
+        self.in_range(range).any(|tracked| !tracked.range.covers(range))
+    }
+
+    /// All logs that `range` has pages of.
+    #[inline(always)]
+    pub(crate) fn in_range(&self, range: IpaRange) -> impl Iterator<Item = &Tracked> {
+        self.entries.iter().take(self.used).flatten().filter(move |t| t.range.intersection(range).is_some())
+    }
+}
+
+/// The bits that let a leaf's writes through unnoticed.
+const OPEN: u64 = bits::WRITE | bits::DBM;
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words.
+    ///
+    /// Leaves that reach over the range's bounds are split there. Permission changes need no break-before-make; with
+    /// FEAT_BBM level 2 nothing else does. Cost: one compare-exchange a leaf and one invalidation; for
+    /// [`Mechanism::HardwarePage`] also a table for each 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::LogOverlap`]; [`Error::TooManyLogs`]; [`Error::BitmapTooSmall`];
+    /// [`Error::NoHardwareDirtyState`]; [`Error::OutOfMemory`]. Every leaf translates and allows what it did before; a
+    /// hardware log that runs out of memory may leave leaves split, which [`Stage2::collapse`] mends.
+    pub fn start_log(
+        &mut self,
+        range: IpaRange,
+        storage: &'static [AtomicU64],
+        options: LogOptions,
+    ) -> Result<Log, Error> {
+        self.check(range)?;
+        if let Some(other) = self.logs.in_range(range).next() {
+            return Err(Error::LogOverlap { range: other.range });
+        }
+        if options.mechanism.is_hardware() && !self.has_hardware_dirty_state() {
+            return Err(Error::NoHardwareDirtyState);
+        }
+        let layout = Layout::new(range);
+        if storage.len() < layout.words() {
+            return Err(Error::BitmapTooSmall { needed: layout.words() });
+        }
+        let index = self.logs.entries.iter().position(Option::is_none).ok_or(Error::TooManyLogs)?;
+        let mut reserve = self.reserve_edges(range, |_| true)?;
+        self.split_edges(range, |_| true, &mut reserve)?;
+        drop(reserve);
+        match options.mechanism {
+            Mechanism::WriteProtect => {}
+            Mechanism::HardwarePage => self.split(range, LeafSize::Page)?,
+            Mechanism::HardwareBlock => self.split(range, LeafSize::Block2M)?,
+        }
+        let marks = Marks::new(layout, storage);
+        if options.all_dirty {
+            marks.mark_range(range);
+        }
+        let mut close = Close { options, pending: Pending::new() };
+        self.visit(range, &mut close)?;
+        self.complete(&close.pending);
+        self.logs.entries[index] = Some(Tracked { range, mechanism: options.mechanism, marks });
+        self.logs.used = self.logs.used.max(index + 1);
+        Ok(Log { index, layout })
+    }
+
+    /// Ends a log and gives its bitmap's memory back. Leaves become as large and as open as they were: see
+    /// [`Stage2::collapse`], whose cost this has.
+    ///
+    /// What has been marked since the last harvest is lost with the log; [`Stage2::harvest`] first.
+    pub fn stop_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+        let range = log.range();
+        let storage = self.end_log(log);
+        // The edges were split at the start, so their blocks are put together again too. `check` has passed at the start.
+        let bytes = LeafSize::Block1G.bytes();
+        let end = range.end().offset(bytes - 1).align_down(bytes).min(self.geometry.range().end());
+        let _ = self.collapse(IpaRange::trusted(range.start().align_down(bytes), end));
+        storage
+    }
+
+    /// Ends a log and nothing more: pages that are write-protected stay so until their first write, which opens the leaf
+    /// they are in, or until [`Stage2::collapse`]. Costs the same for any range.
+    pub fn end_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+        let tracked = self.logs.entries.get_mut(log.index)?.take()?;
+        self.logs.used = self.logs.entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        Some(tracked.marks.into_words())
+    }
+
+    /// Adds all pages to `report` that were written since the last harvest, and starts anew. When this returns, no PE can
+    /// write any of them unnoticed, so what is copied then is what the next harvest counts from.
+    ///
+    /// A write whose fault handler runs at the same time may be in this harvest or in the next. When every mark must be
+    /// seen, for a last copy with the guest stopped, call it while nobody is in [`Stage2::fault`].
+    ///
+    /// Cost: for write protection by the number of dirty pages; for hardware one load for each leaf. One invalidation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongSet`] if `report` has another layout than the log.
+    pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+        let tracked = self.tracked(log, report)?;
+        let mut pending = Pending::new();
+        let mut cleaner = Cleaner::new(self, tracked);
+        tracked.marks.take_all(|word, bits| {
+            report.insert_word(word, bits);
+            if !tracked.mechanism.is_hardware() {
+                cleaner.protect(word, bits, None, Some(report), &mut pending);
+            }
+        });
+        if tracked.mechanism.is_hardware() {
+            let mut scan = Scan { report, pending: &mut pending, clean: true };
+            self.visit(tracked.range, &mut scan)?;
+        }
+        self.complete(&pending);
+        Ok(())
+    }
+
+    /// Adds all pages to `report` that a harvest would report now, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::harvest`].
+    pub fn peek(&self, log: &Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+        let tracked = self.tracked(log, report)?;
+        tracked.marks.peek_all(|word, bits| report.insert_word(word, bits));
+        if tracked.mechanism.is_hardware() {
+            let mut pending = Pending::new();
+            let mut scan = Scan { report, pending: &mut pending, clean: false };
+            self.visit(tracked.range, &mut scan)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the pages of `set` count as clean, and protects these and no others, whatever lies between them. Copy the
+    /// pages after this has returned.
+    ///
+    /// Where part of a writable block is to be protected the block is split; if there is no memory for that, its pages
+    /// stay dirty.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::harvest`].
+    pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
+        let tracked = self.tracked(log, set)?;
+        let mut pending = Pending::new();
+        if tracked.mechanism.is_hardware() {
+            set.each_word(|word, bits| {
+                tracked.marks.take_word(word, bits);
+            });
+            let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
+            set.each_word(|word, bits| clean.word(word, bits));
+        } else {
+            let mut cleaner = Cleaner::new(self, tracked);
+            set.each_word(|word, bits| {
+                let taken = tracked.marks.take_word(word, bits);
+                if taken != 0 {
+                    cleaner.protect(word, taken, Some(set), None, &mut pending);
+                }
+            });
+        }
+        self.complete(&pending);
+        Ok(())
+    }
+
+    /// Marks the pages of `range` in every log that has them: for writes that somebody else than the guest's own CPUs
+    /// makes to its memory, such as the hypervisor. Call it after the write.
+    pub fn mark_written(&self, range: IpaRange) {
+        for tracked in self.logs.in_range(range) {
+            tracked.marks.mark_range(range);
+        }
+    }
+
+    /// The log's entry, if `set` is a set of its pages.
+    fn tracked(&self, log: &Log, set: &PageSet<'_>) -> Result<&Tracked, Error> {
+        let tracked = self.logs.entries.get(log.index).and_then(Option::as_ref);
+        tracked
+            .filter(|tracked| tracked.marks.layout == log.layout && *set.layout() == log.layout)
+            .ok_or(Error::WrongSet { range: set.layout().range() })
+    }
+
+    /// The first write to a leaf whose writes are held back. `entry` is what the walk found.
+    #[inline(always)]
+    pub(crate) fn open_for_write(&self, entry: Entry, ipa: Ipa) {
+        let Some(tracked) = self.logs.at(ipa) else {
+            // A log has ended: the leaf is opened whole. If another PE was first, the guest finds out by trying again.
+            let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
+            return;
+        };
+        if entry.level == Level::L3 && !entry.value.is_contiguous() {
+            // Lost races (the page was opened, denied, or protected again) end in another fault, or in none.
+            let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
+            tracked.marks.mark(ipa);
+            return;
+        }
+        self.split_for_write(entry, ipa, tracked);
+    }
+
+    /// Splits the leaf around `ipa` down to pages that are all held back, then opens the one.
+    fn split_for_write(&self, mut entry: Entry, ipa: Ipa, tracked: &Tracked) {
+        let mut reserve = Reserve::none(self);
+        while entry.value.is_write_protected() {
+            if entry.level == Level::L3 && !entry.value.is_contiguous() {
+                let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
+                break;
+            }
+            let plain = [Some(entry.range()), None];
+            if self.split_leaf(&entry, &plain, &mut reserve).is_err() {
+                // No memory: the guest goes on, at the price of precision.
+                let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
+                tracked.marks.mark_range(entry.range());
+                self.count(Event::PrecisionLost);
+                return;
+            }
+            entry = self.lookup_settled(ipa);
+        }
+        tracked.marks.mark(ipa);
+    }
+}
+
+/// Takes the rights from all leaves of a range whose log starts.
+struct Close {
+    options: LogOptions,
+    pending: Pending,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Close {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        let leaf = entry.value;
+        if !entry.is_leaf() || leaf.0 & bits::WRITE_GRANTED == 0 {
+            return Ok(Next::Onward);
+        }
+        let hardware = self.options.mechanism.is_hardware();
+        if leaf.is_contiguous() && (hardware || self.options.all_dirty) {
+            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected.
+            table.dissolve_run(entry);
+            return Ok(Next::Again);
+        }
+        let mut new = match hardware {
+            true => leaf.0 & !bits::WRITE | bits::DBM,
+            false => leaf.0 & !OPEN,
+        };
+        if self.options.all_dirty {
+            new |= bits::WRITE;
+        }
+        if new == leaf.0 {
+            return Ok(Next::Onward);
+        }
+        if table.replace(entry.slot, leaf.0, new).is_err() {
+            return Ok(Next::Again);
+        }
+        if leaf.is_writable() && (hardware || !self.options.all_dirty) {
+            // An entry that is cached as writable would neither fault nor mark.
+            self.pending.add(part);
+        }
+        Ok(Next::Onward)
+    }
+}
+
+/// Protects pages that were taken from the marks of a log by write protection. Remembers the table of the 2 MiB it is
+/// in, since pages come in ascending order.
+struct Cleaner<'t, P: TableMemory + Maintenance> {
+    table: &'t Stage2<P>,
+    tracked: &'t Tracked,
+    block: Ipa,
+    pages: Option<Slot>,
+}
+
+impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
+    fn new(table: &'t Stage2<P>, tracked: &'t Tracked) -> Self {
+        Self { table, tracked, block: Ipa(u64::MAX), pages: None }
+    }
+
+    /// Protects the pages of `taken`, which lie in word `word`. `wanted`: nothing else may be protected. `report`: what
+    /// has to be protected along with them goes there.
+    #[inline(always)]
+    fn protect(
+        &mut self,
+        word: usize,
+        taken: u64,
+        wanted: Option<&PageSet<'_>>,
+        report: Option<&mut PageSet<'_>>,
+        pending: &mut Pending,
+    ) {
+        let ipa = self.tracked.marks.layout.word_ipa(word);
+        let block = ipa.align_down(LeafSize::Block2M.bytes());
+        if block != self.block || self.pages.is_none() {
+            self.block = block;
+            let entry = self.table.lookup_settled(ipa);
+            let is_page = entry.level == Level::L3;
+            self.pages = is_page.then_some(Slot { table: entry.slot.table, index: 0 });
+            if !is_page {
+                return self.protect_block(word, taken, wanted, report, pending);
+            }
+        }
+        if let Some(slot) = self.pages {
+            self.protect_pages(slot, ipa, taken, pending);
+        }
+    }
+
+    #[inline(always)]
+    fn protect_pages(&self, slot: Slot, ipa: Ipa, mut taken: u64, pending: &mut Pending) {
+        let first = Level::L3.index(ipa);
+        let low = taken.trailing_zeros();
+        let high = 64 - taken.leading_zeros();
+        let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
+        self.table.platform.counters().add(Event::DescriptorWrite, u64::from(taken.count_ones()));
+        if taken == u64::MAX {
+            let slot = Slot { index: first, ..slot };
+            // SAFETY: the slots lie in a reachable table of pages, which stays while this has `&Stage2`.
+            unsafe { self.table.platform.clear_run(slot, WORD_PAGES, bits::WRITE) };
+            pending.add(IpaRange::trusted(at(low), at(high)));
+            return;
+        }
+        while taken != 0 {
+            let page = taken.trailing_zeros();
+            taken &= taken - 1;
+            let slot = Slot { index: first + page as usize, ..slot };
+            // SAFETY: as above.
+            unsafe { self.table.platform.fetch_clear(slot, bits::WRITE) };
+            pending.add(IpaRange::trusted(at(page), at(page + 1)));
+        }
+    }
+
+    /// The pages lie in a leaf larger than a page: one that never had its first write (then it is protected still), or
+    /// one that is writable whole, because memory ran out or the log started all dirty (then all its pages are marked).
+    #[cold]
+    fn protect_block(
+        &mut self,
+        word: usize,
+        taken: u64,
+        wanted: Option<&PageSet<'_>>,
+        report: Option<&mut PageSet<'_>>,
+        pending: &mut Pending,
+    ) {
+        let table = self.table;
+        let marks = &self.tracked.marks;
+        let ipa = marks.layout.word_ipa(word);
+        let mut reserve = Reserve::none(table);
+        loop {
+            // A part of the word may lie before the range, in another leaf.
+            let inside = ipa.max(self.tracked.range.start());
+            let entry = table.lookup_settled(inside);
+            if entry.level == Level::L3 {
+                self.pages = None;
+                self.block = Ipa(u64::MAX);
+                let slot = Slot { table: entry.slot.table, index: 0 };
+                return self.protect_pages(slot, ipa, taken, pending);
+            }
+            if !entry.is_leaf() || !entry.value.is_writable() {
+                return;
+            }
+            let whole = wanted.is_none_or(|set| set.contains_range(entry.range()));
+            if whole && !entry.value.is_contiguous() {
+                if table.replace(entry.slot, entry.value.0, entry.value.0 & !OPEN).is_err() {
+                    continue;
+                }
+                pending.add(entry.range());
+                // The rest of the block is protected with it, so the rest of its marks is used up with it.
+                for word in marks.layout.words_of(entry.range()) {
+                    marks.take_word(word, marks.layout.mask(word, entry.range()));
+                }
+                if let Some(report) = report {
+                    report.insert_range(entry.range());
+                }
+                return;
+            }
+            let plain = [Some(entry.range()), None];
+            if table.split_leaf(&entry, &plain, &mut reserve).is_err() {
+                marks.mark_word(word, taken);
+                return;
+            }
+        }
+    }
+}
+
+/// Finds what hardware has marked, and makes it clean if asked to.
+struct Scan<'s, 'b> {
+    report: &'s mut PageSet<'b>,
+    pending: &'s mut Pending,
+    clean: bool,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Scan<'_, '_> {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
+        if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
+            return Ok(Next::Onward);
+        }
+        if self.clean {
+            // Only a compare-exchange (never load, then store) can't lose the hardware's next mark.
+            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
+            if table.replace(entry.slot, entry.value.0, clean).is_err() {
+                return Ok(Next::Again);
+            }
+            // An entry that is cached as dirty never marks again.
+            self.pending.add(part);
+        }
+        self.report.insert_range(part);
+        Ok(Next::Onward)
+    }
+}
+
+/// Cleans chosen pages of a log by hardware.
+struct CleanSet<'s, 'b, P: TableMemory + Maintenance> {
+    table: &'s Stage2<P>,
+    tracked: &'s Tracked,
+    set: &'s PageSet<'b>,
+    pending: &'s mut Pending,
+}
+
+impl<P: TableMemory + Maintenance> CleanSet<'_, '_, P> {
+    fn word(&mut self, word: usize, mut wanted: u64) {
+        let start = self.tracked.marks.layout.word_ipa(word);
+        while wanted != 0 {
+            let page = wanted.trailing_zeros();
+            wanted &= wanted - 1;
+            self.page(start.offset(u64::from(page) * PAGE_SIZE));
+        }
+    }
+
+    fn page(&mut self, ipa: Ipa) {
+        let table = self.table;
+        let mut reserve = Reserve::none(table);
+        loop {
+            let entry = table.lookup_settled(ipa);
+            if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
+                return;
+            }
+            if entry.level != Level::L3 && !self.set.contains_range(entry.range()) {
+                if table.split_leaf(&entry, &[None; 2], &mut reserve).is_err() {
+                    // It stays dirty: reported once more, never missed.
+                    return;
+                }
+                continue;
+            }
+            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
+            if table.replace(entry.slot, entry.value.0, clean).is_ok() {
+                self.pending.add(entry.range());
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! One bit a page, with summary words above, so that finding the set bits costs by their number and not by the size of
+//! memory.
+//!
+//! Level 0 has a bit a page; each bit of level n + 1 says that a word of level n may be nonzero; the top is one word. A
+//! 64 GiB range has four levels, the upper three of which are a 64th of its bitmap.
+
+use crate::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
+use crate::geometry::LeafSize;
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// Pages that one word stands for.
+pub(crate) const WORD_PAGES: usize = 64;
+/// Enough for a 48-bit IPA space: 64^6 pages.
+const MAX_LEVELS: usize = 6;
+
+/// Where the bits of a range are among the words of a bitmap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    range: IpaRange,
+    base: Ipa,
+    /// The first word of each level, and the number of words in all behind the last.
+    offsets: [usize; MAX_LEVELS + 1],
+    levels: usize,
+}
+
+impl Layout {
+    /// The layout for the pages of `range`.
+    #[must_use]
+    pub fn new(range: IpaRange) -> Self {
+        let base = range.start().align_down(LeafSize::Block2M.bytes());
+        let pages = ((range.end().0 - base.0) >> PAGE_SHIFT) as usize;
+        let mut offsets = [0; MAX_LEVELS + 1];
+        let (mut words, mut levels) = (pages.div_ceil(WORD_PAGES), 0);
+        while levels < MAX_LEVELS {
+            levels += 1;
+            offsets[levels] = offsets[levels - 1] + words;
+            if words == 1 {
+                break;
+            }
+            words = words.div_ceil(WORD_PAGES);
+        }
+        Self { range, base, offsets, levels }
+    }
+
+    /// The range that the bits stand for.
+    #[must_use]
+    pub const fn range(&self) -> IpaRange {
+        self.range
+    }
+
+    /// 64-bit words that a bitmap of this layout takes: a little more than one for 64 pages.
+    #[must_use]
+    pub const fn words(&self) -> usize {
+        self.offsets[self.levels]
+    }
+
+    /// Words of level 0.
+    pub(crate) const fn page_words(&self) -> usize {
+        self.offsets[1]
+    }
+
+    #[inline(always)]
+    pub(crate) const fn bit(&self, ipa: Ipa) -> usize {
+        ((ipa.0 - self.base.0) >> PAGE_SHIFT) as usize
+    }
+
+    /// The address of the first page of word `word` of level 0.
+    #[inline(always)]
+    pub(crate) const fn word_ipa(&self, word: usize) -> Ipa {
+        Ipa(self.base.0 + ((word * WORD_PAGES) as u64) * PAGE_SIZE)
+    }
+
+    /// The bits of word `word` that stand for pages of `range`, and of the layout's own range.
+    pub(crate) fn mask(&self, word: usize, range: IpaRange) -> u64 {
+        let start = self.word_ipa(word);
+        let whole = IpaRange::trusted(start, start.offset(WORD_PAGES as u64 * PAGE_SIZE));
+        match range.intersection(self.range).and_then(|range| range.intersection(whole)) {
+            None => 0,
+            Some(part) => {
+                let first = (part.start().0 - start.0) >> PAGE_SHIFT;
+                (u64::MAX >> (64 - part.pages())) << first
+            }
+        }
+    }
+
+    /// The words of level 0 that have pages of `range`.
+    pub(crate) fn words_of(&self, range: IpaRange) -> core::ops::Range<usize> {
+        match range.intersection(self.range) {
+            None => 0..0,
+            Some(part) => self.bit(part.start()) / WORD_PAGES..self.bit(Ipa(part.end().0 - 1)) / WORD_PAGES + 1,
+        }
+    }
+}
+
+/// A bitmap that fault handlers set bits in while a harvest takes them.
+///
+/// A setter goes from level 0 up, a taker from the top down, all sequentially consistent: whichever comes first at a
+/// word, either the taker finds the bit or the setter finds the summary cleared and sets it again.
+#[derive(Debug)]
+pub(crate) struct Marks {
+    pub(crate) layout: Layout,
+    words: &'static [AtomicU64],
+}
+
+impl Marks {
+    /// A bitmap in `words`, all clear. `words` has at least [`Layout::words`] words.
+    pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Self {
+        let words = &words[..layout.words()];
+        for word in words {
+            word.store(0, SeqCst);
+        }
+        Self { layout, words }
+    }
+
+    /// Gives the memory back.
+    pub(crate) fn into_words(self) -> &'static [AtomicU64] {
+        self.words
+    }
+
+    #[inline(always)]
+    fn set(&self, mut index: usize, mut bits: u64) {
+        for level in 0..self.layout.levels {
+            // In bounds by the layout; `get` because a panic must not be reachable.
+            let Some(word) = self.words.get(self.layout.offsets[level] + index) else { return };
+            if word.load(SeqCst) & bits != bits {
+                word.fetch_or(bits, SeqCst);
+            }
+            bits = 1 << (index % WORD_PAGES);
+            index /= WORD_PAGES;
+        }
+    }
+
+    /// Marks one page, which lies in the layout's range.
+    #[inline(always)]
+    pub(crate) fn mark(&self, ipa: Ipa) {
+        let bit = self.layout.bit(ipa);
+        self.set(bit / WORD_PAGES, 1 << (bit % WORD_PAGES));
+    }
+
+    /// Marks the pages of `range` that lie in the layout's range.
+    pub(crate) fn mark_range(&self, range: IpaRange) {
+        for word in self.layout.words_of(range) {
+            self.set(word, self.layout.mask(word, range));
+        }
+    }
+
+    /// Marks the pages of `bits` of one word of level 0.
+    pub(crate) fn mark_word(&self, word: usize, bits: u64) {
+        self.set(word, bits);
+    }
+
+    /// Takes what is marked of `bits` in one word of level 0. The summaries may keep saying that there is something.
+    #[inline(always)]
+    pub(crate) fn take_word(&self, word: usize, bits: u64) -> u64 {
+        match self.words.get(word) {
+            Some(cell) if cell.load(SeqCst) & bits != 0 => cell.fetch_and(!bits, SeqCst) & bits,
+            _ => 0,
+        }
+    }
+
+    /// Takes all marks: calls `each` with the index and the bits of each word of level 0 that has any, upwards.
+    #[inline(always)]
+    pub(crate) fn take_all(&self, mut each: impl FnMut(usize, u64)) {
+        self.descend(self.layout.levels - 1, 0, true, &mut each);
+    }
+
+    /// Shows all marks and leaves them.
+    pub(crate) fn peek_all(&self, mut each: impl FnMut(usize, u64)) {
+        self.descend(self.layout.levels - 1, 0, false, &mut each);
+    }
+
+    fn descend(&self, level: usize, index: usize, take: bool, each: &mut impl FnMut(usize, u64)) {
+        let Some(word) = self.words.get(self.layout.offsets[level] + index) else { return };
+        let mut bits = match word.load(SeqCst) {
+            0 => return,
+            _ if take => word.swap(0, SeqCst),
+            bits => bits,
+        };
+        if level == 0 {
+            if bits != 0 {
+                each(index, bits);
+            }
+            return;
+        }
+        while bits != 0 {
+            let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            self.descend(level - 1, below, take, each);
+        }
+    }
+}
+
+/// A set of pages of one range, in memory that the caller gives: what a harvest reports into, what a clear is told.
+#[derive(Debug)]
+pub struct PageSet<'b> {
+    layout: Layout,
+    words: &'b mut [u64],
+}
+
+impl<'b> PageSet<'b> {
+    /// The empty set of pages of `layout`'s range; `None` if `words` is shorter than [`Layout::words`].
+    #[must_use]
+    pub fn new(layout: Layout, words: &'b mut [u64]) -> Option<Self> {
+        let words = words.get_mut(..layout.words())?;
+        words.fill(0);
+        Some(Self { layout, words })
+    }
+
+    /// Where the pages are.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// One bit a page, from the range's start rounded down to 2 MiB on.
+    #[must_use]
+    pub fn bitmap(&self) -> &[u64] {
+        &self.words[..self.layout.page_words()]
+    }
+
+    /// Adds a page; what lies outside the range is left out.
+    pub fn insert(&mut self, ipa: Ipa) {
+        if self.layout.range.contains(ipa) {
+            let bit = self.layout.bit(ipa);
+            self.insert_word(bit / WORD_PAGES, 1 << (bit % WORD_PAGES));
+        }
+    }
+
+    /// Adds the pages of `range`; what lies outside the set's range is left out.
+    pub fn insert_range(&mut self, range: IpaRange) {
+        for word in self.layout.words_of(range) {
+            self.insert_word(word, self.layout.mask(word, range));
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn insert_word(&mut self, mut index: usize, mut bits: u64) {
+        for level in 0..self.layout.levels {
+            let Some(word) = self.words.get_mut(self.layout.offsets[level] + index) else { return };
+            let before = *word;
+            *word |= bits;
+            if before != 0 {
+                // The summaries know of this word already.
+                return;
+            }
+            bits = 1 << (index % WORD_PAGES);
+            index /= WORD_PAGES;
+        }
+    }
+
+    /// Whether the page is in the set.
+    #[must_use]
+    pub fn contains(&self, ipa: Ipa) -> bool {
+        self.layout.range.contains(ipa) && {
+            let bit = self.layout.bit(ipa);
+            self.words[bit / WORD_PAGES] >> (bit % WORD_PAGES) & 1 != 0
+        }
+    }
+
+    /// Whether all pages of `range` that the set can hold are in it.
+    #[must_use]
+    pub fn contains_range(&self, range: IpaRange) -> bool {
+        self.layout.words_of(range).all(|word| {
+            let mask = self.layout.mask(word, range);
+            self.words[word] & mask == mask
+        })
+    }
+
+    /// Pages in the set.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let mut pages = 0;
+        self.each_word(|_, bits| pages += bits.count_ones() as usize);
+        pages
+    }
+
+    /// Whether there is no page in the set; one load.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.last().is_none_or(|top| *top == 0)
+    }
+
+    /// Calls `each` with every page, upwards. Cost: by the number of pages, not by the size of the range.
+    pub fn for_each(&self, mut each: impl FnMut(Ipa)) {
+        self.each_word(|word, mut bits| {
+            while bits != 0 {
+                each(self.layout.word_ipa(word).offset(u64::from(bits.trailing_zeros()) * PAGE_SIZE));
+                bits &= bits - 1;
+            }
+        });
+    }
+
+    pub(crate) fn each_word(&self, mut each: impl FnMut(usize, u64)) {
+        self.descend(self.layout.levels - 1, 0, &mut each);
+    }
+
+    fn descend(&self, level: usize, index: usize, each: &mut impl FnMut(usize, u64)) {
+        let mut bits = self.words.get(self.layout.offsets[level] + index).copied().unwrap_or(0);
+        if level == 0 {
+            if bits != 0 {
+                each(index, bits);
+            }
+            return;
+        }
+        while bits != 0 {
+            let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            self.descend(level - 1, below, each);
+        }
+    }
+
+    /// Takes all pages out. Cost: by the number of pages.
+    pub fn clear(&mut self) {
+        self.clear_below(self.layout.levels - 1, 0);
+    }
+
+    fn clear_below(&mut self, level: usize, index: usize) {
+        let Some(word) = self.words.get_mut(self.layout.offsets[level] + index) else { return };
+        let mut bits = core::mem::take(word);
+        while level > 0 && bits != 0 {
+            let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            self.clear_below(level - 1, below);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, bytes: u64) -> IpaRange {
+        IpaRange::from_size(Ipa(start), bytes).unwrap()
+    }
+
+    fn marks(range: IpaRange) -> Marks {
+        let layout = Layout::new(range);
+        Marks::new(layout, Box::leak((0..layout.words()).map(|_| AtomicU64::new(9)).collect()))
+    }
+
+    fn taken(marks: &Marks) -> Vec<u64> {
+        let mut pages = Vec::new();
+        marks.take_all(|word, bits| {
+            pages.extend((0..64).filter(|n| bits >> n & 1 != 0).map(|n| marks.layout.word_ipa(word).0 + n * PAGE_SIZE));
+        });
+        pages
+    }
+
+    #[test]
+    fn layouts_end_in_one_word() {
+        for (bytes, levels, words) in [(4096, 1, 1), (64 * 4096, 1, 1), (65 * 4096, 2, 3), (1 << 30, 3, 4096 + 64 + 1)]
+        {
+            let layout = Layout::new(range(0, bytes));
+            assert_eq!((layout.levels, layout.words()), (levels, words), "{bytes:#x}");
+        }
+        assert_eq!(Layout::new(range(0, 64 << 30)).levels, 4);
+        assert_eq!(Layout::new(range(0, 1 << 48)).levels, 6);
+        // Not aligned: the first page of the block stands at bit 0.
+        let layout = Layout::new(range(0x4021_0000, 0x2000));
+        assert_eq!(layout.bit(Ipa(0x4021_1000)), 17);
+    }
+
+    #[test]
+    fn marks_are_taken_once_and_in_order() {
+        let marks = marks(range(0x3f_f000, 1 << 32));
+        for page in [0x3f_f000, 0x40_0000, 0x1000_0000, 0x1000_0000, 0x1_003f_e000] {
+            marks.mark(Ipa(page));
+        }
+        let mut seen = Vec::new();
+        marks.peek_all(|word, _| seen.push(word));
+        assert_eq!(seen.len(), 4);
+        assert_eq!(taken(&marks), [0x3f_f000, 0x40_0000, 0x1000_0000, 0x1_003f_e000]);
+        assert_eq!(taken(&marks), []);
+    }
+
+    #[test]
+    fn a_range_marks_its_pages_and_no_others() {
+        let marks = marks(range(0x5000, 0x10_0000));
+        marks.mark_range(range(0, 0x6000));
+        assert_eq!(taken(&marks), [0x5000]);
+        marks.mark_range(range(0x3f000, 0x3000));
+        assert_eq!(taken(&marks), [0x3f000, 0x40000, 0x41000]);
+        marks.mark_range(range(0, 1 << 30));
+        assert_eq!(taken(&marks).len(), 256);
+    }
+
+    #[test]
+    fn setters_and_takers_lose_nothing() {
+        let marks = marks(range(0, 1 << 26));
+        let pages = (1 << 26) / PAGE_SIZE;
+        let mut got = vec![0u32; pages as usize];
+        std::thread::scope(|scope| {
+            let setters: Vec<_> = (0..2)
+                .map(|n| {
+                    let marks = &marks;
+                    scope.spawn(move || {
+                        for i in 0..200_000u64 {
+                            marks.mark(Ipa((i * 7919 + n) % pages * PAGE_SIZE));
+                        }
+                    })
+                })
+                .collect();
+            while !setters.iter().all(|setter| setter.is_finished()) {
+                for page in taken(&marks) {
+                    got[(page / PAGE_SIZE) as usize] += 1;
+                }
+            }
+        });
+        for page in taken(&marks) {
+            got[(page / PAGE_SIZE) as usize] += 1;
+        }
+        assert!(got.iter().all(|&times| times > 0));
+    }
+
+    #[test]
+    fn sets_count_and_clear_by_their_pages() {
+        let layout = Layout::new(range(0x1000, 1 << 30));
+        let mut words = vec![7; layout.words()];
+        let mut set = PageSet::new(layout, &mut words).unwrap();
+        assert!(set.is_empty());
+        set.insert(Ipa(0));
+        assert!(set.is_empty(), "outside");
+        set.insert_range(range(0x20_0000, 0x20_0000));
+        set.insert(Ipa(0x1000));
+        assert_eq!(set.len(), 513);
+        assert!(set.contains_range(range(0x20_0000, 0x20_0000)) && !set.contains_range(range(0x20_0000, 0x20_1000)));
+        let mut first = None;
+        set.for_each(|ipa| first = first.or(Some(ipa)));
+        assert_eq!(first, Some(Ipa(0x1000)));
+        set.clear();
+        assert!(set.is_empty() && set.bitmap().iter().all(|word| *word == 0));
+        assert!(PageSet::new(layout, &mut [0; 4]).is_none());
+    }
+}

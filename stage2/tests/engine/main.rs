@@ -1,0 +1,5 @@
+//! The engine as its user sees it, on a host platform.
+
+mod dirty;
+mod host;
+mod operations;
