@@ -106,9 +106,10 @@ pub fn secondary_entry_address() -> u64 {
 unsafe extern "C" fn early_tables(device_tree: u64) -> *const MmuRegisters {
     let tables = EARLY_TABLES.0.get().cast::<u64>();
     let image = image().text.start;
-    // SAFETY: the pointer is to three tables of 512 entries, and no other CPU or reference exists yet.
-    let set = |table: usize, index: u64, value: u64| unsafe {
-        tables.add(table * 512 + index as usize).write_volatile(value)
+    let set = |table: usize, index: u64, value: u64| {
+        let slot = tables.wrapping_add(table * 512 + index as usize);
+        // SAFETY: inside the three tables of 512 entries, to which no other CPU or reference exists yet.
+        unsafe { slot.write_volatile(value) };
     };
     let gigabyte = |address: u64| address >> 30 << 30;
     let level1 = |table: usize| tables as u64 + (table * 4096) as u64;

@@ -171,9 +171,13 @@ fn escape(frame: &mut Frame, why: Escape) -> bool {
         return false;
     }
     if !matches!(why, Escape::Exception(_)) {
-        // SAFETY: the list's members are on the stacks of calls of `catch` that have not returned.
-        while let outer @ Some(_) = unsafe { (*target).outer.as_mut() } {
-            target = core::ptr::from_mut(outer.expect("matched"));
+        loop {
+            // SAFETY: the list's members are on the stacks of calls of `catch` that have not returned.
+            let outer = unsafe { &*target }.outer;
+            if outer.is_null() {
+                break;
+            }
+            target = outer;
         }
     }
     // SAFETY: as above.

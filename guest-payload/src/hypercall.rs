@@ -1,6 +1,6 @@
 //! Calls to the hypervisor and the firmware, by the SMC Calling Convention.
 
-use crate::exceptions::{self, Escape};
+use crate::exceptions;
 use crate::machine::{self, Conduit};
 use core::ops::Range;
 use hypervisor_abi::{UID, function, status};

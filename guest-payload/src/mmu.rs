@@ -29,7 +29,6 @@ pub mod bits {
     /// nG: belongs to the ASID.
     pub const NOT_GLOBAL: u64 = 1 << 11;
     /// DBM: hardware may make a read-only leaf writable.
-    #[expect(dead_code, reason = "for the tests of hardware dirty state")]
     pub const DIRTY_MANAGEMENT: u64 = 1 << 51;
     /// PXN: EL1 does not execute it.
     pub const NEVER_EXECUTE_EL1: u64 = 1 << 53;
@@ -161,6 +160,11 @@ const fn entry_size(level: u32) -> u64 {
     4096 << (9 * (3 - level))
 }
 
+/// Which entry of a table of `level` is for `address`.
+const fn index(address: u64, level: u32) -> u64 {
+    (address / entry_size(level)) % 512
+}
+
 fn slot(table: u64, index: u64) -> &'static AtomicU64 {
     // SAFETY: tables are pages of RAM that this module allocated for itself, mapped at their physical addresses; entries
     // are only accessed as atomics. A test's table is given back only after `clear_alias` unlinked it.
@@ -179,12 +183,12 @@ pub fn entry(address: u64, level: u32) -> &'static AtomicU64 {
     }
     let mut table = ROOT.load(Ordering::Relaxed);
     for above in 0..level {
-        let slot = slot(table, address / entry_size(above) & 511);
+        let slot = slot(table, index(address, above));
         let old = slot.load(Ordering::Relaxed);
         table =
             if old & bits::TABLE_OR_PAGE == bits::TABLE_OR_PAGE { old & bits::ADDRESS } else { grow(slot, old, above) };
     }
-    slot(table, address / entry_size(level) & 511)
+    slot(table, index(address, level))
 }
 
 /// Replaces `old`, a leaf or nothing, in an entry of `level` with a table of the same contents.

@@ -4,9 +4,12 @@
 //! - `seed=NUMBER`: seed of the random numbers, decimal or 0x…; without it, from the counter;
 //! - `timeout=N`: multiply every test's time limit by N;
 //! - `bare`: no hypervisor is expected; what needs one is skipped instead of failing;
+//! - `aim=START-END`: physical addresses that must be out of reach; without the hypervisor too, so that one can see the
+//!   tests of isolation fail;
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
 //! - `list`: print the names of the tests and end.
 
+use core::ops::Range;
 use spin::Once;
 
 /// The options in effect.
@@ -19,6 +22,8 @@ pub struct Options {
     pub timeout: u64,
     /// Whether the payload may run without the hypervisor.
     pub bare: bool,
+    /// Physical addresses that must be out of reach, besides what the hypervisor tells.
+    pub aim: Option<Range<u64>>,
     /// Run the tests that have to fail.
     pub must_fail: bool,
     /// Print names only.
@@ -34,6 +39,7 @@ pub fn init(bootargs: &'static str) {
         seed: read_sysreg!("CNTVCT_EL0"),
         timeout: 1,
         bare: false,
+        aim: None,
         must_fail: false,
         list: false,
     };
@@ -46,6 +52,7 @@ pub fn init(bootargs: &'static str) {
             }
             "seed" => number(value).map(|n| options.seed = n).is_some(),
             "timeout" => number(value).filter(|&n| n > 0).map(|n| options.timeout = n).is_some(),
+            "aim" => range(value).map(|range| options.aim = Some(range)).is_some(),
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
             "list" => core::mem::replace(&mut options.list, true) || value.is_empty(),
@@ -63,6 +70,13 @@ fn number(text: &str) -> Option<u64> {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
     }
+}
+
+/// `START-END`, whole pages.
+fn range(text: &str) -> Option<Range<u64>> {
+    let (start, end) = text.split_once('-')?;
+    let range = number(start)?..number(end)?;
+    (range.start < range.end && (range.start | range.end).is_multiple_of(4096)).then_some(range)
 }
 
 /// The options in effect.

@@ -18,14 +18,19 @@ pub type Outcome = Result<(), Stop>;
 
 const CAPACITY: usize = 6144;
 
+/// Lines of a test that are kept; what fails once in a loop fails a hundred times.
+const LINES: u32 = 12;
+
 struct Report {
     text: [u8; CAPACITY],
     length: usize,
+    lines: u32,
     failed: u32,
     lost: u32,
 }
 
-static REPORT: SpinMutex<Report> = SpinMutex::new(Report { text: [0; CAPACITY], length: 0, failed: 0, lost: 0 });
+static REPORT: SpinMutex<Report> =
+    SpinMutex::new(Report { text: [0; CAPACITY], length: 0, lines: 0, failed: 0, lost: 0 });
 
 impl Write for Report {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -50,11 +55,17 @@ impl Report {
 
     /// Appends an indented line; one that does not fit is counted instead.
     fn line(&mut self, arguments: fmt::Arguments<'_>) {
+        if self.lines == LINES {
+            self.lost += 1;
+            return;
+        }
         let before = self.length;
         let written = self.push("    ").and_then(|()| self.write_fmt(arguments)).and_then(|()| self.push("\n"));
         if written.is_err() {
             self.length = before;
             self.lost += 1;
+        } else {
+            self.lines += 1;
         }
     }
 }
@@ -68,6 +79,7 @@ fn with_report<R>(f: impl FnOnce(&mut Report) -> R) -> R {
 pub fn clear() {
     with_report(|report| {
         report.length = 0;
+        report.lines = 0;
         report.failed = 0;
         report.lost = 0;
     });

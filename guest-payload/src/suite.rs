@@ -142,7 +142,8 @@ unsafe extern "C" fn trampoline(test: u64, _: u64) -> u64 {
 fn reason() -> &'static str {
     let [start, length] = [0, 1].map(|index| REASON[index].load(Ordering::Relaxed));
     // SAFETY: `trampoline` took both from a `&'static str`.
-    unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(start as *const u8, length as usize)) }
+    let bytes = unsafe { core::slice::from_raw_parts(start as *const u8, length as usize) };
+    core::str::from_utf8(bytes).unwrap_or("a reason that is no text")
 }
 
 fn run_test(group: &Group, test: &Test, totals: &mut Totals) {
