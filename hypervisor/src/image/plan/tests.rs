@@ -129,6 +129,15 @@ fn an_initrd_under_a_moving_kernel_moves_first() {
     assert_eq!(plan.entry, 0x4000_0000);
 }
 
+/// The kernel has to go where the initramfs lies, and that could go over the kernel's file only, which is still needed.
+#[test]
+fn an_initrd_never_moves_over_the_kernels_file() {
+    let guest_ram = [range(0x4000_0000, 64 * MIB), range(0x5000_0000, 32 * MIB)];
+    let (kernel, initrd) = (range(0x5010_0000, 30 * MIB), range(0x4100_0000, 8 * MIB));
+    let error = planned(image(60 * MIB), kernel, Some(initrd), &guest_ram).unwrap_err();
+    assert_eq!(error, ImageError::NoRoom { what: "initramfs", size: 8 * MIB, largest: 4 * MIB });
+}
+
 #[test]
 fn an_initrd_in_reserved_memory_moves_into_the_guests() {
     let initrd = range(0x3000_0000, 5 * MIB);
