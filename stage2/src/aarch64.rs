@@ -3,64 +3,139 @@
 //! An embedder's platform forwards to these. The regime is a type parameter: the TLBIs are those of the EL1&0 regime
 //! under stage 2, and no other can be written by mistake.
 
-use crate::address::{Ipa, PhysAddr};
-use crate::platform::{Dsb, Scope, Slot, Tlbi};
+use crate::address::Ipa;
+use crate::platform::{Dsb, Scope, Tlbi, Vmid};
+use crate::secure::SecureControl;
 use core::arch::asm;
 use core::marker::PhantomData;
+
+pub use crate::identity::Identity;
+
+/// VTTBR_EL2\[63:48\].
+const VMID: u64 = 0xffff << 48;
 
 mod sealed {
     pub trait Sealed {}
 }
 
-/// Which stage 2: the IPA space that tables translate.
+/// Which stage 2: the IPA space that a table translates, and the register that holds its root.
 pub trait Regime: sealed::Sealed {
-    /// Bit 63 of a TLBI by IPA: the Non-secure IPA space, from Secure state (FEAT_SEL2).
+    /// Bit 63 of a TLBI by IPA, in Secure state: the Non-secure IPA space (FEAT_SEL2). RES0 in Non-secure state.
     const TLBI_NS: u64;
 
-    /// Loads the table's register: root and VMID, from [`crate::Stage2::vttbr`].
+    /// Loads the table's register, and the VMID, from [`crate::Stage2::vttbr`].
     ///
     /// # Safety
     ///
     /// The tables below the root are sound, and stay allocated while the register holds it. An ISB must follow before
-    /// the new table can be relied upon.
+    /// the new table can be relied upon. No exception level under stage 2 runs on this PE meanwhile.
     unsafe fn set_table(vttbr: u64);
 }
 
 /// Non-secure EL2: VTTBR_EL2.
 #[derive(Debug)]
 pub enum NonSecure {}
-/// Secure EL2, Secure IPA space: VSTTBR_EL2 (FEAT_SEL2, D8.2.1). The VMID still comes from VTTBR_EL2.
+/// Secure EL2, the Secure IPA space: VSTTBR_EL2 (FEAT_SEL2, D8.2.1). The VMID still comes from VTTBR_EL2.
 #[derive(Debug)]
 pub enum Secure {}
+/// Secure EL2, the Non-secure IPA space: VTTBR_EL2. A partition's two tables have one VMID.
+#[derive(Debug)]
+pub enum SecureNonSecureIpa {}
 
 impl sealed::Sealed for NonSecure {}
 impl sealed::Sealed for Secure {}
+impl sealed::Sealed for SecureNonSecureIpa {}
 
 impl Regime for NonSecure {
     const TLBI_NS: u64 = 0;
 
+    #[inline(always)]
     unsafe fn set_table(vttbr: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { asm!("msr vttbr_el2, {}", in(reg) vttbr, options(nostack, preserves_flags)) };
+        set_vttbr(vttbr);
     }
 }
 
 impl Regime for Secure {
     const TLBI_NS: u64 = 0;
 
+    /// Leaves the root of the Non-secure IPA space as it is.
+    #[inline(always)]
     unsafe fn set_table(vttbr: u64) {
-        const VMID: u64 = 0xffff << 48;
-        // VSTTBR_EL2 is S3_4_C2_C6_0. Its bits 63:48 are RES0: the VMID is VTTBR_EL2's in both security states.
+        // VSTTBR_EL2. Its bits 63:48 are RES0: the VMID is VTTBR_EL2's in both security states.
         // SAFETY: the caller's promise.
-        unsafe {
-            asm!(
-                "msr S3_4_C2_C6_0, {root}",
-                "msr vttbr_el2, {vmid}",
-                root = in(reg) vttbr & !VMID,
-                vmid = in(reg) vttbr & VMID,
-                options(nostack, preserves_flags)
-            );
-        }
+        unsafe { asm!("msr S3_4_C2_C6_0, {}", in(reg) vttbr & !VMID, options(nostack, preserves_flags)) };
+        set_vttbr(read_vttbr() & !VMID | vttbr & VMID);
+    }
+}
+
+impl Regime for SecureNonSecureIpa {
+    const TLBI_NS: u64 = 1;
+
+    #[inline(always)]
+    unsafe fn set_table(vttbr: u64) {
+        set_vttbr(vttbr);
+    }
+}
+
+#[inline(always)]
+fn read_vttbr() -> u64 {
+    let value: u64;
+    // SAFETY: reading the register has no effect.
+    unsafe { asm!("mrs {}, vttbr_el2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Callers promise what [`Regime::set_table`] asks for.
+#[inline(always)]
+fn set_vttbr(value: u64) {
+    // SAFETY: nothing at EL2 is translated by it; what it means for lower exception levels is the callers' promise.
+    unsafe { asm!("msr vttbr_el2, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Loads VTCR_EL2, in Non-secure state, with [`crate::Stage2::vtcr`].
+///
+/// # Safety
+///
+/// As for [`Regime::set_table`]: the value describes the table in VTTBR_EL2 whenever a lower exception level runs.
+pub unsafe fn set_control(vtcr: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("msr vtcr_el2, {}", in(reg) vtcr, options(nostack, preserves_flags)) };
+}
+
+/// Loads VSTCR_EL2 and VTCR_EL2, in Secure state.
+///
+/// # Safety
+///
+/// As for [`Regime::set_table`]: the values describe the tables in VSTTBR_EL2 and VTTBR_EL2 whenever a lower exception
+/// level runs. The PE has FEAT_SEL2.
+pub unsafe fn set_secure_control(control: SecureControl) {
+    // VSTCR_EL2 is S3_4_C2_C6_2.
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "msr S3_4_C2_C6_2, {vstcr}",
+            "msr vtcr_el2, {vtcr}",
+            vstcr = in(reg) control.vstcr,
+            vtcr = in(reg) control.vtcr,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Removes the entries of all VMIDs of this security state from the TLBs of all PEs (`ALLE1IS`): for
+/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used.
+pub fn invalidate_all_vmids() {
+    // SAFETY: invalidating TLB entries is never unsound; the rest are barriers.
+    unsafe {
+        asm!(
+            // Orders descriptor stores before the invalidation: a walk that starts after it sees them.
+            "dsb ishst",
+            "tlbi alle1is",
+            // Completes it on all PEs.
+            "dsb ish",
+            "isb",
+            options(nostack, preserves_flags)
+        );
     }
 }
 
@@ -87,6 +162,25 @@ impl<R: Regime> El2<R> {
     pub fn isb() {
         // SAFETY: synchronises the context and nothing else.
         unsafe { asm!("isb", options(nostack, preserves_flags)) };
+    }
+
+    /// Executes the invalidation for `vmid`, which another table than the current one may have: then VTTBR_EL2 names it
+    /// for the time being. For a program with several tables; with one, [`El2::tlbi`] is enough.
+    #[inline]
+    pub fn tlbi_for(vmid: Vmid, tlbi: Tlbi) {
+        let current = read_vttbr();
+        if current >> 48 == u64::from(vmid.get()) {
+            return Self::tlbi(tlbi);
+        }
+        // The roots stay the current machine's. That makes no wrong entry: EL1&0 is out of context at EL2, so no walk
+        // begins before the register is put back, and AT is not used in between.
+        set_vttbr(current & !VMID | u64::from(vmid.get()) << 48);
+        // The TLBI must see the new VMID.
+        Self::isb();
+        Self::tlbi(tlbi);
+        set_vttbr(current);
+        // What follows must see the old one.
+        Self::isb();
     }
 
     /// Executes the invalidation for the VMID in VTTBR_EL2.
@@ -174,94 +268,4 @@ pub fn translate_stage1_read(va: u64) -> Option<Ipa> {
     }
     par &= 0x000f_ffff_ffff_f000;
     Some(Ipa(par | va & 0xfff))
-}
-
-/// Descriptors at identity-mapped physical addresses: the body of an embedder's `TableMemory`.
-///
-/// All four need `slot` to be mapped at its physical address, as memory that the hardware's walks agree with.
-#[derive(Debug)]
-pub struct Identity;
-
-impl Identity {
-    #[inline(always)]
-    fn pointer(slot: Slot) -> *mut u64 {
-        core::ptr::with_exposed_provenance_mut(slot.address().0 as usize)
-    }
-
-    /// Loads with acquire semantics.
-    ///
-    /// # Safety
-    ///
-    /// The slot is mapped at its physical address and lies in a live table frame.
-    #[inline(always)]
-    #[must_use]
-    pub unsafe fn load(slot: Slot) -> u64 {
-        let value: u64;
-        // SAFETY: the caller's promise. LDAPR would do, but needs FEAT_LRCPC.
-        unsafe {
-            asm!("ldar {value}, [{slot}]", value = out(reg) value, slot = in(reg) Self::pointer(slot),
-                options(nostack, preserves_flags));
-        }
-        value
-    }
-
-    /// Stores, relaxed.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Identity::load`].
-    #[inline(always)]
-    pub unsafe fn store(slot: Slot, value: u64) {
-        // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
-        unsafe { core::sync::atomic::AtomicU64::from_ptr(Self::pointer(slot)) }
-            .store(value, core::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// Compare-exchange with acquire and release semantics, by load-exclusive and store-exclusive: runs on every CPU.
-    ///
-    /// # Errors
-    ///
-    /// The value found.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Identity::load`].
-    #[inline(always)]
-    pub unsafe fn compare_exchange(slot: Slot, old: u64, new: u64) -> Result<(), u64> {
-        use core::sync::atomic::{AtomicU64, Ordering};
-        // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
-        unsafe { AtomicU64::from_ptr(Self::pointer(slot)) }
-            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
-    }
-
-    /// Fills a table: sixteen stores a round, since the compiler does not unroll this far.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Identity::load`], for all slots of `table`, and no other PE uses them.
-    #[inline(always)]
-    pub unsafe fn fill(table: PhysAddr, first: u64, step: u64) {
-        let mut value = first;
-        let mut at = Self::pointer(Slot { table, index: 0 });
-        for _ in 0..crate::geometry::ENTRIES / 16 {
-            // SAFETY: the caller's promise: sixteen aligned slots of a frame that only this PE uses. STP is two 64-bit
-            // single-copy atomic stores.
-            unsafe {
-                asm!(
-                    ".rept 8",
-                    "add {next}, {value}, {step}",
-                    "stp {value}, {next}, [{at}], #16",
-                    "add {value}, {next}, {step}",
-                    ".endr",
-                    value = inout(reg) value,
-                    at = inout(reg) at,
-                    next = out(reg) _,
-                    step = in(reg) step,
-                    options(nostack, preserves_flags)
-                );
-            }
-        }
-        let _ = (value, at);
-    }
 }

@@ -1,0 +1,136 @@
+//! Table memory that is mapped at its physical address.
+
+use crate::address::PhysAddr;
+use crate::platform::Slot;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Descriptors at identity-mapped physical addresses: the body of an embedder's [`TableMemory`](crate::TableMemory).
+///
+/// All functions need the slot to be mapped at its physical address, as memory that the hardware's walks agree with.
+#[derive(Debug)]
+pub struct Identity;
+
+impl Identity {
+    #[inline(always)]
+    fn pointer(slot: Slot) -> *mut u64 {
+        core::ptr::with_exposed_provenance_mut(slot.address().0 as usize)
+    }
+
+    /// Loads with acquire semantics.
+    ///
+    /// # Safety
+    ///
+    /// The slot is mapped at its physical address and lies in a live table frame.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn load(slot: Slot) -> u64 {
+        // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(Self::pointer(slot)) }.load(Ordering::Acquire)
+    }
+
+    /// Stores, relaxed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`].
+    #[inline(always)]
+    pub unsafe fn store(slot: Slot, value: u64) {
+        // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(Self::pointer(slot)) }.store(value, Ordering::Relaxed);
+    }
+
+    /// Compare-exchange with acquire and release semantics, as the build's CPU features allow: by load-exclusive and
+    /// store-exclusive, which every CPU has, unless the target says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The value found.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`].
+    #[inline(always)]
+    pub unsafe fn compare_exchange(slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(Self::pointer(slot)) }
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+    }
+
+    /// Stores `first`, `first + step`, … into all 512 slots.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`], for all slots of `table`, and no other PE uses them.
+    #[inline(always)]
+    pub unsafe fn fill(table: PhysAddr, first: u64, step: u64) {
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::fill_in_pairs(table, first, step);
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        for index in 0..crate::geometry::ENTRIES {
+            // SAFETY: the caller's promise; the index is below 512.
+            unsafe { Self::store(Slot { table, index }, first.wrapping_add(step.wrapping_mul(index as u64))) };
+        }
+    }
+
+    /// Sixteen stores a round, since the compiler does not unroll this far.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::fill`].
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    unsafe fn fill_in_pairs(table: PhysAddr, first: u64, step: u64) {
+        let mut value = first;
+        let mut at = Self::pointer(Slot { table, index: 0 });
+        for _ in 0..crate::geometry::ENTRIES / 16 {
+            // SAFETY: the caller's promise: sixteen aligned slots of a frame that only this PE uses. STP is two 64-bit
+            // single-copy atomic stores.
+            unsafe {
+                core::arch::asm!(
+                    ".rept 8",
+                    "add {next}, {value}, {step}",
+                    "stp {value}, {next}, [{at}], #16",
+                    "add {value}, {next}, {step}",
+                    ".endr",
+                    value = inout(reg) value,
+                    at = inout(reg) at,
+                    next = out(reg) _,
+                    step = in(reg) step,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        let _ = (value, at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::StaticPool;
+
+    #[test]
+    fn a_table_is_filled_read_and_changed_in_place() {
+        static POOL: StaticPool<1> = StaticPool::new();
+        let table = POOL.allocate(1).unwrap();
+        // SAFETY: the pool's memory is mapped where it is, and the frame is this test's.
+        unsafe { Identity::fill(table, 7, 0x1000) };
+        // SAFETY: as above; indices are below 512.
+        let load = |index| unsafe { Identity::load(Slot { table, index }) };
+        assert!((0..512).all(|index| load(index) == 7 + 0x1000 * index as u64));
+        let last = Slot { table, index: 511 };
+        // SAFETY: as above.
+        let exchange = |old, new| unsafe { Identity::compare_exchange(last, old, new) };
+        assert_eq!(exchange(0, 1), Err(7 + 0x1000 * 511));
+        // SAFETY: as above.
+        unsafe { Identity::store(last, 2) };
+        assert_eq!(exchange(2, 3), Ok(()));
+        assert_eq!(load(511), 3);
+        // SAFETY: allocated above, used no more.
+        unsafe { POOL.free(table, 1) };
+    }
+}
