@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_guest_gets_all_counters_and_they_stand_still_at_el2() {
-        let with_pmu = |version| CpuId { dfr0: version << 8, ..CpuId::default() };
+        let with_pmu = |version: u64| CpuId { dfr0: version << 8, ..CpuId::default() };
         assert_eq!(with_pmu(1).mdcr(6), 6);
         assert_eq!(with_pmu(4).mdcr(6), 6 | 1 << 17);
         assert_eq!(with_pmu(6).mdcr(31), 31 | 1 << 17 | 1 << 23);

@@ -8,6 +8,7 @@ mod cpus;
 mod devices;
 mod error;
 mod memory;
+mod placement;
 #[cfg(test)]
 mod tests;
 
@@ -228,7 +229,7 @@ impl Machine {
         let (kernel, initrd) = memory::read_modules(root, chosen)?;
 
         let chosen_bytes = |name| chosen.and_then(|chosen| chosen.property(name)).unwrap_or_default();
-        Ok(Self {
+        let machine = Self {
             ram,
             reserved,
             cpus,
@@ -247,44 +248,9 @@ impl Machine {
             bootargs: chosen.and_then(|chosen| chosen.string("bootargs")).unwrap_or_default().to_string(),
             rng_seed: chosen_bytes("rng-seed").to_vec(),
             kaslr_seed: chosen_bytes("kaslr-seed").first_chunk().map(|seed| u64::from_be_bytes(*seed)),
-        })
-    }
-
-    /// Checks that nothing was loaded over anything else: each module lies in RAM, and modules, the hypervisor and
-    /// the device tree lie apart.
-    ///
-    /// `hypervisor` is all memory that the hypervisor keeps, `device_tree` the tree as it was handed over.
-    ///
-    /// # Errors
-    ///
-    /// [`MachineError::ModuleOutsideRam`], [`MachineError::Overlap`], [`MachineError::HypervisorOutsideRam`].
-    pub fn check_placement(&self, hypervisor: PhysRange, device_tree: PhysRange) -> Result<(), MachineError> {
-        let in_ram = |range| self.ram.iter().any(|ram| ram.contains_range(range));
-        if !in_ram(hypervisor) {
-            return Err(MachineError::HypervisorOutsideRam { range: hypervisor });
-        }
-        let modules = || core::iter::once(&self.kernel).chain(&self.initrd);
-        if let Some(outside) = modules().find(|module| !in_ram(module.range)) {
-            return Err(MachineError::ModuleOutsideRam { name: outside.name.clone(), range: outside.range });
-        }
-        let mut placed = Vec::from([("the hypervisor", hypervisor), ("the device tree", device_tree)]);
-        for module in modules() {
-            if let Some(&(what, range)) = placed.iter().find(|(_, range)| range.overlaps(module.range)) {
-                let name = module.name.clone();
-                return Err(MachineError::Overlap { name, range: module.range, what: what.to_string(), other: range });
-            }
-            placed.push((&module.name, module.range));
-        }
-        Ok(())
-    }
-
-    /// Hidden devices, and virtio transports other than the one at `registers`, that lie in the same 4 KiB pages as
-    /// `registers`: who is given those pages is given these too.
-    pub fn neighbours(&self, registers: PhysRange) -> impl Iterator<Item = PhysRange> {
-        let pages = registers.grown_to(0x1000).unwrap_or(registers);
-        let virtio = self.virtio.iter().map(|device| device.registers);
-        let hidden = self.hidden.iter().map(|hidden| hidden.registers);
-        virtio.chain(hidden).filter(move |range| *range != registers && range.overlaps(pages))
+        };
+        machine.check_devices()?;
+        Ok(machine)
     }
 }
 

@@ -68,28 +68,34 @@ pub enum MachineError {
         /// `kernel` or `ramdisk`.
         kind: &'static str,
     },
-    /// The hypervisor itself does not lie in RAM.
-    HypervisorOutsideRam {
+    /// The hypervisor or a module does not lie in RAM.
+    OutsideRam {
+        /// Which.
+        what: String,
         /// Where it lies.
         range: PhysRange,
     },
-    /// A module does not lie in RAM.
-    ModuleOutsideRam {
-        /// The module.
-        name: String,
-        /// Where it lies.
-        range: PhysRange,
-    },
-    /// A module lies over something else.
+    /// The hypervisor or a module lies over something else.
     Overlap {
-        /// The module.
-        name: String,
+        /// Which.
+        what: String,
         /// Where it lies.
         range: PhysRange,
         /// What else.
-        what: String,
+        other: String,
         /// Where that lies.
-        other: PhysRange,
+        with: PhysRange,
+    },
+    /// A device that the guest is given shares a page with what it must not have.
+    SharedPage {
+        /// The device.
+        device: String,
+        /// Its registers.
+        registers: PhysRange,
+        /// What it must not have.
+        other: String,
+        /// Where that lies.
+        range: PhysRange,
     },
 }
 
@@ -139,15 +145,17 @@ impl fmt::Display for MachineError {
             Self::ModuleTwice { kind } => {
                 write!(f, "there are two multiboot,{kind} modules in /chosen: pass one, there is one guest")
             }
-            Self::HypervisorOutsideRam { range } => {
-                write!(f, "the hypervisor at {range} does not lie in the RAM of the device tree: load it into RAM")
+            Self::OutsideRam { what, range } => {
+                write!(f, "{what} at {range} does not lie in RAM: load it elsewhere, or give more memory")
             }
-            Self::ModuleOutsideRam { name, range } => {
-                write!(f, "the module {name} at {range} does not lie in RAM: load it elsewhere, or give more memory")
+            Self::Overlap { what, range, other, with } => {
+                write!(f, "{what} at {range} overlaps {other} at {with}: load it elsewhere")
             }
-            Self::Overlap { name, range, what, other } => {
-                write!(f, "the module {name} at {range} overlaps {what} at {other}: load it elsewhere")
-            }
+            Self::SharedPage { device, registers, other, range } => write!(
+                f,
+                "the device tree has {device} at {registers} in the same pages as {other} at {range}, and the guest \
+                 would be given both: correct the tree"
+            ),
         }
     }
 }

@@ -154,6 +154,7 @@ fn a_console_is_found_in_an_otherwise_empty_tree() {
 fn devices_on_a_bus_are_found_where_the_cpu_sees_them() {
     let on_bus = |ranges: &[u32]| {
         machine(GIC3, |tree| {
+            tree.take("flash@0");
             let mut uart = tree.take("pl011@9000000");
             uart.set_cells("reg", &[0x1000, 0x1000]);
             let mut bus = TestNode::new("soc");
@@ -549,37 +550,91 @@ fn what_is_placed_apart_in_ram_is_fine() {
 fn a_module_outside_ram_is_refused() {
     for outside in [(0x1000, 0x1000), (0x5fff_f001, 0x1000), (0x3fff_ffff, 2), (0x7000_0000, 1)] {
         let fine = (0x4800_0000, 0x1000);
-        let kernel = placed(outside, fine).unwrap_err();
-        let ranged = range(outside.0, outside.1);
-        let name = "/chosen/module@0x48000000".to_string();
-        assert_eq!(kernel, MachineError::ModuleOutsideRam { name, range: ranged });
-        let name = "/chosen/module@0x4c000000".to_string();
-        assert_eq!(placed(fine, outside), Err(MachineError::ModuleOutsideRam { name, range: ranged }));
+        let range = range(outside.0, outside.1);
+        let what = "the module /chosen/module@0x48000000".to_string();
+        assert_eq!(placed(outside, fine), Err(MachineError::OutsideRam { what, range }));
+        let what = "the module /chosen/module@0x4c000000".to_string();
+        assert_eq!(placed(fine, outside), Err(MachineError::OutsideRam { what, range }));
     }
+}
+
+/// What overlaps what, without the addresses.
+fn overlap(result: Result<(), MachineError>) -> (String, String) {
+    match result.unwrap_err() {
+        MachineError::Overlap { what, other, .. } => (what, other),
+        other => panic!("{other}"),
+    }
+}
+
+fn pair(what: &str, other: &str) -> (String, String) {
+    (what.to_string(), other.to_string())
 }
 
 #[test]
 fn overlapping_modules_are_refused() {
     let fine = (0x4800_0000, 0x1000);
-    let overlap = |kernel, initrd| match placed(kernel, initrd).unwrap_err() {
-        MachineError::Overlap { name, what, .. } => (name.rsplit('@').next().unwrap().to_string(), what),
-        other => panic!("{other}"),
-    };
-    let pair = |module: &str, what: &str| (module.to_string(), what.to_string());
-    let (kernel, initrd) = ("0x48000000", "0x4c000000");
-    assert_eq!(overlap((HYPERVISOR.0 - 1, 2), fine), pair(kernel, "the hypervisor"));
-    assert_eq!(overlap(fine, (HYPERVISOR.0 + HYPERVISOR.1 - 1, 2)), pair(initrd, "the hypervisor"));
-    assert_eq!(overlap((TREE.0 - 1, 2), fine), pair(kernel, "the device tree"));
-    assert_eq!(overlap(fine, (TREE.0 + 1, 2)), pair(initrd, "the device tree"));
-    assert_eq!(overlap(fine, (fine.0 + 0xfff, 2)), pair(initrd, "/chosen/module@0x48000000"));
+    let (kernel, initrd) = ("the module /chosen/module@0x48000000", "the module /chosen/module@0x4c000000");
+    assert_eq!(overlap(placed((HYPERVISOR.0 - 1, 2), fine)), pair(kernel, "the hypervisor"));
+    assert_eq!(overlap(placed(fine, (HYPERVISOR.0 + HYPERVISOR.1 - 1, 2))), pair(initrd, "the hypervisor"));
+    assert_eq!(overlap(placed((TREE.0 - 1, 2), fine)), pair(kernel, "the device tree"));
+    assert_eq!(overlap(placed(fine, (TREE.0 + 1, 2))), pair(initrd, "the device tree"));
+    assert_eq!(overlap(placed(fine, (fine.0 + 0xfff, 2))), pair(initrd, kernel));
 }
 
 #[test]
-fn a_hypervisor_outside_ram_is_refused() {
+fn what_the_firmware_keeps_is_not_loaded_over() {
+    let mut machine = machine(GIC3, |_| ());
+    let (hypervisor, tree) = (range(HYPERVISOR.0, HYPERVISOR.1), range(TREE.0, TREE.1));
+    let firmware = "memory that the firmware keeps";
+    machine.reserved = Vec::from([range(0x4800_0fff, 1)]);
+    let (kernel, other) = overlap(machine.check_placement(hypervisor, tree));
+    assert_eq!((kernel.contains("0x48000000"), &other[..]), (true, firmware));
+    machine.reserved = Vec::from([range(HYPERVISOR.0, 1)]);
+    assert_eq!(overlap(machine.check_placement(hypervisor, tree)), pair("the hypervisor", firmware));
+    // The tree may be reserved: it is not kept.
+    machine.reserved = Vec::from([tree]);
+    assert_eq!(machine.check_placement(hypervisor, tree), Ok(()));
+}
+
+#[test]
+fn a_hypervisor_outside_ram_or_over_the_tree_is_refused() {
     let machine = machine(GIC3, |_| ());
+    let tree = range(TREE.0, TREE.1);
     let outside = range(0x3fff_0000, 0x2_0000);
-    let error = machine.check_placement(outside, range(TREE.0, TREE.1)).unwrap_err();
-    assert_eq!(error, MachineError::HypervisorOutsideRam { range: outside });
+    let error = machine.check_placement(outside, tree).unwrap_err();
+    assert_eq!(error, MachineError::OutsideRam { what: "the hypervisor".to_string(), range: outside });
+    assert_eq!(overlap(machine.check_placement(tree, tree)), pair("the hypervisor", "the device tree"));
+}
+
+/// The guest would be given the page, and with it what it must not have.
+#[test]
+fn a_given_device_shares_no_page() {
+    let shared = |original, node: &str, reg: &[u32]| match error(original, |tree| {
+        tree.at(node).set_cells("reg", reg);
+    }) {
+        MachineError::SharedPage { device, other, .. } => (device, other),
+        other => panic!("{other}"),
+    };
+    // The last bytes of the page that fw_cfg is in; of RAM; a GICv3 region that reaches over the ITS.
+    let (uart, rtc) = ("pl011@9000000", "pl031@9010000");
+    assert_eq!(shared(GIC3, uart, &[0, 0x902_0ff8, 0, 8]), pair("the UART", "fw-cfg@9020000"));
+    assert_eq!(shared(GIC3, rtc, &[0, 0x4020_0000, 0, 0x1000]), pair("the clock", "RAM"));
+    assert_eq!(shared(GIC3, rtc, &[0, 0x3fff_ffff, 0, 2]), pair("the clock", "RAM"));
+    assert_eq!(
+        shared(GIC3, "intc@8000000", &[0, 0x800_0000, 0, 0x1_0000, 0, 0x809_0000, 0, 0x4_0000]),
+        pair("the GIC's redistributors", "its@8080000")
+    );
+    assert_eq!(
+        shared(GIC3, "intc@8000000", &[0, 0x9ff_f000, 0, 0x1001, 0, 0x80a_0000, 0, 0xf6_0000]),
+        pair("the GIC's distributor", "a virtio device")
+    );
+    let gicv2 = [0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000, 0, 0x803_0000, 0, 0x1_0000];
+    let gicv = |at: u32| [&gicv2[..], &[0, at, 0, 0x1_0000]].concat();
+    assert_eq!(
+        shared(GIC2, "intc@8000000", &gicv(0x801_f000)),
+        pair("the GIC's CPU interface", "the GIC's virtual interface")
+    );
+    assert_eq!(shared(GIC3, "virtio_mmio@a000200", &[0, 0x4020_0000, 0, 0x200]), pair("a virtio device", "RAM"));
 }
 
 #[test]
@@ -606,13 +661,13 @@ fn errors_are_sentences() {
         (MachineError::NoGic, ["interrupt controller", "GICv3"]),
         (MachineError::UnknownGic { compatible: "x,y".to_string() }, ["x,y", "GICv2"]),
         (MachineError::ModuleTwice { kind: "kernel" }, ["two multiboot,kernel", "one guest"]),
-        (MachineError::ModuleOutsideRam { name: name(), range: range(0x10, 0x10) }, ["0x10-0x20", "more memory"]),
+        (MachineError::OutsideRam { what: name(), range: range(0x10, 0x10) }, ["0x10-0x20", "more memory"]),
         (
             MachineError::Overlap {
-                name: name(),
+                what: name(),
                 range: range(1, 1),
-                what: "the hypervisor".into(),
-                other: range(1, 2),
+                other: "the hypervisor".into(),
+                with: range(1, 2),
             },
             ["overlaps the hypervisor at 0x1-0x3", "load it elsewhere"],
         ),
