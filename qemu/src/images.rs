@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// The Cargo profile of the images (Cargo.toml).
-const PROFILE: &str = "image";
+pub const PROFILE: &str = "image";
 
 /// An image of the workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

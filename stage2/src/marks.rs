@@ -18,9 +18,12 @@ const MAX_LEVELS: usize = 6;
 pub struct Layout {
     range: IpaRange,
     base: Ipa,
-    /// The first word of each level, and the number of words in all behind the last.
-    offsets: [usize; MAX_LEVELS + 1],
+    /// The first word of each level.
+    offsets: [usize; MAX_LEVELS],
     levels: usize,
+    /// Words of level 0, and of all levels.
+    page_words: usize,
+    words: usize,
 }
 
 impl Layout {
@@ -29,17 +32,19 @@ impl Layout {
     pub fn new(range: IpaRange) -> Self {
         let base = range.start().align_down(LeafSize::Block2M.bytes());
         let pages = ((range.end().0 - base.0) >> PAGE_SHIFT) as usize;
-        let mut offsets = [0; MAX_LEVELS + 1];
-        let (mut words, mut levels) = (pages.div_ceil(WORD_PAGES), 0);
-        while levels < MAX_LEVELS {
+        let page_words = pages.div_ceil(WORD_PAGES);
+        let mut offsets = [0; MAX_LEVELS];
+        let (mut level_words, mut words, mut levels) = (page_words, 0, 0);
+        for offset in &mut offsets {
+            *offset = words;
+            words += level_words;
             levels += 1;
-            offsets[levels] = offsets[levels - 1] + words;
-            if words == 1 {
+            if level_words == 1 {
                 break;
             }
-            words = words.div_ceil(WORD_PAGES);
+            level_words = level_words.div_ceil(WORD_PAGES);
         }
-        Self { range, base, offsets, levels }
+        Self { range, base, offsets, levels, page_words, words }
     }
 
     /// The range that the bits stand for.
@@ -51,12 +56,19 @@ impl Layout {
     /// 64-bit words that a bitmap of this layout takes: a little more than one for 64 pages.
     #[must_use]
     pub const fn words(&self) -> usize {
-        self.offsets[self.levels]
+        self.words
     }
 
-    /// Words of level 0.
-    pub(crate) const fn page_words(&self) -> usize {
-        self.offsets[1]
+    /// The first word of each level, from the pages up.
+    #[inline(always)]
+    fn levels(&self) -> impl DoubleEndedIterator<Item = usize> + use<> {
+        self.offsets.into_iter().take(self.levels)
+    }
+
+    /// The first word of `level`. Past the last level there are no words, whatever the index.
+    #[inline(always)]
+    fn offset(&self, level: usize) -> usize {
+        self.offsets.get(level).copied().unwrap_or(self.words)
     }
 
     #[inline(always)]
@@ -105,7 +117,7 @@ pub(crate) struct Marks {
 impl Marks {
     /// A bitmap in `words`, all clear. `words` has at least [`Layout::words`] words.
     pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Self {
-        let words = &words[..layout.words()];
+        debug_assert!(words.len() >= layout.words());
         for word in words {
             word.store(0, SeqCst);
         }
@@ -119,9 +131,9 @@ impl Marks {
 
     #[inline(always)]
     fn set(&self, mut index: usize, mut bits: u64) {
-        for level in 0..self.layout.levels {
+        for offset in self.layout.levels() {
             // In bounds by the layout; `get` because a panic must not be reachable.
-            let Some(word) = self.words.get(self.layout.offsets[level] + index) else { return };
+            let Some(word) = self.words.get(offset + index) else { return };
             if word.load(SeqCst) & bits != bits {
                 word.fetch_or(bits, SeqCst);
             }
@@ -170,7 +182,7 @@ impl Marks {
     }
 
     fn descend(&self, level: usize, index: usize, take: bool, each: &mut impl FnMut(usize, u64)) {
-        let Some(word) = self.words.get(self.layout.offsets[level] + index) else { return };
+        let Some(word) = self.words.get(self.layout.offset(level) + index) else { return };
         let mut bits = match word.load(SeqCst) {
             0 => return,
             _ if take => word.swap(0, SeqCst),
@@ -215,7 +227,7 @@ impl<'b> PageSet<'b> {
     /// One bit a page, from the range's start rounded down to 2 MiB on.
     #[must_use]
     pub fn bitmap(&self) -> &[u64] {
-        &self.words[..self.layout.page_words()]
+        self.words.get(..self.layout.page_words).unwrap_or_default()
     }
 
     /// Adds a page; what lies outside the range is left out.
@@ -235,8 +247,8 @@ impl<'b> PageSet<'b> {
 
     #[inline(always)]
     pub(crate) fn insert_word(&mut self, mut index: usize, mut bits: u64) {
-        for level in 0..self.layout.levels {
-            let Some(word) = self.words.get_mut(self.layout.offsets[level] + index) else { return };
+        for offset in self.layout.levels() {
+            let Some(word) = self.words.get_mut(offset + index) else { return };
             let before = *word;
             *word |= bits;
             if before != 0 {
@@ -248,12 +260,16 @@ impl<'b> PageSet<'b> {
         }
     }
 
+    fn word(&self, word: usize) -> u64 {
+        self.words.get(word).copied().unwrap_or(0)
+    }
+
     /// Whether the page is in the set.
     #[must_use]
     pub fn contains(&self, ipa: Ipa) -> bool {
         self.layout.range.contains(ipa) && {
             let bit = self.layout.bit(ipa);
-            self.words[bit / WORD_PAGES] >> (bit % WORD_PAGES) & 1 != 0
+            self.word(bit / WORD_PAGES) >> (bit % WORD_PAGES) & 1 != 0
         }
     }
 
@@ -262,7 +278,7 @@ impl<'b> PageSet<'b> {
     pub fn contains_range(&self, range: IpaRange) -> bool {
         self.layout.words_of(range).all(|word| {
             let mask = self.layout.mask(word, range);
-            self.words[word] & mask == mask
+            self.word(word) & mask == mask
         })
     }
 
@@ -295,7 +311,7 @@ impl<'b> PageSet<'b> {
     }
 
     fn descend(&self, level: usize, index: usize, each: &mut impl FnMut(usize, u64)) {
-        let mut bits = self.words.get(self.layout.offsets[level] + index).copied().unwrap_or(0);
+        let mut bits = self.word(self.layout.offset(level) + index);
         if level == 0 {
             if bits != 0 {
                 each(index, bits);
@@ -315,7 +331,7 @@ impl<'b> PageSet<'b> {
     }
 
     fn clear_below(&mut self, level: usize, index: usize) {
-        let Some(word) = self.words.get_mut(self.layout.offsets[level] + index) else { return };
+        let Some(word) = self.words.get_mut(self.layout.offset(level) + index) else { return };
         let mut bits = core::mem::take(word);
         while level > 0 && bits != 0 {
             let below = index * WORD_PAGES + bits.trailing_zeros() as usize;

@@ -87,7 +87,6 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         wants: impl Fn(&Entry) -> bool,
     ) -> Result<Reserve<'_, P>, Error> {
         let mut needed = [None; 4];
-        let mut count = 0;
         for edge in [range.start(), range.end()] {
             if edge == self.geometry.range().end() {
                 continue;
@@ -97,12 +96,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 continue;
             }
             for table in tables_at(&entry, edge).into_iter().flatten() {
-                if !needed.contains(&Some(table)) {
-                    needed[count] = Some(table);
-                    count += 1;
+                if !needed.contains(&Some(table))
+                    && let Some(free) = needed.iter_mut().find(|free| free.is_none())
+                {
+                    *free = Some(table);
                 }
             }
         }
-        Reserve::new(self, count, range.start())
+        Reserve::new(self, needed.iter().flatten().count(), range.start())
     }
 }

@@ -30,10 +30,12 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     /// Takes over a table of `level`, with all tables below it. The entry that led to it has been replaced, and its range
     /// is part of `pending`.
     pub(crate) fn push(&mut self, frame: PhysAddr, level: Level) {
-        self.frames[self.count] = (frame, level);
-        self.count += 1;
         if self.count == DETACHED {
             self.flush();
+        }
+        if let Some(place) = self.frames.get_mut(self.count) {
+            *place = (frame, level);
+            self.count += 1;
         }
     }
 
@@ -41,7 +43,7 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     pub(crate) fn flush(&mut self) {
         self.table.complete(&self.pending);
         self.pending = Pending::new();
-        for &(frame, level) in &self.frames[..self.count] {
+        for &(frame, level) in self.frames.iter().take(self.count) {
             self.table.free_tables_below(frame, level, 1);
             // SAFETY: nothing leads to the table since it was pushed, and walk caches are empty of it since `complete`.
             unsafe { self.table.free(frame) };

@@ -13,6 +13,10 @@ use std::process::{Command, Stdio};
 
 /// The tests that boot machines: run last, and alone, for they need the whole host.
 const SYSTEM_TESTS: &str = "system-tests";
+/// The engine, whose instructions only the images' target has.
+const ENGINE: &str = "stage2";
+/// Links, for the images' target, only if the engine can't panic.
+const NO_PANIC: &str = "no-panic";
 /// Packages that a host can't build: bare-metal binaries.
 const BARE_METAL: &str = "guest-payload";
 
@@ -80,10 +84,10 @@ pub fn test(workspace: &Workspace) -> Result<Status> {
     check("Lints for the host", &mut |step| quiet(host(&["clippy", "--all-targets", "--", "-D", "warnings"]), step));
     check("Lints for the images", &mut |step| {
         let mut command = Toolchain::find_or_install(workspace)?.cargo("clippy");
-        for image in [Image::Hypervisor, Image::Payload] {
-            command.args(["--package", image.package()]);
+        for package in [Image::Hypervisor.package(), Image::Payload.package(), ENGINE, NO_PANIC] {
+            command.args(["--package", package]);
         }
-        command.args(["--bins", "--", "-D", "warnings"]);
+        command.args(["--lib", "--bins", "--", "-D", "warnings"]);
         images::run_cargo(workspace, command, step).map(|()| ONE)
     });
     check("Documentation", &mut |step| {
@@ -96,6 +100,11 @@ pub fn test(workspace: &Workspace) -> Result<Status> {
             images::build(workspace, image)?;
         }
         Ok(ONE)
+    });
+    check("No panic can be reached in the engine", &mut |step| {
+        let mut command = Toolchain::find_or_install(workspace)?.cargo("build");
+        command.args(["--profile", images::PROFILE, "--package", NO_PANIC]);
+        images::run_cargo(workspace, command, step).map(|()| ONE)
     });
     check("Tests on the host", &mut |step| {
         let exclude = ["--exclude", SYSTEM_TESTS, "--exclude", BARE_METAL];

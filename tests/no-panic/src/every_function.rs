@@ -1,0 +1,175 @@
+//! Calls everything.
+
+use core::hint::black_box;
+use core::sync::atomic::AtomicU64;
+use stage2::platform::{Dsb, Slot, Tlbi};
+use stage2::*;
+
+/// What the link must not need.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    unsafe extern "C" {
+        safe fn a_panic_is_reachable_from_stage2() -> !;
+    }
+    a_panic_is_reachable_from_stage2()
+}
+
+/// A platform that the compiler can't see through.
+struct Opaque;
+
+/// Something of type `T` that could be anything, never called with a `T` that is not valid for all bit patterns but for
+/// the enums below, which the caller builds.
+fn any() -> u64 {
+    black_box(0)
+}
+
+// SAFETY: this is never executed.
+unsafe impl TableMemory for Opaque {
+    #[inline(never)]
+    fn allocate(&self, frames: usize) -> Option<PhysAddr> {
+        black_box(frames != 0).then(|| PhysAddr(any()))
+    }
+
+    #[inline(never)]
+    unsafe fn free(&self, first: PhysAddr, frames: usize) {
+        black_box((first, frames));
+    }
+
+    #[inline(never)]
+    unsafe fn load(&self, slot: Slot) -> u64 {
+        black_box(slot);
+        any()
+    }
+
+    #[inline(never)]
+    unsafe fn store(&self, slot: Slot, value: u64) {
+        black_box((slot, value));
+    }
+
+    #[inline(never)]
+    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        black_box((slot, old, new));
+        if any() == 0 { Ok(()) } else { Err(any()) }
+    }
+}
+
+// SAFETY: this is never executed.
+unsafe impl Maintenance for Opaque {
+    #[inline(never)]
+    fn dsb(&self, barrier: Dsb) {
+        black_box(barrier);
+    }
+
+    #[inline(never)]
+    fn isb(&self) {}
+
+    #[inline(never)]
+    fn tlbi(&self, vmid: Vmid, tlbi: Tlbi) {
+        black_box((vmid, tlbi));
+    }
+
+    fn counters(&self) -> &Counters {
+        static COUNTERS: Counters = Counters::new();
+        black_box(&COUNTERS)
+    }
+}
+
+fn range() -> Option<IpaRange> {
+    match any() {
+        0 => IpaRange::new(Ipa(any()), Ipa(any())).ok(),
+        _ => IpaRange::from_size(Ipa(any()), any()).ok(),
+    }
+}
+
+fn permissions() -> Permissions {
+    Permissions { read: any() != 0, write: any() != 0, execute: any() != 0 }
+}
+
+fn size() -> LeafSize {
+    black_box(LeafSize::Page)
+}
+
+fn options() -> LogOptions {
+    LogOptions { mechanism: black_box(Mechanism::WriteProtect), all_dirty: any() != 0 }
+}
+
+fn features() -> Features {
+    let id = features::IdRegisters { midr: any(), isar0: any(), mmfr0: any(), mmfr1: any(), mmfr2: any() };
+    let one = Features::from_id_registers(&id, black_box(features::ConflictAborts::Handled));
+    one.weakest(Features { pa_bits: any() as u8, vmid_bits: any() as u8, ..one })
+}
+
+fn tables() -> Result<(), Error> {
+    let config = Config {
+        ipa_bits: any() as u8,
+        contiguous: any() != 0,
+        largest: size(),
+        hardware_dirty: any() != 0,
+        ..Config::new(Vmid::new(any() as u16)?, features())
+    };
+    let mut table = Stage2::new(Opaque, config)?;
+    black_box((table.vttbr(), table.vtcr(), table.bbm_level(), table.census(), table.is_frozen()));
+    let range = range().ok_or(Error::TooManyLogs)?;
+    let attributes = Attributes { memory: black_box(MemoryType::Normal), permissions: permissions() };
+    black_box(table.map(range, PhysAddr(any()), attributes)).ok();
+    black_box(table.protect(range, permissions())).ok();
+    black_box(table.split(range, size())).ok();
+    black_box(table.walk(Ipa(any())));
+    table.leaves(range).for_each(|leaf| {
+        black_box((leaf.range(), leaf));
+    });
+    let mut batch = table.batch();
+    black_box(batch.protect(range, permissions())).ok();
+    black_box(batch.split(range, size())).ok();
+    batch.finish();
+    faults(&table);
+    black_box(table.freeze()).ok();
+    table.thaw();
+    logs(&mut table, range)?;
+    black_box(table.unmap(range)).ok();
+    black_box(table.collapse(range)).ok();
+    black_box(table.repaint()).ok();
+    table.admit(features());
+    table.invalidate_all();
+    // SAFETY: this is never executed.
+    unsafe { table.release() };
+    Ok(())
+}
+
+fn faults(table: &Stage2<Opaque>) {
+    let mut history = FaultHistory::new();
+    if let Some(syndrome) = Syndrome::decode(any()) {
+        black_box(syndrome.hpfar_is_valid());
+        black_box(table.fault(&syndrome.at(fault::ipa_from_hpfar(any()), any()), &mut history));
+    }
+}
+
+fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
+    static STORAGE: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    let storage = black_box(&STORAGE[..]);
+    let mut log = table.start_log(range, storage, options())?;
+    let mut other = table.start_log(range, storage, options())?;
+    let mut words = [0; 64];
+    if let Some(mut set) = PageSet::new(black_box(log.layout()), black_box(&mut words[..])) {
+        set.insert(Ipa(any()));
+        set.insert_range(range);
+        black_box((set.contains(Ipa(any())), set.contains_range(range), set.len(), set.is_empty(), set.bitmap()));
+        set.for_each(|page| {
+            black_box(page);
+        });
+        black_box(table.peek(&log, &mut set)).ok();
+        black_box(table.clear(&mut log, &set)).ok();
+        black_box(table.harvest(&mut other, &mut set)).ok();
+        set.clear();
+    }
+    table.mark_written(range);
+    black_box(table.end_log(other));
+    black_box(table.stop_log(log));
+    Ok(())
+}
+
+/// Where the linker starts from.
+#[unsafe(no_mangle)]
+extern "C" fn _start() {
+    black_box(tables()).ok();
+}
