@@ -23,11 +23,11 @@ pub const fn describe(esr: u64) -> &'static str {
 const fn fault(esr: u64, instruction: bool) -> &'static str {
     match (esr & 0x3f, instruction) {
         (0x00..=0x03, _) => "an address that is too large",
-        (0x04..=0x07, true) => "code at an address where nothing is mapped",
-        (0x04..=0x07, false) => "an access where nothing is mapped",
+        (0x04..=0x07, true) => "instruction abort: code where nothing is mapped",
+        (0x04..=0x07, false) => "data abort: an access where nothing is mapped",
         (0x08..=0x0b, _) => "an access flag fault",
-        (0x0c..=0x0f, true) => "code in memory that may not be executed",
-        (0x0c..=0x0f, false) => "an access that the hypervisor's own map forbids",
+        (0x0c..=0x0f, true) => "instruction abort: code in memory that may not be executed",
+        (0x0c..=0x0f, false) => "data abort: an access that the hypervisor's own map forbids",
         (0x10..=0x17, _) => "an external abort",
         (0x21, _) => "an access that is not aligned",
         (0x30, _) => "a TLB conflict abort",
@@ -41,9 +41,9 @@ mod tests {
 
     #[test]
     fn aborts_are_told_apart() {
-        assert_eq!(describe(0x25 << 26 | 0x07), "an access where nothing is mapped");
-        assert_eq!(describe(0x25 << 26 | 1 << 6 | 0x0f), "an access that the hypervisor's own map forbids");
-        assert_eq!(describe(0x21 << 26 | 0x0f), "code in memory that may not be executed");
+        assert_eq!(describe(0x25 << 26 | 0x07), "data abort: an access where nothing is mapped");
+        assert_eq!(describe(0x25 << 26 | 1 << 6 | 0x0f), "data abort: an access that the hypervisor's own map forbids");
+        assert_eq!(describe(0x21 << 26 | 0x0f), "instruction abort: code in memory that may not be executed");
         assert_eq!(describe(0x25 << 26 | 0x10), "an external abort");
         assert_eq!(describe(0x3f << 26), "an exception of an unexpected class");
     }

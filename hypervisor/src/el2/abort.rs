@@ -27,6 +27,10 @@ fn handle(esr: u64) -> Next {
     match decode(esr) {
         Decoded::Abort(abort) => match guest_memory::fault(&abort) {
             Outcome::Retry => Next::RESUME,
+            Outcome::Frozen => {
+                guest_memory::wait_for_thaw();
+                Next::RESUME
+            }
             Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
         },
         Decoded::Changed => Next::RESUME,

@@ -43,7 +43,7 @@ pub extern "C" fn exception(frame: &CrashFrame, vector: u64) -> ! {
         print_without_lock(format_args!("  FAR_EL2 lies in the guard page below a stack: the stack is full"));
     }
     for first in (0..frame.x.len()).step_by(4) {
-        print_without_lock(format_args!("  {}", Row { registers: &frame.x, first }));
+        print_without_lock(format_args!(" {}", Row { registers: &frame.x, first }));
     }
     backtrace(frame.elr, frame.x[29] as usize);
     end()
@@ -85,7 +85,7 @@ impl fmt::Display for Row<'_> {
             .enumerate()
             .skip(self.first)
             .take(4)
-            .try_for_each(|(n, value)| write!(f, "x{n:<2} {value:#018x}  "))
+            .try_for_each(|(n, value)| write!(f, " x{n:<2} {value:#018x}"))
     }
 }
 
@@ -155,8 +155,8 @@ pub fn on_purpose(kind: Crash) {
     match kind {
         Crash::Panic => panic!("crash=panic on the command line"),
         Crash::Abort => {
-            // The guard page of this CPU's stack is as good an address as any that is not mapped.
-            let [_, unmapped] = cpu::this_area().guard_pages();
+            // Within 48 bits, but far from everything.
+            let unmapped = (1u64 << 48) - 4096;
             // SAFETY: not at all: nothing is mapped there, and the abort that follows is what was asked for.
             unsafe { core::ptr::read_volatile(unmapped as *const u64) };
         }

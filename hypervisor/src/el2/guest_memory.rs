@@ -2,6 +2,7 @@
 
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, this_cpu};
+use crate::el2::crash;
 use crate::el2::frames::FRAMES;
 use crate::el2::gic;
 use crate::el2::guest::Guest;
@@ -172,13 +173,13 @@ fn report(table: &Stage2<Platform>) {
     let names = LeafSize::DESCENDING.into_iter().zip(census.leaves);
     let leaves: Vec<_> = names.map(|(size, count)| alloc::format!("{count} of {}", size_name(size))).collect();
     log::info!(
-        "stage 2: {} leaves ({}); {} bytes in {} tables; {} bits of IPA, {:?}",
+        "stage 2: {} leaves ({}); {} bytes in {} tables; {} bits of IPA, sizes change as with BBM level {}",
         census.leaves.iter().sum::<usize>(),
         leaves.join(", "),
         census.tables as u64 * PAGE_SIZE,
         census.tables,
         table.geometry().ipa_bits(),
-        table.bbm_level(),
+        table.bbm_level() as u8,
     );
 }
 
@@ -219,6 +220,16 @@ pub fn fault(abort: &Abort) -> Outcome {
         stuck(abort);
     }
     outcome
+}
+
+/// Waits at EL2 while the table is frozen. The pauses leave the lock to whoever is to thaw it.
+#[cold]
+pub fn wait_for_thaw() {
+    const PAUSE: usize = 1000;
+    while GUEST_MEMORY.get().is_some_and(|memory| memory.table.read().is_frozen()) {
+        crash::park_if_stopped();
+        (0..PAUSE).for_each(|_| core::hint::spin_loop());
+    }
 }
 
 #[cold]

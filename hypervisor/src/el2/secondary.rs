@@ -13,7 +13,7 @@ use smccc::psci::error::Error as PsciError;
 use smccc::psci::{AffinityState, LowestAffinityLevel};
 use smccc::{Smc, psci};
 use stage2::Features;
-use stage2::features::ConflictAborts;
+use stage2::features::{ConflictAborts, HardwareUpdate};
 
 unsafe extern "C" {
     fn secondary_entry();
@@ -58,12 +58,16 @@ pub fn start_all(machine: &Machine) -> Result<Features, Refusal> {
         let Some(id) = area.cpu.id.get() else { continue };
         let features = Features::from_id_registers(&id.stage2(), ConflictAborts::Handled);
         log::info!(
-            "cpu {index}: MPIDR {:#x}, MIDR {:#x}, {} bits of physical address, {:?}, hardware update of {:?}",
+            "cpu {index}: MPIDR {:#x}, MIDR {:#x}, {} bits of physical address, BBM level {}, hardware updates: {}",
             id.affinity(),
             id.midr,
             features.pa_bits,
-            features.bbm,
-            features.hardware_update,
+            features.bbm as u8,
+            match features.hardware_update {
+                HardwareUpdate::None => "none",
+                HardwareUpdate::AccessFlag => "access flag",
+                HardwareUpdate::DirtyState => "access flag, dirty state",
+            },
         );
         weakest = Some(weakest.map_or(features, |weakest| weakest.weakest(features)));
     }
