@@ -68,8 +68,8 @@ pub fn explain(status: Status, outcome: &Outcome, seconds: u64) -> String {
         Status::NoResult => "the machine ended without a result".to_owned(),
         Status::Timeout => format!("not done after {seconds} s, so QEMU was ended (--timeout sets the limit)"),
     };
-    // A crash report is long, and its beginning says most.
-    let count = if status == Status::Panic { 80 } else { 25 };
+    // Crash reports, the hypervisor's and the guest kernel's, are long, and their beginning says most.
+    let count = if matches!(status, Status::Panic | Status::NoResult) { 80 } else { 25 };
     let mut text = String::new();
     let tail = outcome.console.tail(count);
     if tail.is_empty() {

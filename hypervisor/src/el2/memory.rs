@@ -79,8 +79,12 @@ fn early_map(tables: &mut [[u64; 512]; 4], address: u64, attributes: u64) -> boo
 
 /// Maps the image, what follows it, and the device tree. Called by boot.S with the MMU off: no atomics here, no panics.
 pub extern "C" fn fill_early_tables(tables: &mut [[u64; 512]; 4], image: u64, tree: u64) {
-    for address in [image, image + GIBIBYTE, tree] {
+    for address in [image, image + GIBIBYTE] {
         early_map(tables, address, NORMAL_BLOCK);
+    }
+    // With no tree at all, the first gibibyte stays free for the UART that has to say so.
+    if tree != 0 {
+        early_map(tables, tree, NORMAL_BLOCK);
     }
 }
 

@@ -12,7 +12,10 @@ fn passes(cpu: &str, gic: Gic, smp: u32) {
     let lines = outcome.console.lines();
     let last = lines.iter().rfind(|line| !line.starts_with(PREFIX) && !line.trim().is_empty());
     let (passed, failed) = last.and_then(|line| passed_and_failed(line)).expect("the payload ends with its result");
-    assert!(passed > 0 && failed == 0, "{}", outcome.console.tail(100));
+    // Behind a failed test's line stand its reasons, indented.
+    let of_interest = |line: &&String| line.starts_with(' ') || line.ends_with("FAILED");
+    let failures: Vec<&str> = lines.iter().filter(of_interest).map(String::as_str).collect();
+    assert!(passed > 0 && failed == 0, "{passed} passed, {failed} failed\n{}", failures.join("\n"));
 }
 
 #[test]

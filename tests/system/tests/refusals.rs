@@ -6,7 +6,7 @@ use qemu::run::{Outcome, Stop};
 use qemu::size::Size;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use system_tests::{Scratch, assert_end, bytes, guest, hypervisor, machine, run, scratch};
+use system_tests::{Scratch, assert_end, bytes, hypervisor, machine, run, scratch};
 
 /// Where the tests put a device tree of their own.
 const TREE: u64 = bytes::RAM + (512 << 20);
@@ -109,6 +109,7 @@ fn no_device_tree() {
     let file = hypervisor().display();
     machine.extra.push(format!("loader,file={file},addr={:#x},force-raw=on", bytes::HYPERVISOR).into());
     for x0 in [0, TREE, TREE + 1, u64::MAX - 7] {
+        eprintln!("x0 = {x0:#x}");
         machine.kernel = scratch.file("starter", &bytes::starter(x0));
         refused(&run(&machine), &["device tree"]);
     }
@@ -119,9 +120,11 @@ fn a_truncated_device_tree() {
     let scratch = scratch();
     let machine = with_guest(&scratch, machine());
     let tree = tree_of(&scratch, &machine);
-    // In the header, in the structure, in the strings.
-    let used = u32::from_be_bytes(tree[4..8].try_into().unwrap()) as usize;
-    for length in [4, 40, used / 4, used / 2] {
+    let word = |at: usize| u32::from_be_bytes(tree[at..at + 4].try_into().unwrap()) as usize;
+    let (structure, strings) = (word(8), word(12));
+    // In the header, behind it, in the structure block, in the strings block.
+    for length in [4, 40, structure + word(36) / 2, strings + word(32) / 2] {
+        eprintln!("the first {length} bytes");
         refused(&run_with_tree(&scratch, machine.clone(), &tree[..length]), &["device tree"]);
     }
 }
@@ -131,8 +134,9 @@ fn a_corrupt_device_tree() {
     let scratch = scratch();
     let machine = with_guest(&scratch, machine());
     let tree = tree_of(&scratch, &machine);
-    // The header's fields: total size, offsets, version, sizes.
-    for field in [4, 8, 12, 20, 32, 36] {
+    // The header's fields: total size, offsets, last compatible version, sizes.
+    for field in [4, 8, 12, 24, 32, 36] {
+        eprintln!("the header's field at {field}");
         let mut tree = tree.clone();
         tree[field..field + 4].copy_from_slice(&0xfff0_0001_u32.to_be_bytes());
         refused(&run_with_tree(&scratch, machine.clone(), &tree), &["device tree"]);
@@ -197,26 +201,23 @@ fn kernels_that_are_none() {
 fn an_impossible_image_size() {
     let scratch = scratch();
     for size in [u64::MAX, 1 << 40] {
-        refused(&run(&with_kernel(&scratch, machine(), &bytes::guest_of_size(size))), &["image"]);
+        refused(&run(&with_kernel(&scratch, machine(), &bytes::guest_of_size(size))), &["kernel"]);
     }
 }
 
 #[test]
 fn too_little_memory() {
     let scratch = scratch();
-    let small = |mib| Machine { memory: Size::mib(mib), ..machine() };
-    // Linux needs more than it is given here; QEMU can still load it.
-    let mut machine = small(64);
-    machine.modules = vec![Module {
-        address: bytes::RAM + (32 << 20),
-        file: guest().kernel.clone(),
-        bootargs: Some("console=ttyAMA0".into()),
-    }];
-    refused(&run(&machine), &["memory"]);
-    // Not even the hypervisor fits.
-    let mut machine = with_guest(&scratch, small(8));
-    machine.modules[0].address = bytes::RAM + (7 << 20);
-    refused(&run(&machine), &[]);
+    // A kernel that needs more than there is; QEMU can still load its file.
+    let small = Machine { memory: Size::mib(64), ..machine() };
+    let mut small = with_kernel(&scratch, small, &bytes::guest_of_size(80 << 20));
+    small.modules[0].address = bytes::RAM + (48 << 20);
+    refused(&run(&small), &["memory"]);
+    // Not even the hypervisor's own memory fits into what the device tree promises.
+    let machine = with_guest(&scratch, machine());
+    let mut tree = tree_of(&scratch, &machine);
+    replace(&mut tree, &reg(bytes::RAM, machine.memory.0), &reg(bytes::RAM, (2 << 20) + 4096));
+    refused(&run_with_tree(&scratch, machine, &tree), &["RAM"]);
 }
 
 #[test]
