@@ -52,11 +52,9 @@ extern "C" fn primary_main(tree: u64, image: u64) -> ! {
 fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let (tree, tree_range) = read_tree(tree)?;
     match find_uart(&tree) {
-        Some(registers) => memory::early_map_device(registers.start())
-            // SAFETY: the tree says that a PL011 is there, and it has just been mapped.
-            .then(|| unsafe { console::open(registers.start() as usize) })
-            .unwrap_or_else(console::close),
-        None => console::close(),
+        // SAFETY: the tree says that a PL011 is there, and it has just been mapped.
+        Some(uart) if memory::early_map_device(uart.start()) => unsafe { console::open(uart.start() as usize) },
+        _ => console::close(),
     }
     let machine = Machine::read(&tree)?;
     let options = Options::parse(&machine.bootargs)?;
@@ -92,7 +90,7 @@ fn read_tree(address: u64) -> Result<(CheckedTree, hypervisor::range::PhysRange)
     if address == 0 {
         return Err(no_tree("x0 is 0"));
     }
-    if address % 8 != 0 || !memory::early_reaches(address) {
+    if !address.is_multiple_of(8) || !memory::early_reaches(address) {
         return Err(no_tree(&alloc::format!("x0 is {address:#x}, which is not a multiple of 8 in reach")));
     }
     // SAFETY: the early map has the gibibyte that the address lies in, and 8 bytes do not leave it.
@@ -146,7 +144,7 @@ extern "C" fn wrong_exception_level(tree: u64, level: u64) -> ! {
 ///
 /// What lies at `address` can be read, as far as the header there says.
 unsafe fn tree_bytes<'a>(address: u64) -> Option<&'a [u8]> {
-    if address == 0 || address % 8 != 0 {
+    if address == 0 || !address.is_multiple_of(8) {
         return None;
     }
     // SAFETY: the caller's promise; the address is aligned.

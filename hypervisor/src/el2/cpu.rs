@@ -17,6 +17,12 @@ const EMERGENCY_PAGES: usize = 2;
 #[repr(C, align(4096))]
 struct Page(UnsafeCell<[u8; 4096]>);
 
+impl Page {
+    const fn new() -> Self {
+        Self(UnsafeCell::new([0; 4096]))
+    }
+}
+
 /// A CPU's memory: its state, and two stacks that each grow down towards a page where nothing is mapped.
 #[repr(C, align(4096))]
 pub struct CpuArea {
@@ -38,22 +44,23 @@ impl CpuArea {
     pub const EMERGENCY_TOP: usize = core::mem::offset_of!(CpuArea, emergency) + EMERGENCY_PAGES * 4096;
 
     const fn new() -> Self {
-        const PAGE: Page = Page(UnsafeCell::new([0; 4096]));
         Self {
             cpu: PerCpu::new(),
-            emergency_guard: PAGE,
-            emergency: [PAGE; EMERGENCY_PAGES],
-            stack_guard: PAGE,
-            stack: [PAGE; STACK_PAGES],
+            emergency_guard: Page::new(),
+            emergency: [const { Page::new() }; EMERGENCY_PAGES],
+            stack_guard: Page::new(),
+            stack: [const { Page::new() }; STACK_PAGES],
         }
     }
 
     /// An area for one more CPU, or nothing when there is no memory left.
     pub fn allocate() -> Option<&'static Self> {
         let area: *mut Self = FRAMES.allocate((size_of::<Self>() as u64).div_ceil(PAGE_SIZE), 1)?.0 as *mut Self;
-        // SAFETY: the frames are this function's alone, and hold a whole area. Stacks may have any contents, so the state
-        // is all that needs to be written.
-        unsafe { (&raw mut (*area).cpu).write(PerCpu::new()) };
+        // SAFETY: `area` points to frames that hold a whole area.
+        let cpu = unsafe { &raw mut (*area).cpu };
+        // SAFETY: the frames are this function's alone. Stacks may have any contents, so the state is all that needs to be
+        // written.
+        unsafe { cpu.write(PerCpu::new()) };
         // SAFETY: initialised above, never freed, and shared only from here on.
         Some(unsafe { &*area })
     }

@@ -32,7 +32,7 @@ pub extern "C" fn exception(frame: &CrashFrame, vector: u64) -> ! {
     begin();
     let kind = ["synchronous exception", "IRQ", "FIQ", "SError"][vector as usize % 4];
     let from = ["EL2 with SP_EL0", "EL2", "the guest", "an AArch32 program of the guest"][vector as usize / 4 % 4];
-    let what = if vector % 4 == 0 { syndrome::describe(frame.esr) } else { "" };
+    let what = if vector.is_multiple_of(4) { syndrome::describe(frame.esr) } else { "" };
     print_without_lock(format_args!("panic: {kind} from {from}: {what}"));
     print_without_lock(format_args!("  at {}", Address(frame.elr)));
     print_without_lock(format_args!(
@@ -128,7 +128,7 @@ fn backtrace(pc: u64, frame_pointer: usize) {
     let area = cpu::this_area();
     let (stack, emergency) = (area.stack(), area.emergency_stack());
     let is_record = |at: usize| {
-        at % 8 == 0 && [&stack, &emergency].into_iter().any(|stack| stack.start <= at && at + 16 <= stack.end)
+        at.is_multiple_of(8) && [&stack, &emergency].into_iter().any(|stack| stack.start <= at && at + 16 <= stack.end)
     };
     let mut record = frame_pointer;
     for depth in 1..DEEPEST {

@@ -55,14 +55,13 @@ fn early_slot(tables: &mut [[u64; 512]; 4], address: u64) -> Option<&mut u64> {
     }
     let base = tables.as_ptr() as u64;
     let [root, level1 @ ..] = tables;
-    let used = root.iter().filter(|entry| **entry != 0).count();
+    let used = root.iter().filter(|entry| **entry != 0).count() as u64;
     let entry = &mut root[(address >> 39) as usize & 511];
-    if *entry == 0 {
-        *entry = base + (used as u64 + 1) * PAGE | TABLE | VALID;
-    }
-    let index = (*entry - base) / PAGE - 1;
-    let slot = level1.get_mut(index as usize)?.get_mut((address >> 30) as usize & 511);
-    slot
+    // Tables of level 1 follow the root, in the order in which they came into use.
+    let number = if *entry == 0 { used } else { (*entry - base) / PAGE - 1 };
+    let table = level1.get_mut(number as usize)?;
+    *entry = (base + (number + 1) * PAGE) | TABLE | VALID;
+    table.get_mut((address >> 30) as usize & 511)
 }
 
 /// Maps the gibibyte around `address`, unless it is mapped in another way. False if it is, or cannot be mapped.

@@ -2,9 +2,7 @@
 
 use crate::el2::power::{self, End};
 use crate::el2::{cpu, guest_memory, secondary};
-use arm_psci::{
-    EntryPoint, ErrorCode, FeatureFlagsCpuSuspend, Function, FunctionId, MigrateInfoType, PsciFeature, Version,
-};
+use arm_psci::{EntryPoint, ErrorCode, Function, FunctionId, MigrateInfoType, PowerState, PsciFeature, Version};
 use hypervisor::power_state::{Power, TurnOnError};
 
 /// PSCI 1.1.
@@ -51,7 +49,7 @@ fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
         Function::Version => Ok(VERSION.into()),
         Function::CpuOn { target_cpu, entry } => cpu_on(target_cpu.into(), entry),
         Function::CpuOff => cpu_off(),
-        Function::CpuSuspend { .. } => Ok(suspend()),
+        Function::CpuSuspend { state, entry } => suspend(state, entry),
         Function::AffinityInfo { mpidr, lowest_affinity_level } => affinity_info(mpidr.into(), lowest_affinity_level),
         Function::MigrateInfoType => Ok(MigrateInfoType::MigrationNotRequired.into()),
         Function::SystemOff => power::end_guest(End::PowerOff),
@@ -64,10 +62,7 @@ fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
 fn features(of: PsciFeature) -> Result<u32, ErrorCode> {
     match of {
         PsciFeature::SmcccVersion => Ok(0),
-        // The state's format, as `arm_psci` decodes it.
-        PsciFeature::PsciFunction(FunctionId::CpuSuspend32 | FunctionId::CpuSuspend64) => {
-            Ok(FeatureFlagsCpuSuspend::EXTENDED_POWER_STATE.into())
-        }
+        // For CPU_SUSPEND: the original format of states, no OS-initiated mode.
         PsciFeature::PsciFunction(function) if is_supported(function) => Ok(0),
         PsciFeature::PsciFunction(_) => Err(ErrorCode::NotSupported),
     }
@@ -81,10 +76,7 @@ fn find(mpidr: u64) -> Result<&'static cpu::CpuArea, ErrorCode> {
 
 fn cpu_on(mpidr: u64, entry: EntryPoint) -> Result<u32, ErrorCode> {
     let target = find(mpidr)?;
-    let address = entry.entry_point_address();
-    if address % 4 != 0 || !guest_memory::is_ram(address) {
-        return Err(ErrorCode::InvalidAddress);
-    }
+    let address = check_entry(entry)?;
     target.cpu.power.turn_on(address, entry.context_id()).map_err(|error| match error {
         TurnOnError::AlreadyOn => ErrorCode::AlreadyOn,
         TurnOnError::OnPending => ErrorCode::OnPending,
@@ -109,9 +101,29 @@ fn cpu_off() -> Result<u32, ErrorCode> {
 
 /// Every state is a standby: the caller goes on when there is an interrupt for it (5.4.3: a power-down state may be
 /// answered like that). WFI ends for an interrupt that is masked, too; it is the guest's to take.
-fn suspend() -> u32 {
+fn suspend(state: PowerState, entry: EntryPoint) -> Result<u32, ErrorCode> {
+    /// StateID, StateType and PowerLevel of the original format (5.4.2.1), of which `arm_psci` decodes the other one.
+    const STATE: u32 = 0x0301_ffff;
+    const POWER_DOWN: u32 = 1 << 16;
+    let PowerState::StandbyOrRetention(state) = state else { return Err(ErrorCode::InvalidParameters) };
+    if state & !STATE != 0 {
+        return Err(ErrorCode::InvalidParameters);
+    }
+    if state & POWER_DOWN != 0 {
+        check_entry(entry)?;
+    }
     aarch64_cpu::asm::wfi();
-    0
+    Ok(0)
+}
+
+/// Code can be entered at an aligned address in the guest's RAM only.
+fn check_entry(entry: EntryPoint) -> Result<u64, ErrorCode> {
+    let address = entry.entry_point_address();
+    if address.is_multiple_of(4) && guest_memory::is_ram(address) {
+        Ok(address)
+    } else {
+        Err(ErrorCode::InvalidAddress)
+    }
 }
 
 fn affinity_info(mpidr: u64, lowest_level: u32) -> Result<u32, ErrorCode> {
