@@ -147,13 +147,15 @@ impl<R: Regime> El2<R> {
     /// Executes the barrier; also a compiler barrier.
     #[inline(always)]
     pub fn dsb(barrier: Dsb) {
-        // SAFETY: barriers have no operands and only order; no `nomem`, so the compiler keeps memory accesses in place.
-        unsafe {
-            match barrier {
-                Dsb::IshSt => asm!("dsb ishst", options(nostack, preserves_flags)),
-                Dsb::Ish => asm!("dsb ish", options(nostack, preserves_flags)),
-                Dsb::Nsh => asm!("dsb nsh", options(nostack, preserves_flags)),
-            }
+        // SAFETY (all): barriers have no operands and only order; no `nomem`, so the compiler keeps memory accesses in
+        // place.
+        match barrier {
+            // SAFETY: see above.
+            Dsb::IshSt => unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) },
+            // SAFETY: see above.
+            Dsb::Ish => unsafe { asm!("dsb ish", options(nostack, preserves_flags)) },
+            // SAFETY: see above.
+            Dsb::Nsh => unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) },
         }
     }
 
@@ -212,7 +214,7 @@ impl<R: Regime> El2<R> {
                 // SAFETY: see above.
                 unsafe { asm!("tlbi vaae1, {}", in(reg) operand, options(nostack, preserves_flags)) };
             }
-            // SAFETY (four times): see above.
+            // SAFETY: see above.
             Tlbi::VmallE1(Scope::Broadcast) => unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) },
             // SAFETY: see above.
             Tlbi::VmallE1(Scope::Local) => unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) },
