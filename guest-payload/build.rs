@@ -8,9 +8,9 @@ fn main() {
     }
     let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     println!("cargo::rustc-link-arg-bins=-T{manifest}/../linker/payload.ld");
-    // The target's code model is position-dependent in name only: code addresses are PC-relative, and the absolute
-    // pointers in data become R_AARCH64_RELATIVE relocations, which boot.S applies. `notext` allows them in .rodata,
-    // where such code keeps its tables of pointers.
+    // Absolute pointers in data become R_AARCH64_RELATIVE relocations, which boot.S applies. `notext` allows them in
+    // .rodata, where a `core` that was compiled for a fixed address (the one rustup installs) keeps its tables of
+    // pointers; its code is PC-relative all the same.
     for argument in
         ["-pie", "--no-dynamic-linker", "-znotext", "-znognustack", "--build-id=none", "-zmax-page-size=4096"]
     {

@@ -24,15 +24,15 @@ pub fn call(conduit: Conduit, function: u32, arguments: [u64; 4]) -> Answer {
 /// Makes a PSCI call over the tree's conduit. The answer is a status or a 32-bit value, whose sign counts.
 pub fn psci(function: u32, arguments: [u64; 3]) -> i64 {
     let [x1, x2, x3] = arguments;
-    let value = call(machine::get().conduit, function, [x1, x2, x3, 0])[0];
+    let value = call(machine::conduit(), function, [x1, x2, x3, 0])[0];
     // SMC32 functions answer in w0; the upper half of x0 is then undefined.
     if function & 1 << 30 == 0 { i64::from(value as u32 as i32) } else { value as i64 }
 }
 
-/// Calls over both conduits until somebody switches the machine off.
+/// Switches the machine off.
 pub fn system_off() -> ! {
-    // Before the tree is read the conduit is unknown; a wrong guess is an exception without a handler, so guess once.
     psci(psci::PSCI_SYSTEM_OFF, [0; 3]);
+    // Nobody did. There is nothing left to do, and an exception would end here again.
     loop {
         crate::cpu::wfi();
     }

@@ -94,6 +94,11 @@ pub fn get() -> &'static Machine {
     MACHINE.get().expect("the device tree is read first")
 }
 
+/// How PSCI is called; HVC, which the hypervisor always serves, as long as the tree has not been read.
+pub fn conduit() -> Conduit {
+    MACHINE.get().map_or(Conduit::Hvc, |machine| machine.conduit)
+}
+
 /// Reads the tree at `address`. A tree that lacks what the payload stands on ends in a panic: there is no console yet.
 pub fn read_device_tree(address: u64) -> &'static Machine {
     assert!(address != 0 && address.is_multiple_of(8), "x0 is no device tree");

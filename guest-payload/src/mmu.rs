@@ -93,8 +93,8 @@ impl MmuRegisters {
     pub fn new(root: u64, asid: u64) -> Self {
         // PARange values above 48 bits need larger granules or LPA2; TCR_EL1.IPS has the same encoding.
         let pa_range = (read_sysreg!("ID_AA64MMFR0_EL1") & 0xf).min(5);
-        // T0SZ 16; walks inner shareable write-back; no walks through TTBR1.
-        let tcr = pa_range << 32 | 1 << 23 | 0b11 << 12 | 0b01 << 10 | 0b01 << 8 | 16;
+        // T0SZ 16; walks inner shareable write-back; no walks through TTBR1; the top byte may hold a tag (TBI0).
+        let tcr = 1 << 37 | pa_range << 32 | 1 << 23 | 0b11 << 12 | 0b01 << 10 | 0b01 << 8 | 16;
         Self { mair: MAIR, tcr, ttbr0: root | asid << 48, sctlr: SCTLR }
     }
 }

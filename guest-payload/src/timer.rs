@@ -1,7 +1,8 @@
 //! Counter, timers, and the time limit of a test.
 //!
-//! One of the two EL1 timers watches over the test that runs on this CPU; a test that wants that timer for itself moves
-//! the watch to the other one with [`watch_with`].
+//! One of the boot CPU's two EL1 timers watches over the test that runs there; a test that wants that timer for itself
+//! moves the watch to the other one with [`watch_with`]. The watch is an interrupt: a test that hangs with interrupts
+//! masked is ended by whoever started the machine.
 
 use crate::{cpu, gic, machine};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

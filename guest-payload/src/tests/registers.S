@@ -48,7 +48,7 @@ execute_\name:
     ret
     .endm
 
-    instruction eret_from_el2_tlbi, tlbi alle2
+    instruction tlbi_el2, tlbi alle2
     instruction tlbi_stage_2, tlbi ipas2e1is, x1
     instruction tlbi_all_el1, tlbi alle1is
     instruction tlbi_vmalls12e1, tlbi vmalls12e1is

@@ -61,7 +61,7 @@ macro_rules! instructions {
 }
 
 instructions! {
-    execute_eret_from_el2_tlbi execute_tlbi_stage_2 execute_tlbi_all_el1 execute_tlbi_vmalls12e1 execute_at_el2
+    execute_tlbi_el2 execute_tlbi_stage_2 execute_tlbi_all_el1 execute_tlbi_vmalls12e1 execute_at_el2
     execute_at_stage_1_and_2 execute_unallocated execute_unallocated_system
 }
 

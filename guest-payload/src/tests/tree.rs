@@ -5,7 +5,7 @@ use crate::machine::{self, GicRegisters, registers};
 use crate::report::Outcome;
 use fdt::node::FdtNode;
 
-group!("tree", [no_dma_master, no_foreign_interrupt_parts, memory, cpus, psci, timer, console]);
+group!("tree", [no_dma_master, no_foreign_interrupt_parts, memory, all_memory_given, cpus, psci, timer, console]);
 
 /// Whether one of the node's `compatible` strings starts with `prefix`.
 fn compatible(node: FdtNode<'_, '_>, prefix: &str) -> bool {
@@ -60,6 +60,21 @@ fn memory() -> Outcome {
     }
     for pair in ram.windows(2) {
         check!(pair[0].end <= pair[1].start, "ranges of memory overlap: {:#x?} and {:#x?}", pair[0], pair[1]);
+    }
+    Ok(())
+}
+
+fn all_memory_given() -> Outcome {
+    hypercall::required()?;
+    // From the machine's first byte of memory to the last, what the guest has not got is the hypervisor's, to the byte.
+    let own = |address| hypercall::own_memory().find(|range| range.contains(&address));
+    for hole in machine::get().holes() {
+        let mut address = hole.start;
+        while address < hole.end {
+            let Some(range) = own(address) else { fail!("{address:#x} is neither the guest's nor the hypervisor's") };
+            address = range.end;
+        }
+        check_eq!(address, hole.end, "the end of the hypervisor's memory in the hole {hole:#x?}");
     }
     Ok(())
 }
