@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn pstate_is_what_hardware_would_make_it() {
-        let all = u64::MAX & !0x1f | EL1H;
+        let all = !0x1f | EL1H;
         let entry = plain(Exception::Undefined, all);
         assert_eq!(entry.pstate, FLAGS | DIT | DAIF | EL1H, "a CPU without PAN, SSBS and MTE");
 
