@@ -102,9 +102,9 @@ pub enum TreeError {
     },
 }
 
+/// Says what is wrong with "it"; whoever refuses a tree knows where it lies, and says that before.
 impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the device tree can't be used: ")?;
         match *self {
             Self::Magic { found } => {
                 write!(f, "it starts with {found:#010x}, not {MAGIC:#010x}; x0 must hold a device tree's address")
