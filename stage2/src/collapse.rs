@@ -48,6 +48,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         Some(leaf)
     }
 
+    /// Opens every leaf that a log which has ended left held back or marked by hardware.
+    pub(crate) fn reopen_all(&mut self) -> Result<(), Error> {
+        self.visit(self.geometry.range(), &mut Reopen)
+    }
+
     /// Opens a leaf that a log which has ended left held back or marked by hardware.
     #[inline(always)]
     fn reopen(&self, slot: Slot, level: Level) {
@@ -63,6 +68,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 Err(found) => value = Descriptor(found),
             }
         }
+    }
+}
+
+struct Reopen;
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
+        if table.logs.at(entry.ipa).is_none() {
+            table.reopen(entry.slot, entry.level);
+        }
+        Ok(Next::Onward)
     }
 }
 

@@ -98,6 +98,10 @@ impl Logs {
         self.entries.iter().take(self.used).flatten().find(|tracked| tracked.range.contains(ipa))
     }
 
+    pub(crate) fn any_hardware(&self) -> bool {
+        self.entries.iter().flatten().any(|tracked| tracked.mechanism.is_hardware())
+    }
+
     /// Whether `range` is touched by no log.
     #[inline(always)]
     pub(crate) fn spare(&self, range: IpaRange) -> bool {
@@ -120,7 +124,8 @@ impl Logs {
 const OPEN: u64 = bits::WRITE | bits::DBM;
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words.
+    /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words and must
+    /// belong to no other log.
     ///
     /// Leaves that reach over the range's bounds are split there. Permission changes need no break-before-make; with
     /// FEAT_BBM level 2 nothing else does. Cost: one compare-exchange a leaf and one invalidation; for
@@ -186,7 +191,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Ends a log and nothing more: pages that are write-protected stay so until their first write, which opens the leaf
     /// they are in, or until [`Stage2::collapse`]. Costs the same for any range.
     pub fn end_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
-        let tracked = self.logs.entries.get_mut(log.index)?.take()?;
+        let entry = self.logs.entries.get_mut(log.index)?;
+        let tracked = entry.take_if(|tracked| tracked.marks.layout == log.layout)?;
         self.logs.used = self.logs.entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         Some(tracked.marks.into_words())
     }
@@ -195,7 +201,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// write any of them unnoticed, so what is copied then is what the next harvest counts from.
     ///
     /// A write whose fault handler runs at the same time may be in this harvest or in the next. When every mark must be
-    /// seen, for a last copy with the guest stopped, call it while nobody is in [`Stage2::fault`].
+    /// seen, for a last copy with the guest stopped, call it while nobody is in [`Stage2::fault`] or [`Stage2::protect`].
     ///
     /// Cost: for write protection by the number of dirty pages; for hardware one load for each leaf. One invalidation.
     ///
@@ -204,19 +210,28 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::WrongSet`] if `report` has another layout than the log.
     pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
         let tracked = self.tracked(log, report)?;
+        let hardware = tracked.mechanism.is_hardware();
+        if !hardware && tracked.marks.is_empty() {
+            return Ok(());
+        }
         let mut pending = Pending::new();
+        let unfinished = self.under_way.begin_taking();
         let mut cleaner = Cleaner::new(self, tracked);
         tracked.marks.take_all(|word, bits| {
             report.insert_word(word, bits);
-            if !tracked.mechanism.is_hardware() {
+            if hardware {
+                // Marked by software, such as a deny whose invalidation may not be complete.
+                pending.add(tracked.marks.layout.span(word, bits));
+            } else {
                 cleaner.protect(word, bits, None, Some(report), &mut pending);
             }
         });
-        if tracked.mechanism.is_hardware() {
+        if hardware {
             let mut scan = Scan { report, pending: &mut pending, clean: true };
             self.visit(tracked.range, &mut scan)?;
         }
         self.complete(&pending);
+        drop(unfinished);
         Ok(())
     }
 
@@ -248,9 +263,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
         let tracked = self.tracked(log, set)?;
         let mut pending = Pending::new();
+        let unfinished = self.under_way.begin_taking();
         if tracked.mechanism.is_hardware() {
             set.each_word(|word, bits| {
-                tracked.marks.take_word(word, bits);
+                let taken = tracked.marks.take_word(word, bits);
+                if taken != 0 {
+                    pending.add(tracked.marks.layout.span(word, taken));
+                }
             });
             let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
             set.each_word(|word, bits| clean.word(word, bits));
@@ -264,6 +283,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             });
         }
         self.complete(&pending);
+        drop(unfinished);
         Ok(())
     }
 
@@ -271,6 +291,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// makes to its memory, such as the hypervisor. Call it after the write.
     pub fn mark_written(&self, range: IpaRange) {
         for tracked in self.logs.in_range(range) {
+            tracked.marks.mark_range(range);
+        }
+    }
+
+    /// Marks the pages of `range` in the logs whose dirty state is in descriptors, before these go.
+    pub(crate) fn mark_hardware_written(&self, range: IpaRange) {
+        for tracked in self.logs.in_range(range).filter(|tracked| tracked.mechanism.is_hardware()) {
             tracked.marks.mark_range(range);
         }
     }
@@ -288,7 +315,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub(crate) fn open_for_write(&self, entry: Entry, ipa: Ipa) {
         let Some(tracked) = self.logs.at(ipa) else {
             // A log has ended: the leaf is opened whole. If another PE was first, the guest finds out by trying again.
-            let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
+            if entry.is_run_member() {
+                self.change_run(&entry, |leaf| if leaf & bits::WRITE_GRANTED != 0 { leaf | bits::WRITE } else { leaf });
+            } else {
+                let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
+            }
             return;
         };
         if entry.level == Level::L3 && !entry.value.is_contiguous() {
@@ -453,7 +484,8 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
                 return self.protect_pages(slot, ipa, taken, pending);
             }
             if !entry.is_leaf() || !entry.value.is_writable() {
-                return;
+                // Another PE may have protected it and not invalidated yet.
+                return pending.add(marks.layout.span(word, taken));
             }
             let whole = wanted.is_none_or(|set| set.contains_range(entry.range()));
             if whole && !entry.value.is_contiguous() {
@@ -461,10 +493,8 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
                     continue;
                 }
                 pending.add(entry.range());
-                // The rest of the block is protected with it, so the rest of its marks is used up with it.
-                for word in marks.layout.words_of(entry.range()) {
-                    marks.take_word(word, marks.layout.mask(word, entry.range()));
-                }
+                // Its other marks are left to be taken in their turn: by then a handler may have opened a page anew, and
+                // a mark may be taken only before its leaf is protected, never after.
                 if let Some(report) = report {
                     report.insert_range(entry.range());
                 }

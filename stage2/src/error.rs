@@ -20,12 +20,12 @@ pub enum Error {
         /// Bits of the IPA space.
         ipa_bits: u8,
     },
-    /// The IPA size is not between 32 and 48 bits.
+    /// The IPA size is not between 32 and 48 bits, or larger than the CPUs' physical addresses.
     BadIpaSize {
         /// What was asked for.
         bits: u8,
     },
-    /// The output address is not page-aligned, or the range runs past 48 bits of physical address.
+    /// The output address is not page-aligned, or the range runs past the physical addresses that the CPUs have.
     BadOutput {
         /// The output address that was asked for.
         output: PhysAddr,
@@ -70,9 +70,15 @@ impl fmt::Display for Error {
             Error::OutOfRange { end, ipa_bits } => {
                 write!(f, "a range up to {end} leaves the {ipa_bits}-bit IPA space")
             }
-            Error::BadIpaSize { bits } => write!(f, "{bits} bits of IPA: must be between 32 and 48"),
+            Error::BadIpaSize { bits } => write!(
+                f,
+                "{bits} bits of IPA: must be between 32 and 48, and no more than the CPUs' physical addresses have"
+            ),
             Error::BadOutput { output } => {
-                write!(f, "output address {output}: must be a multiple of 4 KiB, and the range must end below 2^48")
+                write!(
+                    f,
+                    "output address {output}: must be a multiple of 4 KiB, and the range must end within the CPU's physical addresses"
+                )
             }
             Error::BadVmid { vmid } => write!(f, "VMID {vmid}: must not be 0 and must fit the CPU's VMID size"),
             Error::OutOfMemory { ipa } => write!(f, "no frame left for a table at IPA {ipa}"),

@@ -78,10 +78,11 @@ impl Syndrome {
         Some(Self {
             status,
             // WnR is 0 for hardware's update of a stage-1 descriptor (measured), which a readable page can refuse for no
-            // other reason than that it is a write. Cache maintenance and AT set WnR but write nothing.
+            // other reason than that it is a write. Cache maintenance sets WnR but writes nothing.
             write: match stage1_walk {
                 true => matches!(status, Status::Permission),
-                false => data && esr & WNR != 0 && esr & CM == 0,
+                // What writes nothing needs write permission all the same, where that is what it was refused.
+                false => data && esr & WNR != 0 && (esr & CM == 0 || matches!(status, Status::Permission)),
             },
             execute: !data && !stage1_walk,
             stage1_walk,
@@ -95,6 +96,14 @@ impl Syndrome {
     #[inline(always)]
     pub const fn hpfar_is_valid(&self) -> bool {
         self.stage1_walk || matches!(self.status, Status::Translation | Status::AccessFlag)
+    }
+
+    /// Whether the abort can be answered without knowing the IPA: a TLB conflict abort can, and has to be, since the
+    /// translation by `AT` would meet the same conflict. Give [`Syndrome::at`] any IPA then.
+    #[must_use]
+    #[inline(always)]
+    pub const fn needs_no_address(&self) -> bool {
+        matches!(self.status, Status::Conflict)
     }
 
     /// The abort at `ipa`, whose virtual address is `va`.
@@ -128,24 +137,32 @@ pub enum Outcome {
 }
 
 /// What one PE remembers from one abort to the next, to notice one that comes back.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct FaultHistory {
     page: u64,
+    changes: u64,
     repeats: u32,
+}
+
+impl Default for FaultHistory {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FaultHistory {
     /// No abort yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { page: u64::MAX, repeats: 0 }
+        Self { page: u64::MAX, changes: 0, repeats: 0 }
     }
 
-    /// How often the page has aborted in a row before, for nothing.
-    fn again(&mut self, ipa: Ipa) -> u32 {
-        let page = ipa.0 >> crate::address::PAGE_SHIFT;
-        self.repeats = if page == self.page { self.repeats.saturating_add(1) } else { 0 };
-        self.page = page;
+    /// How often the page has aborted in a row before, for nothing, with nothing changed in the table since.
+    fn again(&mut self, address: u64, changes: u64) -> u32 {
+        let page = address >> crate::address::PAGE_SHIFT;
+        let same = page == self.page && changes == self.changes;
+        self.repeats = if same { self.repeats.saturating_add(1) } else { 0 };
+        (self.page, self.changes) = (page, changes);
         self.repeats
     }
 
@@ -196,6 +213,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     fn untracked(&self, entry: &Entry, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         let leaf = entry.value;
         let refused = abort.write && !leaf.is_writable()
+            || abort.stage1_walk && leaf.0 & bits::READ == 0
             || abort.execute && leaf.0 & bits::NO_EXECUTE != 0
             || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
         if refused {
@@ -220,7 +238,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// rights (another alias, another PE), or one that was broken for a moment.
     fn spurious(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultSpurious);
-        match history.again(abort.ipa) {
+        match history.again(abort.ipa.0, self.under_way.changes()) {
             0 => self.invalidate_local(abort.ipa, abort.va),
             1 => {
                 self.count(Event::EscalateVmallE1);
@@ -250,7 +268,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.count(Event::FaultConflict);
         self.invalidate_all_local();
         // The syndrome may describe the old table or the new one (I_GYJBJ), so the address is good for nothing but this.
-        if history.again(abort.ipa) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
+        if history.again(abort.va, self.under_way.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
     }
 
     fn invalidate_all_local(&self) {
@@ -292,8 +310,9 @@ mod tests {
     }
 
     #[test]
-    fn cache_maintenance_writes_nothing() {
-        assert!(!Syndrome::decode(0x9200_014f).unwrap().write);
+    fn cache_maintenance_writes_nothing_but_may_want_the_permission() {
+        assert!(!Syndrome::decode(0x9200_0147).unwrap().write);
+        assert!(Syndrome::decode(0x9200_014f).unwrap().write);
     }
 
     #[test]

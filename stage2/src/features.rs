@@ -119,8 +119,9 @@ const ERRATA: &[Erratum] = &[
     Erratum { core: 0x41_d05, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
     // 2051678: Cortex-A510 before r0p3 orders dirty updates wrongly.
     Erratum { core: 0x41_d46, fixed_in: 0x03, bbm: false, dirty: true },
-    // AC03_CPU_38: AmpereOne updates access flag and dirty state after an invalidation.
+    // AC03_CPU_38, AC04_CPU_10: AmpereOne updates access flag and dirty state after an invalidation.
     Erratum { core: 0xc0_ac3, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
+    Erratum { core: 0xc0_ac4, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
 ];
 
 const fn field(register: u64, low: u32) -> u64 {
@@ -256,10 +257,10 @@ mod tests {
             let id = IdRegisters { midr: midr(core, revision), mmfr1: 2, ..Default::default() };
             Features::from_id_registers(&id, ConflictAborts::Handled).hardware_update
         };
-        for (core, revision) in [(0x41_d05, 0x20), (0x41_d46, 0x02), (0xc0_ac3, 0x10)] {
+        for (core, revision) in [(0x41_d05, 0x20), (0x41_d46, 0x02), (0xc0_ac3, 0x10), (0xc0_ac4, 0x00)] {
             assert_eq!(dirty(core, revision), HardwareUpdate::None, "{core:#x}");
         }
-        for (core, revision) in [(0x41_d46, 0x03), (0xc0_ac4, 0x00)] {
+        for (core, revision) in [(0x41_d46, 0x03), (0x41_d49, 0x00)] {
             assert_eq!(dirty(core, revision), HardwareUpdate::DirtyState, "{core:#x}");
         }
     }

@@ -33,8 +33,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let copy = self.platform.allocate(tables).ok_or(Error::OutOfMemory { ipa: self.geometry.range().start() })?;
         self.platform.counters().add(crate::Event::FrameAllocated, tables as u64);
         for (from, to) in slots(self.root, tables).zip(slots(copy, tables)) {
-            self.store(to, self.load(from));
-            self.store(from, 0);
+            // SAFETY: the root's frames are live. Taken out atomically: hardware may mark a 1 GiB leaf at any moment.
+            let value = unsafe { self.platform.fetch_clear(from, u64::MAX) };
+            self.store(to, value);
         }
         self.frozen = Some(Frozen { hardware_root: self.root });
         self.root = copy;

@@ -120,6 +120,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if pending.is_empty() {
             return;
         }
+        self.settle();
         let range_form = self.config.features.tlbi_range;
         let reachable = |range: &IpaRange| match range_form {
             true => range.pages() <= LARGEST,
@@ -148,10 +149,22 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Invalidates one leaf's entries on every PE; `ipa` lies in the leaf, and no smaller entry of it is cached.
     pub(crate) fn invalidate_leaf(&self, ipa: Ipa) {
+        self.settle();
         // Orders the leaf's new value before the invalidation: a walk that starts after it sees the value.
         self.dsb(Dsb::IshSt);
         self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Broadcast });
         self.drop_combined();
+    }
+
+    /// Before an invalidation: waits until no run is half taken apart. A member that still has its Contiguous bit would
+    /// let a walk cache the whole run anew, over members that have been changed. Whoever takes a run apart waits for
+    /// nobody meanwhile, so this ends.
+    #[inline(always)]
+    fn settle(&self) {
+        self.under_way.note_change();
+        while self.under_way.dissolving() {
+            self.platform.wait();
+        }
     }
 
     /// The second half of a stage-2 invalidation: combined entries may survive the stage-2 forms (R_TVTYQ).

@@ -26,6 +26,7 @@ pub mod secure;
 mod size_change;
 mod split;
 mod table;
+mod under_way;
 mod unmap;
 pub mod vmid;
 mod walk;

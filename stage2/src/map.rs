@@ -39,16 +39,20 @@ impl Target {
         entry.is_leaf() && !self.is_met_by(entry)
     }
 
-    /// Whether one entry of `level` can be the leaf for all it translates.
-    fn fits(&self, level: Level, ipa: Ipa, largest: LeafSize) -> bool {
-        let size = LeafSize::at(level, false);
-        level != Level::L0 && size <= largest && self.output_at(ipa).is_aligned(level.entry_bytes())
+    /// Whether the entry of `level` at `ipa`, of which `part` is to be mapped, can be a leaf: all of it is wanted, the
+    /// output is aligned, and it does not reach over a log's bounds.
+    fn fits<P>(&self, table: &Stage2<P>, level: Level, ipa: Ipa, part: IpaRange) -> bool {
+        let bytes = level.entry_bytes();
+        part.bytes() == bytes
+            && level != Level::L0
+            && LeafSize::at(level, false) <= table.config.largest
+            && self.output_at(ipa).is_aligned(bytes)
+            && !table.logs.cut(part)
     }
 
     /// The tables that mapping `part` below an entry of `level` at `ipa` takes, when nothing is there yet.
-    fn tables(&self, level: Level, ipa: Ipa, part: IpaRange, largest: LeafSize) -> usize {
-        let whole = part.bytes() == level.entry_bytes();
-        let Some(below) = level.below().filter(|_| !(whole && self.fits(level, ipa, largest))) else {
+    fn tables<P>(&self, table: &Stage2<P>, level: Level, ipa: Ipa, part: IpaRange) -> usize {
+        let Some(below) = level.below().filter(|_| !self.fits(table, level, ipa, part)) else {
             return 0;
         };
         let mut tables = 1;
@@ -56,7 +60,7 @@ impl Target {
         while at < part.end() {
             let start = at.align_down(below.entry_bytes());
             let end = start.offset(below.entry_bytes()).min(part.end());
-            tables += self.tables(below, start, IpaRange::trusted(at, end), largest);
+            tables += self.tables(table, below, start, IpaRange::trusted(at, end));
             at = end;
         }
         tables
@@ -76,7 +80,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub fn map(&mut self, range: IpaRange, output: PhysAddr, attributes: Attributes) -> Result<(), Error> {
         self.check(range)?;
         let last = output.0.checked_add(range.bytes() - PAGE_SIZE);
-        if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !bits::ADDRESS != 0) {
+        let reach = (1 << self.config.features.pa_bits.min(48)) - 1;
+        if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !reach != 0) {
             return Err(Error::BadOutput { output });
         }
         let target = Target { range, output, attributes };
@@ -107,7 +112,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Count {
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         let conflict = self.target.conflicts_with(entry);
         if conflict || !entry.is_leaf() {
-            self.tables += self.target.tables(entry.level, entry.ipa, part, table.config.largest);
+            self.tables += self.target.tables(table, entry.level, entry.ipa, part);
         }
         self.conflict |= conflict;
         Ok(Next::Onward)
@@ -163,9 +168,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
             // Met already: everything else was evicted.
             return Ok(Next::Onward);
         }
-        let fits = self.target.fits(entry.level, entry.ipa, table.config.largest);
-        let cut = table.logs.cut(entry.range());
-        let Some(below) = entry.level.below().filter(|_| part != entry.range() || !fits || cut) else {
+        let Some(below) = entry.level.below().filter(|_| !self.target.fits(table, entry.level, entry.ipa, part)) else {
             if !self.install_run(table, entry) {
                 table.overwrite(entry.slot, self.target.leaf(entry.level, entry.ipa).0);
             }

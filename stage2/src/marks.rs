@@ -95,6 +95,12 @@ impl Layout {
         }
     }
 
+    /// The range from the first to the last page of `bits`, which are not 0, of word `word`.
+    pub(crate) fn span(&self, word: usize, bits: u64) -> IpaRange {
+        let at = |page: u32| self.word_ipa(word).offset(u64::from(page) * PAGE_SIZE);
+        IpaRange::trusted(at(bits.trailing_zeros()), at(64 - bits.leading_zeros()))
+    }
+
     /// The words of level 0 that have pages of `range`.
     pub(crate) fn words_of(&self, range: IpaRange) -> core::ops::Range<usize> {
         match range.intersection(self.range) {
@@ -108,6 +114,10 @@ impl Layout {
 ///
 /// A setter goes from level 0 up, a taker from the top down, all sequentially consistent: whichever comes first at a
 /// word, either the taker finds the bit or the setter finds the summary cleared and sets it again.
+///
+/// The same holds between a mark and its descriptor (the handler writes the descriptor, then finds the mark set already;
+/// the harvest takes the mark, then changes the descriptor), which is why the descriptors' read-modify-writes have to be
+/// both acquire and release: see [`crate::TableMemory`].
 #[derive(Debug)]
 pub(crate) struct Marks {
     pub(crate) layout: Layout,
@@ -117,7 +127,7 @@ pub(crate) struct Marks {
 impl Marks {
     /// A bitmap in `words`, all clear. `words` has at least [`Layout::words`] words.
     pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Self {
-        debug_assert!(words.len() >= layout.words());
+        let words = words.get(..layout.words()).unwrap_or(words);
         for word in words {
             word.store(0, SeqCst);
         }
@@ -127,6 +137,12 @@ impl Marks {
     /// Gives the memory back.
     pub(crate) fn into_words(self) -> &'static [AtomicU64] {
         self.words
+    }
+
+    /// Whether nothing is marked, as far as this PE has seen: one load.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.get(self.layout.words - 1).is_none_or(|top| top.load(SeqCst) == 0)
     }
 
     #[inline(always)]

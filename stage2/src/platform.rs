@@ -32,6 +32,9 @@ impl Slot {
 /// The engine puts the frames' addresses into descriptors that hardware walks, so an implementation must give out
 /// frames that nothing else uses, and its accesses must reach the memory that the hardware walks (Normal memory, inner
 /// shareable, write-back, or as VTCR_EL2 says), each as one 64-bit single-copy atomic access.
+///
+/// The read-modify-writes are ordered on both sides: what comes before is seen before, what comes after is done after
+/// (on AArch64: `LDAXR` with `STLXR`, `CASAL`, `LDCLRAL`; elsewhere `SeqCst`). With less, a dirty log would lose pages.
 pub unsafe trait TableMemory {
     /// `frames` adjacent frames of 4 KiB, aligned to their total size (`frames` is a power of two, at most 16; 1 but for
     /// the root). The contents may be anything. `None` when there is no such memory.
@@ -59,7 +62,7 @@ pub unsafe trait TableMemory {
     /// As for [`TableMemory::load`].
     unsafe fn store(&self, slot: Slot, value: u64);
 
-    /// Replaces `old` by `new`, atomically, with acquire and release semantics.
+    /// Replaces `old` by `new`, atomically, ordered on both sides (see the trait).
     ///
     /// # Errors
     ///
@@ -70,7 +73,7 @@ pub unsafe trait TableMemory {
     /// As for [`TableMemory::load`].
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64>;
 
-    /// Clears the bits of `mask` atomically and returns the value from before.
+    /// Clears the bits of `mask` atomically, ordered on both sides (see the trait), and returns the value from before.
     ///
     /// # Safety
     ///
@@ -88,7 +91,7 @@ pub unsafe trait TableMemory {
         }
     }
 
-    /// Clears the bits of `mask` in `count` adjacent slots, each atomically.
+    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does.
     ///
     /// # Safety
     ///
@@ -209,7 +212,7 @@ impl Vmid {
 /// use the tables. A TLBI acts on the VMID in the executing PE's VTTBR_EL2, so an implementation must see to it that
 /// `vmid` is the current one there.
 pub unsafe trait Maintenance {
-    /// Executes the barrier. It must also be a compiler barrier.
+    /// Executes the barrier. It must also be a compiler barrier (and, for threads of a host, a `SeqCst` fence).
     fn dsb(&self, barrier: Dsb);
 
     /// `ISB`: what follows is fetched, and translated, anew.

@@ -9,6 +9,7 @@ use crate::invalidate::Pending;
 use crate::platform::{Maintenance, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
+use crate::under_way::Counted;
 use crate::walk::{Entry, Next, Visitor};
 
 /// Several changes and one invalidation at the end: [`Stage2::batch`].
@@ -20,6 +21,7 @@ use crate::walk::{Entry, Next, Visitor};
 pub struct Batch<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
     pending: Pending,
+    announced: Option<Counted<'t>>,
 }
 
 impl<P: TableMemory + Maintenance> Batch<'_, P> {
@@ -35,7 +37,13 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
-        table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
+        self.announced.get_or_insert_with(|| table.under_way.begin_taking());
+        let result = table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending });
+        if table.under_way.others_taking(1) {
+            // A leaf that was right already may be so thanks to a PE that has not invalidated it yet.
+            self.pending.add(range);
+        }
+        result
     }
 
     /// [`Stage2::split`]. Splitting needs no invalidation of its own; this is here so that it can stand in its place
@@ -57,6 +65,8 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
 impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
     fn drop(&mut self) {
         self.table.complete(&self.pending);
+        // After the last barrier: from here on nobody needs to invalidate for this batch.
+        self.announced = None;
     }
 }
 
@@ -68,7 +78,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// A batch of changes that share one invalidation.
     pub fn batch(&self) -> Batch<'_, P> {
-        Batch { table: self, pending: Pending::new() }
+        Batch { table: self, pending: Pending::new(), announced: None }
     }
 
     /// Gives all of `range` that is mapped the permissions. Leaves that reach over an edge are split there, and nowhere
@@ -79,7 +89,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed.
+    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed (unless another PE changes
+    /// a leaf at an edge at the same time, so that it comes to need splitting half-way).
     pub fn protect(&self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
         let mut batch = self.batch();
         batch.protect(range, permissions)
@@ -143,24 +154,34 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
         if new == entry.value {
             return Ok(Next::Onward);
         }
-        // Both happen only when another PE changed a leaf at the edge that was right when the edges were split.
-        if entry.is_run_member() && !self.range.covers(entry.run()) {
-            table.dissolve_run(entry);
+        if entry.is_run_member() {
+            if self.range.covers(entry.run()) && entry.ipa == entry.run().start() {
+                if takes_away(entry.value, new) {
+                    self.pending.add(entry.run());
+                }
+                let change = self.change;
+                let tracking = table.tracking(entry);
+                table.change_run(entry, |leaf| change.of(Descriptor(leaf), tracking).0);
+            } else {
+                // Another PE has changed the run, or its end of the edge, since.
+                table.dissolve_run(entry);
+            }
             return Ok(Next::Again);
         }
+        // Only when another PE has changed a leaf at the edge that was right when the edges were split.
         if part != entry.range() && entry.level != Level::L3 {
             table.split_leaf(entry, &[None; 2], &mut self.reserve)?;
             return Ok(Next::Again);
+        }
+        if entry.value.has_dbm() && entry.value.0 & bits::WRITE != 0 && !new.has_dbm() {
+            // The dirty state that the descriptor has lives on in the bitmap; first, so that no harvest finds neither.
+            table.mark_written(part);
         }
         if table.replace(entry.slot, entry.value.0, new.0).is_err() {
             return Ok(Next::Again);
         }
         if takes_away(entry.value, new) {
             self.pending.add(part);
-        }
-        if entry.value.has_dbm() && entry.value.0 & bits::WRITE != 0 && !new.has_dbm() {
-            // The dirty state that the descriptor had lives on in the bitmap.
-            table.mark_written(part);
         }
         Ok(Next::Onward)
     }

@@ -7,6 +7,13 @@ use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
 use crate::walk::Entry;
 
+/// Set in a link that leads somewhere: a frame may lie at address 0.
+const LINK: u64 = 1;
+
+fn linked(link: u64) -> Option<PhysAddr> {
+    (link & LINK != 0).then_some(PhysAddr(link & !LINK))
+}
+
 /// Frames for one operation. What is left over goes back when it is dropped.
 ///
 /// The frames are chained through their own first words, so that any number can be kept without an allocator.
@@ -39,13 +46,13 @@ impl<'t, P: TableMemory + Maintenance> Reserve<'t, P> {
             return self.table.allocate(ipa);
         };
         let next = self.table.load(Slot { table: frame, index: 0 });
-        self.head = (next != 0).then_some(PhysAddr(next));
+        self.head = linked(next);
         Ok(frame)
     }
 
     /// Takes an unused frame (back).
     pub(crate) fn put(&mut self, frame: PhysAddr) {
-        let next = self.head.map_or(0, |head| head.0);
+        let next = self.head.map_or(0, |head| head.0 | LINK);
         self.table.store(Slot { table: frame, index: 0 }, next);
         self.head = Some(frame);
     }
@@ -55,7 +62,7 @@ impl<P: TableMemory + Maintenance> Drop for Reserve<'_, P> {
     fn drop(&mut self) {
         while let Some(frame) = self.head {
             let next = self.table.load(Slot { table: frame, index: 0 });
-            self.head = (next != 0).then_some(PhysAddr(next));
+            self.head = linked(next);
             // SAFETY: a reserved frame was never published, so nothing leads to it.
             unsafe { self.table.free(frame) };
         }

@@ -7,7 +7,7 @@ use crate::address::{IpaRange, PhysAddr};
 use crate::counters::Event;
 use crate::descriptor::{Descriptor, bits};
 use crate::features::BbmLevel;
-use crate::geometry::{Level, RUN};
+use crate::geometry::RUN;
 use crate::invalidate::Pending;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
@@ -121,27 +121,70 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                     return;
                 }
                 self.rebuild_run(first, Some(leader.0), entry.run(), |value| value & !bits::CONTIGUOUS);
+                self.count(Event::SplitRun);
             }
             // The Contiguous bit changes directly from level 1 on. No invalidation: all entries that may be held agree,
-            // and whoever changes a member next invalidates its address, which a cached run covers (R_LQLSD).
+            // and whoever changes a member next invalidates its address, which a cached run covers (R_LQLSD), once no
+            // run is half taken apart.
             Method::Nt | Method::Direct => {
+                let dissolving = self.under_way.begin_dissolving();
                 for index in first.index..first.index + RUN {
-                    self.clear_contiguous(Slot { index, ..first }, entry.level);
+                    self.clear_contiguous(Slot { index, ..first }, entry);
                 }
+                // Orders the members before the word that the run is apart: walks that start after it see no bit.
+                self.dsb(Dsb::IshSt);
+                drop(dissolving);
             }
         }
-        self.count(Event::SplitRun);
     }
 
     /// Clears the bit in one member, unless the member has become something else.
-    fn clear_contiguous(&self, slot: Slot, level: Level) {
-        let mut value = Descriptor(self.load(slot));
-        while value.is_valid() && !value.is_table(level) && value.is_contiguous() {
-            match self.replace(slot, value.0, value.0 & !bits::CONTIGUOUS) {
-                Ok(()) => return,
-                Err(found) => value = Descriptor(found),
+    fn clear_contiguous(&self, slot: Slot, entry: &Entry) {
+        loop {
+            let value = Descriptor(self.load(slot));
+            if !value.is_valid() || value.is_table(entry.level) || !value.is_contiguous() {
+                return;
+            }
+            if value.is_busy(entry.level) {
+                // The run's permissions are being changed, by a PE that waits for nobody. A member without the bit must
+                // not be waited for: who works on that may be waiting for this PE.
+                self.wait_for(&Entry { slot, ..*entry });
+                continue;
+            }
+            if self.replace(slot, value.0, value.0 & !bits::CONTIGUOUS).is_ok() {
+                if slot.index.is_multiple_of(RUN) {
+                    self.count(Event::SplitRun);
+                }
+                return;
             }
         }
+    }
+
+    /// Changes the permissions of a whole run, in such a way that two PEs that do so at once leave it uniform: the first
+    /// member is marked busy meanwhile. Says whether it was a run still; otherwise read the entry again.
+    pub(crate) fn change_run(&self, entry: &Entry, change: impl Fn(u64) -> u64) -> bool {
+        let first = Slot { index: entry.slot.index - entry.slot.index % RUN, ..entry.slot };
+        let leader = Descriptor(self.load(first));
+        if leader.is_busy(entry.level) {
+            self.wait_for(&Entry { slot: first, ..*entry });
+            return false;
+        }
+        if !leader.is_valid()
+            || !leader.is_contiguous()
+            || self.replace(first, leader.0, leader.0 | bits::BUSY).is_err()
+        {
+            return false;
+        }
+        for index in first.index + 1..first.index + RUN {
+            let slot = Slot { index, ..first };
+            let mut value = self.load(slot);
+            // Another PE may take the run apart at the same time, but no further than the first member.
+            while let Err(found) = self.replace(slot, value, change(value)) {
+                value = found;
+            }
+        }
+        self.overwrite(first, change(leader.0));
+        true
     }
 
     fn rewrite_run(&self, first: Slot, run: IpaRange, change: impl Fn(u64) -> u64) {

@@ -26,7 +26,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// before it are split, and every leaf translates as it did.
     pub fn split(&self, range: IpaRange, to: LeafSize) -> Result<(), Error> {
         self.check(range)?;
-        self.visit(range, &mut Split { to, reserve: Reserve::none(self) })
+        let result = self.visit(range, &mut Split { to, reserve: Reserve::none(self) });
+        // Orders the new tables before whatever the caller does on the strength of their being there.
+        self.dsb(Dsb::IshSt);
+        result
     }
 
     /// Splits the leaf that reaches over `edge`, if there is one that `wants` agrees to, until a leaf starts at `edge`.

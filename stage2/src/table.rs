@@ -9,6 +9,7 @@ use crate::freeze::Frozen;
 use crate::geometry::{Geometry, LeafSize, Level};
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
 use crate::size_change::Method;
+use crate::under_way::UnderWay;
 
 /// How a table is set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +58,7 @@ pub struct Stage2<P> {
     pub(crate) method: Method,
     pub(crate) logs: Logs,
     pub(crate) frozen: Option<Frozen>,
+    pub(crate) under_way: UnderWay,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -66,14 +68,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::BadIpaSize`], [`Error::BadVmid`] if the VMID is wider than the features' VMIDs,
-    /// [`Error::OutOfMemory`].
+    /// [`Error::BadIpaSize`], also if the features have fewer physical address bits; [`Error::BadVmid`] if the VMID is
+    /// wider than the features' VMIDs; [`Error::OutOfMemory`].
     pub fn new(platform: P, config: Config) -> Result<Self, Error> {
         let geometry = Geometry::new(config.ipa_bits)?;
-        let vmid = config.vmid.get();
-        if config.features.vmid_bits < 16 && vmid >> config.features.vmid_bits != 0 {
-            return Err(Error::BadVmid { vmid });
-        }
+        fits(&config, config.features)?;
         let frames = geometry.root_tables();
         let root = platform.allocate(frames).ok_or(Error::OutOfMemory { ipa: geometry.range().start() })?;
         platform.counters().add(Event::FrameAllocated, frames as u64);
@@ -89,6 +88,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             method: Method::new(config.features.bbm),
             logs: Logs::new(),
             frozen: None,
+            under_way: UnderWay::new(),
         };
         // Orders the root's entries before whatever makes it reachable, which is a write of VTTBR_EL2.
         table.dsb(Dsb::IshSt);
@@ -194,9 +194,28 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Sizes are changed as the weakest PE allows from here on, so with break-before-make where the others would not have
     /// needed it. Who wants no invalid windows calls [`Stage2::repaint`] first, which leaves no size to change, or
     /// refuses the PE.
-    pub fn admit(&mut self, features: Features) {
-        self.config.features = self.config.features.weakest(features);
-        self.method = Method::new(self.config.features.bbm);
+    ///
+    /// The value of [`Stage2::vtcr`] may change with it: load it anew on every PE.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadIpaSize`] or [`Error::BadVmid`] if the PE has fewer address or VMID bits than are in use;
+    /// [`Error::NoHardwareDirtyState`] if it has none and a log relies on it: stop that first. Nothing has changed.
+    pub fn admit(&mut self, features: Features) -> Result<(), Error> {
+        let features = self.config.features.weakest(features);
+        fits(&self.config, features)?;
+        let loses_dirty_state =
+            self.has_hardware_dirty_state() && features.hardware_update != HardwareUpdate::DirtyState;
+        if loses_dirty_state && self.logs.any_hardware() {
+            return Err(Error::NoHardwareDirtyState);
+        }
+        if loses_dirty_state {
+            // A leaf that an ended log left to hardware would be read-only for the new PE.
+            self.reopen_all()?;
+        }
+        self.config.features = features;
+        self.method = Method::new(features.bbm);
+        Ok(())
     }
 
     /// Splits everything to pages, in the way that the PEs so far allow, and makes nothing larger from now on.
@@ -271,4 +290,16 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.count(Event::DescriptorWrite);
         self.store(slot, value);
     }
+}
+
+/// Whether PEs with `features` can use a table that is set up like this.
+fn fits(config: &Config, features: Features) -> Result<(), Error> {
+    let vmid = config.vmid.get();
+    if features.vmid_bits < 16 && vmid >> features.vmid_bits != 0 {
+        return Err(Error::BadVmid { vmid });
+    }
+    if config.ipa_bits > features.pa_bits {
+        return Err(Error::BadIpaSize { bits: config.ipa_bits });
+    }
+    Ok(())
 }

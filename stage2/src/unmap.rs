@@ -72,7 +72,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let mut reserve = self.reserve_edges(range, |_| true)?;
         self.split_edges(range, |_| true, &mut reserve)?;
         let mut detached = Detached::new(self);
-        self.visit(range, &mut Unmap { reserve, detached: &mut detached })
+        self.visit(range, &mut Unmap { reserve, detached: &mut detached })?;
+        // What hardware has marked goes with the descriptors; the memory behind them may live on.
+        self.mark_hardware_written(range);
+        Ok(())
     }
 
     /// Frees all tables that `tables` adjacent tables of `level` lead to, but not these themselves.

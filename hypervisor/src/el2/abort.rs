@@ -2,6 +2,7 @@
 
 use crate::el2::exceptions::{Frame, Next, Registers, skip_instruction};
 use crate::el2::registers::read_register;
+use crate::el2::manager::watch;
 use crate::el2::{cpu, crash, gic, guest_memory, inject};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
@@ -31,6 +32,7 @@ fn handle(esr: u64) -> Next {
                 guest_memory::wait_for_thaw();
                 Next::RESUME
             }
+            Outcome::Denied if watch::lets_through(&abort) => Next::RESUME,
             Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
         },
         Decoded::Changed => Next::RESUME,
@@ -52,7 +54,10 @@ enum Decoded {
 fn decode(esr: u64) -> Decoded {
     let Some(syndrome) = Syndrome::decode(esr) else { return Decoded::Foreign };
     let address = read_register!("far_el2");
-    let ipa = if syndrome.hpfar_is_valid() {
+    let ipa = if syndrome.needs_no_address() {
+        // A TLB conflict abort: AT would meet the same conflict, and fail, for ever.
+        Some(Ipa(0))
+    } else if syndrome.hpfar_is_valid() {
         Some(Ipa(stage2::fault::ipa_from_hpfar(read_register!("hpfar_el2")).0 | address & 0xfff))
     } else {
         stage2::aarch64::translate_stage1_read(address)

@@ -7,10 +7,10 @@ use stage2::*;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
-const GIB: u64 = 1 << 30;
-const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+pub const MIB: u64 = 1 << 20;
 
-fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
+pub fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
     let hardware_update = HardwareUpdate::DirtyState;
     let features = Features { pa_bits: 36, bbm, hardware_update, tlbi_range: true, vmid_bits: 8, lse: false };
     let config = Config { hardware_dirty: true, ..Config::new(Vmid::new(1).unwrap(), features) };
@@ -19,15 +19,15 @@ fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
     table
 }
 
-fn range(start: u64, bytes: u64) -> IpaRange {
+pub fn range(start: u64, bytes: u64) -> IpaRange {
     IpaRange::from_size(Ipa(start), bytes).unwrap()
 }
 
-fn storage(range: IpaRange) -> &'static [AtomicU64] {
+pub fn storage(range: IpaRange) -> &'static [AtomicU64] {
     Box::leak((0..Layout::new(range).words()).map(|_| AtomicU64::new(0)).collect())
 }
 
-fn start(table: &mut Stage2<&Host>, range: IpaRange, mechanism: Mechanism) -> Log {
+pub fn start(table: &mut Stage2<&Host>, range: IpaRange, mechanism: Mechanism) -> Log {
     table.start_log(range, storage(range), LogOptions { mechanism, all_dirty: false }).unwrap()
 }
 
@@ -42,7 +42,7 @@ fn report<'b>(log: &Log, words: &'b mut Vec<u64>) -> PageSet<'b> {
     PageSet::new(log.layout(), words).unwrap()
 }
 
-fn harvest(table: &Stage2<&Host>, log: &mut Log) -> BTreeSet<u64> {
+pub fn harvest(table: &Stage2<&Host>, log: &mut Log) -> BTreeSet<u64> {
     let mut words = Vec::new();
     let mut set = report(log, &mut words);
     table.harvest(log, &mut set).unwrap();
@@ -307,7 +307,7 @@ fn what_a_log_refuses() {
     let mut wrong = PageSet::new(Layout::new(range(GIB, 2 * MIB)), &mut words).unwrap();
     assert!(matches!(table.peek(&logs[0], &mut wrong), Err(Error::WrongSet { .. })));
     logs.into_iter().for_each(|log| assert!(table.stop_log(log).is_some()));
-    table.admit(Features { hardware_update: HardwareUpdate::None, ..table.config().features });
+    table.admit(Features { hardware_update: HardwareUpdate::None, ..table.config().features }).unwrap();
     let hardware = LogOptions { mechanism: Mechanism::HardwarePage, all_dirty: false };
     assert_eq!(
         table.start_log(range(GIB, MIB), storage(range(GIB, MIB)), hardware).err(),

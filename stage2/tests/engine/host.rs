@@ -5,11 +5,16 @@ use stage2::fault::Status;
 use stage2::platform::{Dsb, Slot, TableMemory, Tlbi, Vmid};
 use stage2::{Abort, Counters, Descriptor, Event, FaultHistory, Ipa, Maintenance, Outcome, PhysAddr, Stage2};
 use std::alloc::{Layout, alloc, dealloc};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What another PE does at a chosen moment: when a compare-exchange from one value to another has been done.
+type OtherPe = (fn(u64, u64) -> bool, Box<dyn FnOnce()>);
 
 /// Frames from the heap, at most `limit` of them.
 pub struct Host {
+    pub tlbis: Cell<usize>,
+    other_pe: RefCell<Option<OtherPe>>,
     pub counters: Counters,
     pub live: Cell<usize>,
     pub limit: Cell<usize>,
@@ -17,7 +22,18 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Self {
-        Self { counters: Counters::new(), live: Cell::new(0), limit: Cell::new(usize::MAX) }
+        Self {
+            counters: Counters::new(),
+            live: Cell::new(0),
+            limit: Cell::new(usize::MAX),
+            tlbis: Cell::new(0),
+            other_pe: RefCell::new(None),
+        }
+    }
+
+    /// Has `act` done once, by another PE so to speak, right after the first change that `when` picks.
+    pub fn interrupt(&self, when: fn(u64, u64) -> bool, act: impl FnOnce() + 'static) {
+        *self.other_pe.borrow_mut() = Some((when, Box::new(act)));
     }
 
     pub fn count(&self, event: Event) -> u64 {
@@ -126,7 +142,13 @@ unsafe impl TableMemory for &Host {
     }
 
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
-        cell(slot).compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ())
+        let result = cell(slot).compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(|_| ());
+        let due = |(when, _): &OtherPe| result.is_ok() && when(old, new);
+        let act = self.other_pe.borrow_mut().take_if(|other| due(other));
+        if let Some((_, act)) = act {
+            act();
+        }
+        result
     }
 }
 
@@ -134,7 +156,9 @@ unsafe impl TableMemory for &Host {
 unsafe impl Maintenance for &Host {
     fn dsb(&self, _: Dsb) {}
     fn isb(&self) {}
-    fn tlbi(&self, _: Vmid, _: Tlbi) {}
+    fn tlbi(&self, _: Vmid, _: Tlbi) {
+        self.tlbis.set(self.tlbis.get() + 1);
+    }
     fn counters(&self) -> &Counters {
         &self.counters
     }

@@ -3,3 +3,4 @@
 mod dirty;
 mod host;
 mod operations;
+mod races;

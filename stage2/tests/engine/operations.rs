@@ -258,7 +258,7 @@ fn repaint_leaves_pages_only() {
     let ram = range(32 * MIB, 34 * MIB);
     identity(&mut table, ram);
     table.repaint().unwrap();
-    table.admit(features(BbmLevel::Level0));
+    table.admit(features(BbmLevel::Level0)).unwrap();
     assert_eq!(sizes(&table, ram), [(Page, 34 * 256)]);
     table.collapse(ram).unwrap();
     assert_eq!(sizes(&table, ram), [(Page, 34 * 256)]);

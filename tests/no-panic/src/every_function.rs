@@ -129,7 +129,7 @@ fn tables() -> Result<(), Error> {
     black_box(table.unmap(range)).ok();
     black_box(table.collapse(range)).ok();
     black_box(table.repaint()).ok();
-    table.admit(features());
+    black_box(table.admit(features())).ok();
     table.invalidate_all();
     // SAFETY: this is never executed.
     unsafe { table.release() };

@@ -1,0 +1,67 @@
+//! What other PEs have begun and not finished: small counts that let an operation promise something about all of them.
+
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// Counts of unfinished work on one table. An increment comes before the first descriptor that the work changes, a
+/// decrement after its last barrier, so who has seen such a descriptor sees the count.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    /// Operations that take rights away and have not completed their invalidation.
+    taking: AtomicU64,
+    /// Contiguous runs that are being taken apart.
+    dissolving: AtomicU64,
+    /// Changes that may have left older entries in TLBs, ever.
+    changes: AtomicU64,
+}
+
+/// One more of something, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted<'c>(&'c AtomicU64);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+impl UnderWay {
+    pub(crate) const fn new() -> Self {
+        Self { taking: AtomicU64::new(0), dissolving: AtomicU64::new(0), changes: AtomicU64::new(0) }
+    }
+
+    /// Announces that rights are going to be taken away; ends when the invalidation is complete.
+    #[inline(always)]
+    pub(crate) fn begin_taking(&self) -> Counted<'_> {
+        self.taking.fetch_add(1, SeqCst);
+        Counted(&self.taking)
+    }
+
+    /// Whether others than the `own` announcements of the caller are at it.
+    #[inline(always)]
+    pub(crate) fn others_taking(&self, own: u64) -> bool {
+        self.taking.load(SeqCst) > own
+    }
+
+    /// Announces that a run is going to lose its Contiguous bits one by one.
+    pub(crate) fn begin_dissolving(&self) -> Counted<'_> {
+        self.dissolving.fetch_add(1, SeqCst);
+        Counted(&self.dissolving)
+    }
+
+    /// Whether any run is half taken apart.
+    #[inline(always)]
+    pub(crate) fn dissolving(&self) -> bool {
+        self.dissolving.load(SeqCst) != 0
+    }
+
+    /// Notes a change after which a PE may fault once for having held something older.
+    #[inline(always)]
+    pub(crate) fn note_change(&self) {
+        self.changes.fetch_add(1, SeqCst);
+    }
+
+    /// The number of changes so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(SeqCst)
+    }
+}

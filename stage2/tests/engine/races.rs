@@ -1,0 +1,198 @@
+//! Two PEs at once, at the one moment that matters. Each of these has been wrong once.
+//!
+//! The oracle's scheduler goes through all moments; here each known bad one has a name.
+
+use crate::dirty::{GIB, MIB, harvest, range, start, storage, table};
+use crate::host::{Host, guest_store};
+use stage2::descriptor::bits;
+use stage2::fault::Status;
+use stage2::features::HardwareUpdate;
+use stage2::*;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+fn host() -> &'static Host {
+    Box::leak(Box::new(Host::new()))
+}
+
+fn write_fault(ipa: u64, status: Status) -> Abort {
+    Abort { status, write: true, execute: false, stage1_walk: false, ipa: Ipa(ipa), va: ipa }
+}
+
+fn start_dirty(table: &mut Stage2<&Host>, range: IpaRange) -> Log {
+    let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: true };
+    table.start_log(range, storage(range), options).unwrap()
+}
+
+#[test]
+fn a_page_opened_while_its_block_is_protected_keeps_its_mark() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    table.split(range(GIB, GIB), LeafSize::Block2M).unwrap();
+    let mut log = start_dirty(&mut table, range(GIB, 4 * MIB));
+    let page = GIB + 0x15_3000;
+    let table = Rc::new(table);
+    let other = table.clone();
+    host.interrupt(
+        |old, new| old & bits::WRITE != 0 && new & bits::WRITE == 0,
+        move || assert!(guest_store(&other, page).is_ok_and(|faults| faults > 0)),
+    );
+    assert_eq!(harvest(&table, &mut log).len(), 1024);
+    let faults = guest_store(&table, page).unwrap();
+    assert!(faults > 0 || harvest(&table, &mut log).contains(&page), "the page is writable, and not marked");
+}
+
+#[test]
+fn a_dirty_page_that_is_denied_meanwhile_is_in_the_harvest() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
+    let page = GIB + 0x3000;
+    guest_store(&table, page).unwrap();
+    let table = Rc::new(table);
+    let other = table.clone();
+    let seen = Rc::new(std::cell::RefCell::new(BTreeSet::new()));
+    let report = seen.clone();
+    host.interrupt(
+        |old, new| old & bits::DBM != 0 && new & bits::DBM == 0,
+        move || *report.borrow_mut() = harvest(&other, &mut log),
+    );
+    table.protect(range(page, 0x1000), Permissions::READ_EXECUTE).unwrap();
+    assert_eq!(*seen.borrow(), [page].into());
+}
+
+#[test]
+fn a_harvest_invalidates_what_an_open_batch_has_denied() {
+    for (mechanism, all_dirty) in [(Mechanism::HardwarePage, false), (Mechanism::WriteProtect, true)] {
+        let host = host();
+        let mut table = table(host, BbmLevel::Level2);
+        table.split(range(GIB, GIB), LeafSize::Block2M).unwrap();
+        let logged = range(GIB, 2 * MIB);
+        let mut log = table.start_log(logged, storage(logged), LogOptions { mechanism, all_dirty }).unwrap();
+        guest_store(&table, GIB).unwrap();
+        let mut batch = table.batch();
+        batch.protect(logged, Permissions::READ_EXECUTE).unwrap();
+        let before = host.tlbis.get();
+        assert!(harvest(&table, &mut log).contains(&GIB));
+        assert!(host.tlbis.get() > before, "{mechanism:?}: still writable through an old entry");
+        batch.finish();
+    }
+}
+
+#[test]
+fn the_second_to_deny_does_not_return_before_the_first_has_invalidated() {
+    let host = host();
+    let table = table(host, BbmLevel::Level2);
+    let mut batch = table.batch();
+    batch.protect(range(GIB, GIB), Permissions::READ).unwrap();
+    let before = host.tlbis.get();
+    table.protect(range(GIB, GIB), Permissions::READ).unwrap();
+    assert!(host.tlbis.get() > before);
+    batch.finish();
+    let before = host.tlbis.get();
+    table.protect(range(GIB, GIB), Permissions::READ).unwrap();
+    assert_eq!(host.tlbis.get(), before, "with nothing under way there is nothing to invalidate");
+}
+
+#[test]
+fn spurious_faults_with_progress_between_them_are_not_stuck() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    let mut second_pe = FaultHistory::new();
+    for round in 0..100 {
+        guest_store(&table, GIB).unwrap();
+        let outcome = table.fault(&write_fault(GIB, Status::Permission), &mut second_pe);
+        assert_eq!(outcome, Outcome::Retry, "round {round}");
+        harvest(&table, &mut log);
+    }
+    let again = |n: usize, history: &mut FaultHistory| {
+        (0..n).map(|_| table.fault(&write_fault(2 * GIB - 0x1000, Status::Translation), history)).last()
+    };
+    assert_eq!(again(64, &mut second_pe), Some(Outcome::Retry));
+    assert_eq!(again(1, &mut second_pe), Some(Outcome::Stuck), "64 in a row with nothing changed are");
+    assert_eq!(host.count(Event::EscalateVmallE1), 1);
+}
+
+#[test]
+fn faults_in_break_windows_are_not_stuck() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level0);
+    let mut second_pe = FaultHistory::new();
+    for round in 0..100 {
+        table.split(range(GIB, GIB), LeafSize::Block2M).unwrap();
+        let outcome = table.fault(&write_fault(GIB, Status::Translation), &mut second_pe);
+        assert_eq!(outcome, Outcome::Retry, "round {round}");
+        table.collapse(range(GIB, GIB)).unwrap();
+    }
+}
+
+#[test]
+fn opening_a_run_after_a_log_opens_all_of_it() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    table.split(range(GIB, GIB), LeafSize::Contiguous64K).unwrap();
+    let log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    table.end_log(log).unwrap();
+    guest_store(&table, GIB + 0x5000).unwrap();
+    let run: Vec<_> = (0..16).map(|n| table.walk(Ipa(GIB + n * 0x1000)).unwrap()).collect();
+    assert!(run.iter().all(|leaf| leaf.size == LeafSize::Contiguous64K && !leaf.write_protected), "{run:?}");
+}
+
+#[test]
+fn mapping_across_the_bounds_of_a_log_is_all_or_nothing() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    table.unmap(range(GIB, GIB)).unwrap();
+    let _log = start(&mut table, range(GIB + 4 * MIB + 0x1000, MIB), Mechanism::WriteProtect);
+    let frames = host.live.get();
+    let mut needed = 0;
+    loop {
+        host.limit.set(frames + needed);
+        if table.map(range(GIB, GIB), PhysAddr(GIB), Attributes::RAM).is_ok() {
+            break;
+        }
+        assert_eq!(host.live.get(), frames, "{needed} frames: leaked");
+        assert_eq!(table.leaves(range(GIB, GIB)).count(), 0, "{needed} frames: partly mapped");
+        needed += 1;
+    }
+    assert_eq!(host.live.get(), frames + needed);
+}
+
+#[test]
+fn a_weaker_cpu_is_refused_while_hardware_logs() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    let log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
+    let weaker = Features { hardware_update: HardwareUpdate::None, ..table.config().features };
+    assert_eq!(table.admit(weaker), Err(Error::NoHardwareDirtyState));
+    table.end_log(log).unwrap();
+    table.admit(weaker).unwrap();
+    assert!(table.leaves(range(GIB, GIB)).all(|leaf| !leaf.hardware_tracked));
+    let narrow = Features { pa_bits: 32, ..weaker };
+    assert_eq!(table.admit(narrow), Err(Error::BadIpaSize { bits: 36 }));
+    assert_eq!(
+        Stage2::new(host, Config { ipa_bits: 40, ..*table.config() }).err(),
+        Some(Error::BadIpaSize { bits: 40 })
+    );
+}
+
+#[test]
+fn unmapping_keeps_what_hardware_has_marked() {
+    let mut table = table(host(), BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
+    guest_store(&table, GIB + 0x3000).unwrap();
+    table.unmap(range(GIB + 0x3000, 0x1000)).unwrap();
+    assert_eq!(harvest(&table, &mut log), [GIB + 0x3000].into());
+}
+
+#[test]
+fn a_log_of_another_table_ends_nothing() {
+    let host = host();
+    let (mut first, mut second) = (table(host, BbmLevel::Level2), table(host, BbmLevel::Level2));
+    let log = start(&mut first, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    let mut other = start(&mut second, range(GIB + 8 * MIB, 4 * MIB), Mechanism::WriteProtect);
+    assert!(second.end_log(log).is_none());
+    guest_store(&second, GIB + 8 * MIB).unwrap();
+    assert_eq!(harvest(&second, &mut other), [GIB + 8 * MIB].into());
+}
