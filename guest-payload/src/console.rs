@@ -38,7 +38,7 @@ impl Write for Translated<'_> {
             }
             // `write_word` does not wait for room.
             while self.0.is_tx_fifo_full() {
-                core::hint::spin_loop();
+                cpu::relax();
             }
             self.0.write_word(byte);
         }

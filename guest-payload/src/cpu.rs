@@ -136,6 +136,13 @@ pub fn without_interrupts<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
+/// In a loop that waits for another CPU. YIELD and not the ISB of `core::hint::spin_loop`: an emulator that runs its CPUs in
+/// turn, as QEMU does when it counts instructions, goes over to the next one.
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { asm!("yield", options(nostack, preserves_flags)) }
+}
+
 /// Waits for an interrupt, which may be masked.
 pub fn wfi() {
     // SAFETY: the DSB completes earlier stores before the CPU may stop, so that what others wait for is visible; WFI

@@ -91,7 +91,7 @@ pub fn wait_until(limit: u64, mut condition: impl FnMut() -> bool) -> bool {
         if now() > end {
             return condition();
         }
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }
 

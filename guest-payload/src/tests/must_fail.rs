@@ -4,7 +4,7 @@
 //! shows that the machine is whole after them.
 
 use crate::report::Outcome;
-use crate::{probe, smp};
+use crate::{cpu, probe, smp};
 
 group!("must-fail", [check, panic, abort, hang: 1, hang_elsewhere, abort_elsewhere, stack_overflow, passes]);
 
@@ -28,7 +28,7 @@ fn abort() -> Outcome {
 
 fn hang() -> Outcome {
     loop {
-        core::hint::spin_loop();
+        cpu::relax();
     }
 }
 
@@ -39,7 +39,7 @@ fn hang_elsewhere() -> Outcome {
     smp::post(
         1,
         |_| loop {
-            core::hint::spin_loop()
+            cpu::relax()
         },
         0,
     )?;
