@@ -44,6 +44,8 @@ pub fn apply() {
     let Some(id) = this.id.get() else { return };
     cpu::show_identity(id);
 
+    // Before HCR_EL2.VM: a walk must never start from what these registers hold after reset.
+    guest_memory::activate();
     write_register!("hcr_el2", id.hcr());
     write_register!("cptr_el2", id.cptr());
     write_register!("hstr_el2", 0);
@@ -56,7 +58,6 @@ pub fn apply() {
     write_register!("cntvoff_el2", 0);
     optional_features(id);
     gic(id);
-    guest_memory::activate();
 
     // EL1 as after reset: MMU and caches off (the RES1 bits of Armv8.0), floating point trapped.
     write_register!("sctlr_el1", 0x30d0_0800);
