@@ -1,0 +1,73 @@
+//! What the engine needs of this machine.
+
+use crate::cpu;
+use secure_partition::layout::CPUS;
+use stage2::aarch64::{El2, Secure};
+use stage2::pool::StaticPool;
+use stage2::{Counters, Dsb, Event, Identity, Maintenance, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
+
+/// Table frames: 64 of 4 KiB.
+pub static POOL: StaticPool<1> = StaticPool::new();
+
+static COUNTERS: [Counters; CPUS] = [const { Counters::new() }; CPUS];
+
+/// How often something happened, on all CPUs.
+pub fn count(event: Event) -> u64 {
+    COUNTERS.iter().map(|counters| counters.get(event)).sum()
+}
+
+/// The engine's platform.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform;
+
+// SAFETY: the pool's frames are the engine's alone, and mapped at their physical address as the hardware's walks see them:
+// Normal, write-back, inner shareable (boot.S and `Stage2::vtcr` say the same).
+unsafe impl TableMemory for Platform {
+    fn allocate(&self, frames: usize) -> Option<PhysAddr> {
+        POOL.allocate(frames)
+    }
+
+    unsafe fn free(&self, first: PhysAddr, frames: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { POOL.free(first, frames) };
+    }
+
+    unsafe fn load(&self, slot: Slot) -> u64 {
+        // SAFETY: the caller's promise.
+        unsafe { Identity::load(slot) }
+    }
+
+    unsafe fn store(&self, slot: Slot, value: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { Identity::store(slot, value) };
+    }
+
+    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        // SAFETY: the caller's promise.
+        unsafe { Identity::compare_exchange(slot, old, new) }
+    }
+
+    unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { Identity::fill(table, first, step) };
+    }
+}
+
+// SAFETY: the instructions are the regime's own, and a TLBI names the table's VMID.
+unsafe impl Maintenance for Platform {
+    fn dsb(&self, barrier: Dsb) {
+        El2::<Secure>::dsb(barrier);
+    }
+
+    fn isb(&self) {
+        El2::<Secure>::isb();
+    }
+
+    fn tlbi(&self, vmid: Vmid, tlbi: Tlbi) {
+        El2::<Secure>::tlbi_for(vmid, tlbi);
+    }
+
+    fn counters(&self) -> &Counters {
+        &COUNTERS[cpu::index()]
+    }
+}
