@@ -83,7 +83,10 @@ pub fn run_cargo(workspace: &Workspace, mut command: Command, step: &Step) -> Re
         let mut reader = BufReader::new(stderr);
         let mut line = String::new();
         while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
-            step.detail(line.trim());
+            // Cargo's own lines are indented; the rest is for the error, if there is one.
+            if line.starts_with(' ') {
+                step.detail(line.trim());
+            }
             written.push_str(&line);
             line.clear();
         }

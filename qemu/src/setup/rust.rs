@@ -12,6 +12,8 @@ pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// Debian's second Rust toolchain, recent even in an older release; its source is where build-std looks for it.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+const DEBIAN_CLIPPY_PROGRAM: &str = "/usr/bin/cargo-clippy";
 /// The oldest compiler that builds the workspace (`rust-version` in Cargo.toml).
 const OLDEST: (u32, u32) = (1, 88);
 
@@ -81,7 +83,7 @@ impl Toolchain {
                 return Some(Self { kind: Kind::BuildStd, linker: linker() });
             }
         }
-        let debian = Path::new("/usr/bin/cargo").is_file()
+        let debian = Path::new(DEBIAN_CARGO).is_file()
             && version("/usr/bin/rustc").is_some_and(|version| version >= OLDEST)
             && sysroot("/usr/bin/rustc").is_some_and(|sysroot| has_source(&sysroot));
         (debian && linker().is_some()).then(|| Self { kind: Kind::Debian, linker: linker() })
@@ -92,12 +94,14 @@ impl Toolchain {
         let mut command = match self.kind {
             Kind::Installed | Kind::BuildStd => Command::new(cargo()),
             Kind::Debian => {
-                let mut command = Command::new("/usr/bin/cargo");
-                command.env("RUSTC", "/usr/bin/rustc");
+                // Cargo would look for other subcommands in rustup's folder first, so clippy is called by its full name.
+                let program = if subcommand == "clippy" { DEBIAN_CLIPPY_PROGRAM } else { DEBIAN_CARGO };
+                let mut command = Command::new(program);
                 // What the calling Cargo set for its own compiler would mislead this one.
-                for name in ["LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "CARGO", "RUSTDOC"] {
+                for name in ["LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC"] {
                     command.env_remove(name);
                 }
+                command.env("RUSTC", "/usr/bin/rustc").env("CARGO", DEBIAN_CARGO);
                 command
             }
         };
@@ -118,7 +122,7 @@ impl Toolchain {
     /// # Errors
     /// If it does not, and it can't be installed.
     pub fn ensure_clippy(&self) -> Result<()> {
-        if self.kind == Kind::Debian && !Path::new("/usr/bin/clippy-driver").is_file() {
+        if self.kind == Kind::Debian && !Path::new(DEBIAN_CLIPPY_PROGRAM).is_file() {
             apt::install(&[DEBIAN_CLIPPY])?;
         }
         Ok(())
