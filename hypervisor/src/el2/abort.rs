@@ -7,6 +7,7 @@ use crate::el2::{cpu, crash, gic, guest_memory, inject};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
+use stage2::fault::Status;
 use stage2::{Abort, Ipa, Outcome, Syndrome};
 
 const DATA_ABORT: u64 = 0x24;
@@ -14,6 +15,20 @@ const DATA_ABORT: u64 = 0x24;
 /// Data aborts.
 pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
     cpu::this_cpu().exits.count(Exit::DataAbort);
+    // A plain store that a leaf's permission refused is what tracking and protecting memory make of every first write:
+    // it is told by one comparison. All else, and what this cannot settle, takes the way below.
+    const FSC_KIND: u64 = 0x3c;
+    const PERMISSION: u64 = 0x0c;
+    const WNR: u64 = 1 << 6;
+    const S1PTW: u64 = 1 << 7;
+    const CM: u64 = 1 << 8;
+    if esr & (FSC_KIND | WNR | S1PTW | CM) == PERMISSION | WNR {
+        let address = read_register!("far_el2");
+        let Some(ipa) = stage2::aarch64::translate_stage1_read(address) else { return Next::RESUME };
+        let (status, va) = (Status::Permission, address);
+        let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa, va };
+        return settle(&abort, guest_memory::fault(&abort));
+    }
     handle(esr)
 }
 
@@ -23,20 +38,26 @@ pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
     handle(esr)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn handle(esr: u64) -> Next {
     match decode(esr) {
-        Decoded::Abort(abort) => match guest_memory::fault(&abort) {
-            Outcome::Retry => Next::RESUME,
-            Outcome::Frozen => {
-                guest_memory::wait_for_thaw();
-                Next::RESUME
-            }
-            Outcome::Denied if watch::lets_through(&abort) => Next::RESUME,
-            Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
-        },
+        Decoded::Abort(abort) => settle(&abort, guest_memory::fault(&abort)),
         Decoded::Changed => Next::RESUME,
         Decoded::Foreign => Next::with_all_registers(unresolved),
+    }
+}
+
+/// What follows from the engine's answer.
+#[inline(always)]
+fn settle(abort: &Abort, outcome: Outcome) -> Next {
+    match outcome {
+        Outcome::Retry => Next::RESUME,
+        Outcome::Frozen => {
+            guest_memory::wait_for_thaw();
+            Next::RESUME
+        }
+        Outcome::Denied if watch::lets_through(abort) => Next::RESUME,
+        Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
     }
 }
 
