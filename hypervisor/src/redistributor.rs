@@ -25,8 +25,9 @@ const WAKER: u64 = 0x14;
 
 /// GICR_CTLR without EnableLPIs (bit 0), CES (1) and IR (2), which have to do with LPIs.
 const CTLR_MASK: u64 = 0xffff_fff8;
-/// GICR_TYPER without PLPIS (bit 0), VLPIS (1), Dirty (2), DirectLPI (3), RVPEID (7) and VSGI (26).
-const TYPER_MASK: u64 = !(0b1000_1111 | 1 << 26);
+/// GICR_TYPER without PLPIS (bit 0), Dirty (2), DirectLPI (3), RVPEID (7) and VSGI (26). VLPIS (1) stays: it tells a guest
+/// how far apart redistributors are, and can do nothing without physical LPIs and an ITS; its frames are not mapped.
+const TYPER_MASK: u64 = !(0b1000_1101 | 1 << 26);
 
 /// What is done with a load of `bytes` bytes at `offset` into the page.
 pub const fn read(offset: u64, bytes: u8) -> Answer {
@@ -81,7 +82,8 @@ mod tests {
     #[test]
     fn a_guest_finds_its_redistributor_without_lpis() {
         let Answer::Masked(mask) = read(TYPER, 8) else { panic!("TYPER is hidden") };
-        assert_eq!(mask & 0b1111, 0, "PLPIS, VLPIS, DirectLPI");
+        assert_eq!(mask & 0b1101, 0, "PLPIS, Dirty, DirectLPI");
+        assert_ne!(mask & 0b10, 0, "VLPIS, which is the distance to the next redistributor");
         assert_eq!(mask >> 32, 0xffff_ffff, "the affinity");
         assert_ne!(mask & 1 << 4, 0, "Last");
         assert_eq!(read(TYPER, 4), Answer::Masked(mask & 0xffff_ffff));
