@@ -32,7 +32,7 @@ pub fn drive(home: &Home, moves: u64, seed: u64) -> Result<Answer, Answer> {
 fn pick(home: &Home, random: &mut Random) -> Ranges {
     let spare = layout::spare(home.partition);
     let mut ranges = Ranges::new();
-    if random.below(64) == 0 {
+    if random.below(256) == 0 {
         let block = LeafSize::Block2M.bytes();
         ranges.extend(IpaRange::from_size(Ipa(spare.end().0 - block), block));
         return ranges;
