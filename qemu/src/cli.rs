@@ -35,6 +35,11 @@ Examples:
 
 Whatever is missing (the Rust target, QEMU, the guest's kernel) is fetched the first time and kept under target/hv.
 
+Environment:
+  HV_QEMU         the QEMU to use, as --qemu
+  HV_APT_SOURCES  a sources.list to fetch the guest's arm64 packages from, where the system's own archives have none
+  HV_SHOW_QEMU    if set, QEMU's command line is shown
+
 Exit status: 0 the guest powered off or rebooted; with --run, the command's own status. Otherwise:
   2 wrong arguments           120 the hypervisor refused to start      121 the hypervisor crashed
   122 QEMU ended unexpectedly 123 the run ended without a result       124 timeout

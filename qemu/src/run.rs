@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
+use wait_timeout::ChildExt;
 
 /// How long QEMU may live on after the hypervisor's last line, or after it was asked to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -105,7 +105,8 @@ pub fn capture(
             Ok(Event::Complaint(bytes)) => complaints.extend_from_slice(&bytes),
             Ok(Event::Ended) if open > 1 => open -= 1,
             Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
-                break Stop::Exited(qemu.0.wait().context("can't wait for QEMU")?);
+                let ended = qemu.0.wait_timeout(GRACE).context("can't wait for QEMU")?;
+                break ended.map_or(over, Stop::Exited);
             }
             Err(RecvTimeoutError::Timeout) => break over,
         }
@@ -129,7 +130,10 @@ pub fn interact(emulator: &Emulator, machine: &Machine, timeout: Option<Duration
     let mut qemu = Qemu::spawn(emulator, command)?;
     let stop = match timeout {
         None => Stop::Exited(qemu.0.wait().context("can't wait for QEMU")?),
-        Some(timeout) => qemu.wait_for(timeout)?.map_or(Stop::TimedOut, Stop::Exited),
+        Some(timeout) => {
+            let ended = qemu.0.wait_timeout(timeout).context("can't wait for QEMU")?;
+            ended.map_or(Stop::TimedOut, Stop::Exited)
+        }
     };
     drop(qemu);
     let mut console = Console::default();
@@ -140,10 +144,12 @@ pub fn interact(emulator: &Emulator, machine: &Machine, timeout: Option<Duration
 fn command(emulator: &Emulator, machine: &Machine) -> Result<Command> {
     let mut command = Command::new(&emulator.path);
     command.args(machine.arguments()?);
+    // Elsewhere a killed tool leaves its QEMU behind.
+    #[cfg(target_os = "linux")]
     // SAFETY: between fork and exec only async-signal-safe functions may run; the closure makes one system call
     // (prctl) and allocates nothing.
     unsafe {
-        command.pre_exec(|| {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
             // A tool that dies takes its QEMU with it.
             rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into)
         });
@@ -162,26 +168,6 @@ impl Qemu {
     fn spawn(emulator: &Emulator, mut command: Command) -> Result<Self> {
         command.spawn().map(Self).with_context(|| format!("can't run {}", emulator.path.display()))
     }
-
-    /// Waits until QEMU ends, but no longer than `limit`.
-    fn wait_for(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
-        // The standard library has no wait with a limit; a pidfd becomes readable when its process ends.
-        let pid = Pid::from_child(&self.0);
-        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            .context("can't watch QEMU (pidfd_open)")?;
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut poll = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
-            match rustix::event::poll(&mut poll, Some(&left)) {
-                Ok(0) => return Ok(None),
-                Ok(_) => return self.0.wait().map(Some).context("can't wait for QEMU"),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error).context("can't wait for QEMU"),
-            }
-        }
-    }
 }
 
 impl Drop for Qemu {
@@ -191,7 +177,7 @@ impl Drop for Qemu {
         }
         // Politely first: QEMU then gives the terminal back as it found it.
         let _ = rustix::process::kill_process(Pid::from_child(&self.0), Signal::TERM);
-        if !matches!(self.wait_for(GRACE), Ok(Some(_))) {
+        if !matches!(self.0.wait_timeout(GRACE), Ok(Some(_))) {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }

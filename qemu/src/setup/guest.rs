@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The kernels to take, best first: the newest that matches the first pattern that any matches.
+/// The kernels to take (not the packages that only name the newest of a series), best first: the newest that matches the first pattern that any matches.
 const KERNELS: [&str; 2] =
-    [r"^linux-image-6\.1\.0-[0-9]+-cloud-arm64$", r"^linux-image-[0-9][^-]*(-[0-9]+)?-cloud-arm64$"];
+    [r"^linux-image-6\.1\.0-[0-9]+-cloud-arm64$", r"^linux-image-[0-9]+\.[0-9]+\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$"];
 /// A shell and its tools in one static program.
 const BUSYBOX: &str = "busybox-static";
 /// Debian's installer for network boot.

@@ -65,6 +65,28 @@ fn reboot_ends_the_run() {
     assert_end!(ran.outcome, End::Reset);
 }
 
+/// Names of the nodes at the root of the guest's device tree that stand for devices able to write to memory.
+fn dma_devices(machine: Machine) -> Vec<String> {
+    let ran = linux(machine, "ls /proc/device-tree");
+    assert_end!(ran.outcome, End::PowerOff);
+    assert!(ran.output.lines().any(|node| node.starts_with("pl011")), "{}", ran.output);
+    let is_master = |node: &&str| ["virtio_mmio", "fw-cfg", "pcie", "smmu"].iter().any(|name| node.starts_with(name));
+    ran.output.lines().filter(is_master).map(str::to_owned).collect()
+}
+
+#[test]
+fn no_device_that_could_write_to_memory_is_there() {
+    assert_eq!(dma_devices(machine()), [""; 0]);
+}
+
+#[test]
+fn a_granted_device_is_there_and_no_other() {
+    let mut machine = machine();
+    let addresses = machine.add_virtio(&["virtio-rng-device".to_owned()]).unwrap();
+    machine.append += &format!(" grant-dma={:#x}", addresses[0]);
+    assert_eq!(dma_devices(machine), [format!("virtio_mmio@{:x}", addresses[0])]);
+}
+
 #[test]
 fn instructions_at_el2_are_few() {
     let machine = Machine { icount: true, append: "log=info icount=on".into(), ..machine() };

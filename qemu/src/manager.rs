@@ -1,0 +1,79 @@
+//! What the tool does while a guest runs, through the management core: dirty logs, write protection, audits.
+
+pub mod heatmap;
+pub mod link;
+pub mod plan;
+pub mod record;
+pub mod session;
+pub mod show;
+
+use crate::machine::Machine;
+use anyhow::{Context, Result};
+use link::Link;
+use plan::Plan;
+use rustix::net::Shutdown;
+use session::Summary;
+use show::Show;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The page of virtio-mmio transports that no device of the guest's is ever put on.
+const TRANSPORT: u32 = 24;
+
+/// A session that runs beside the machine.
+#[derive(Debug)]
+pub struct Running {
+    end: UnixStream,
+    thread: JoinHandle<Result<Summary>>,
+}
+
+/// Adds the management core and its device to a machine, and begins the session that does what `plan` says.
+///
+/// # Errors
+/// If no socket or no file of the plan's can be made.
+pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>) -> Result<Running> {
+    let (ours, theirs) = UnixStream::pair().context("can't make a socket for the management core")?;
+    let theirs: Arc<OwnedFd> = Arc::new(theirs.into());
+    machine.smp += 1;
+    machine.append += " manager=on";
+    if let Some(every) = plan.drop_dirty {
+        machine.append += &format!(" drop-dirty={every}");
+    }
+    let number = std::os::fd::AsRawFd::as_raw_fd(&*theirs);
+    let words = [
+        "-global".to_owned(),
+        "virtio-mmio.force-legacy=false".to_owned(),
+        "-chardev".to_owned(),
+        format!("socket,id=management,fd={number}"),
+        "-device".to_owned(),
+        format!("virtio-serial-device,max_ports=1,bus=virtio-mmio-bus.{TRANSPORT}"),
+        "-device".to_owned(),
+        "virtconsole,chardev=management".to_owned(),
+    ];
+    machine.extra.extend(words.map(Into::into));
+    machine.inherited.push(theirs);
+    let end = ours.try_clone().context("can't share a socket")?;
+    let session = session::Session::new(plan, show)?;
+    let thread = std::thread::Builder::new()
+        .name("management".into())
+        .spawn(move || session.run(Link::new(ours)))
+        .context("can't start a thread")?;
+    Ok(Running { end, thread })
+}
+
+impl Running {
+    /// Waits for the session's end. Call it once QEMU has ended.
+    ///
+    /// # Errors
+    /// What went wrong in the session.
+    pub fn finish(self) -> Result<Summary> {
+        // QEMU is gone: whoever still reads is told so. The other end may be closed already, which is as good.
+        let _ = rustix::net::shutdown(&self.end, Shutdown::Both);
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
