@@ -238,7 +238,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// The entry held something else; nothing has changed.
     pub(crate) fn hold_writes(&self, entry: &Entry) -> Result<Descriptor, u64> {
-        if !entry.value.has_dbm() || self.method == Method::Break {
+        if self.method == Method::Break {
+            return Ok(entry.value);
+        }
+        if !entry.value.has_dbm() {
+            if self.logs.at(entry.ipa).is_some_and(|tracked| tracked.mechanism.is_hardware()) {
+                // Another change has taken DBM away, in this batch or on another PE, and perhaps not invalidated yet.
+                self.invalidate_leaf(entry.ipa);
+            }
             return Ok(entry.value);
         }
         let held = entry.value.0 & !(bits::DBM | bits::WRITE) | bits::BUSY;
