@@ -5,6 +5,7 @@ use crate::counters::Event;
 use crate::descriptor::{Descriptor, Kind, bits};
 use crate::error::Error;
 use crate::geometry::{ENTRIES, LeafSize, Level, RUN};
+use crate::invalidate::Pending;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
 use crate::unmap::Detached;
@@ -25,6 +26,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::OutOfRange`].
     pub fn collapse(&mut self, range: IpaRange) -> Result<(), Error> {
         self.check(range)?;
+        if self.has_hardware_dirty_state() {
+            // No leaf may change its size while a PE holds it as one that hardware marks (R_RTBRL).
+            self.reopen_all(range)?;
+        }
         let mut detached = Detached::new(self);
         self.visit(range, &mut Collapse { range, detached: &mut detached })
     }
@@ -48,9 +53,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         Some(leaf)
     }
 
-    /// Opens every leaf that a log which has ended left held back or marked by hardware.
-    pub(crate) fn reopen_all(&mut self) -> Result<(), Error> {
-        self.visit(self.geometry.range(), &mut Reopen)
+    /// Opens every leaf of `range` that a log which has ended left held back or marked by hardware.
+    /// On return no PE holds one that hardware marks.
+    pub(crate) fn reopen_all(&mut self, range: IpaRange) -> Result<(), Error> {
+        let mut reopen = Reopen { pending: Pending::new() };
+        self.visit(range, &mut reopen)?;
+        self.complete(&reopen.pending);
+        Ok(())
     }
 
     /// Opens a leaf that a log which has ended left held back or marked by hardware.
@@ -71,11 +80,16 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 }
 
-struct Reopen;
+struct Reopen {
+    pending: Pending,
+}
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
-        if table.logs.at(entry.ipa).is_none() {
+        if table.logs.spare(entry.range()) {
+            if entry.is_leaf() && entry.value.has_dbm() {
+                self.pending.add(entry.range());
+            }
             table.reopen(entry.slot, entry.level);
         }
         Ok(Next::Onward)

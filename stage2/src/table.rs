@@ -211,7 +211,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
         if loses_dirty_state {
             // A leaf that an ended log left to hardware would be read-only for the new PE.
-            self.reopen_all()?;
+            self.reopen_all(self.geometry.range())?;
         }
         self.config.features = features;
         self.method = Method::new(features.bbm);
