@@ -12,6 +12,8 @@ pub mod injection;
 pub mod machine;
 pub mod mmio;
 pub mod options;
+pub mod page_hash;
+pub mod policy;
 pub mod power_state;
 pub mod range;
 pub mod redistributor;

@@ -22,6 +22,8 @@ pub struct Options {
     pub crash: Option<Crash>,
     /// Whether a CPU is kept back from the guest for management; when absent, it is if a service needs it.
     pub manager: Option<bool>,
+    /// The management core leaves every so manyth dirty page out of its reports, to test that an audit finds it.
+    pub drop_dirty: Option<u64>,
 }
 
 impl Default for Options {
@@ -33,6 +35,7 @@ impl Default for Options {
             icount: false,
             crash: None,
             manager: None,
+            drop_dirty: None,
         }
     }
 }
@@ -70,7 +73,7 @@ struct Key {
 }
 
 /// All keys; messages list them in this order.
-const KEYS: [Key; 6] = [
+const KEYS: [Key; 7] = [
     Key {
         name: "log",
         values: "off|error|warn|info|debug|trace",
@@ -138,6 +141,14 @@ const KEYS: [Key; 6] = [
         values: "on|off",
         set: |options, value| {
             options.manager = Some(switch(value)?);
+            Some(())
+        },
+    },
+    Key {
+        name: "drop-dirty",
+        values: "NUMBER from 1",
+        set: |options, value| {
+            options.drop_dirty = Some(value.parse().ok().filter(|&every| every > 0)?);
             Some(())
         },
     },
@@ -218,7 +229,8 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 icount=on crash=overflow manager=off";
+        let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 icount=on crash=overflow manager=off \
+                    drop-dirty=1000";
         assert_eq!(
             Options::parse(line),
             Ok(Options {
@@ -228,6 +240,7 @@ mod tests {
                 icount: true,
                 crash: Some(Crash::Overflow),
                 manager: Some(false),
+                drop_dirty: Some(1000),
             })
         );
     }
@@ -260,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_named_and_the_legal_ones_are_listed() {
-        for word in ["log=loud", "log", "log=", "bbm=2", "icount=yes", "crash=off", "manager=1"] {
+        for word in ["log=loud", "log", "log=", "bbm=2", "icount=yes", "crash=off", "manager=1", "drop-dirty=0"] {
             let error = Options::parse(word).unwrap_err();
             let name = word.split('=').next();
             let values = KEYS.iter().find(|key| Some(key.name) == name).unwrap().values;

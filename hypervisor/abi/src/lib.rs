@@ -6,6 +6,9 @@
 //! [`status::NOT_SUPPORTED`] and changes nothing.
 #![no_std]
 
+#[cfg(feature = "manager")]
+pub mod manager;
+
 /// Function identifiers.
 pub mod function {
     /// Number of functions of the service (DEN0028, 6.2): `w0` holds the count.

@@ -2,6 +2,7 @@
 
 use crate::el2::exceptions::{Frame, Next, Registers, skip_instruction};
 use crate::el2::registers::read_register;
+use crate::el2::manager::watch;
 use crate::el2::{cpu, crash, gic, guest_memory, inject};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
@@ -26,7 +27,7 @@ pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
         let Some(ipa) = stage2::aarch64::translate_stage1_read(address) else { return Next::RESUME };
         let (status, va) = (Status::Permission, address);
         let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa, va };
-        return settle(guest_memory::fault(&abort));
+        return settle(&abort, guest_memory::fault(&abort));
     }
     handle(esr)
 }
@@ -40,7 +41,7 @@ pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
 #[inline(never)]
 fn handle(esr: u64) -> Next {
     match decode(esr) {
-        Decoded::Abort(abort) => settle(guest_memory::fault(&abort)),
+        Decoded::Abort(abort) => settle(&abort, guest_memory::fault(&abort)),
         Decoded::Changed => Next::RESUME,
         Decoded::Foreign => Next::with_all_registers(unresolved),
     }
@@ -48,13 +49,14 @@ fn handle(esr: u64) -> Next {
 
 /// What follows from the engine's answer.
 #[inline(always)]
-fn settle(outcome: Outcome) -> Next {
+fn settle(abort: &Abort, outcome: Outcome) -> Next {
     match outcome {
         Outcome::Retry => Next::RESUME,
         Outcome::Frozen => {
             guest_memory::wait_for_thaw();
             Next::RESUME
         }
+        Outcome::Denied if watch::lets_through(abort) => Next::RESUME,
         Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
     }
 }

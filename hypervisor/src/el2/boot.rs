@@ -1,6 +1,6 @@
 //! From the first Rust code to the guest's first instruction.
 
-use crate::el2::{console, control, cpu, frames, guest, guest_memory, heap, memory, power, registers, secondary};
+use crate::el2::{console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, registers, secondary};
 use alloc::string::{String, ToString};
 use core::arch::global_asm;
 use hypervisor::machine::{Conduit, Machine, find_uart};
@@ -64,17 +64,19 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
         return Err(Refusal("PSCI is called by HVC here, which at EL2 calls EL2 itself: start the image without another hypervisor below it, or with one that offers SMC".to_string()));
     }
 
-    let own = memory::OwnMemory::choose(&machine, tree_range);
+    let device = manager::find_device(&machine, &options)?;
+    let own = memory::OwnMemory::choose(&machine, tree_range, device.is_some());
     machine.check_placement(own.range, tree_range)?;
     // SAFETY: the early map has the pool, which has been found to belong to nothing else.
     unsafe { frames::FRAMES.init(own.pool) };
     secondary::allocate_areas(&machine)?;
-    memory::switch_to_own_map(&machine, &own)?;
+    memory::switch_to_own_map(&machine, &own, device)?;
 
     let features = secondary::start_all(&machine)?;
     control::check(&machine)?;
     let guest = guest::load(&machine, &options, &own)?;
     guest_memory::create(&machine, &options, &guest, features)?;
+    manager::prepare(&machine, &options, &guest.memory, device)?;
     registers::dsb_ish();
     Ok(guest)
 }

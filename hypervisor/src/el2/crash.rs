@@ -107,7 +107,8 @@ fn end() -> ! {
     power::stop(End::Panic)
 }
 
-fn park() -> ! {
+/// Stops this CPU for good.
+pub fn park() -> ! {
     loop {
         aarch64_cpu::asm::wfi();
     }

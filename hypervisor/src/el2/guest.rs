@@ -2,7 +2,7 @@
 
 use crate::el2::boot::Refusal;
 use crate::el2::memory::OwnMemory;
-use crate::el2::{control, cpu, crash, registers, secondary};
+use crate::el2::{control, cpu, crash, manager, registers, secondary};
 use alloc::vec::Vec;
 use hypervisor::guest_tree;
 use hypervisor::image::{self, Request};
@@ -36,7 +36,8 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     let ids: Vec<_> = cpu::all().filter_map(|area| area.cpu.id.get()).collect();
     let first = cpu::read_id().affinity();
     let mut cpus = Vec::from([first]);
-    cpus.extend(ids.iter().map(|id| id.affinity()).filter(|&mpidr| mpidr != first));
+    let withheld = manager::withheld(machine, options);
+    cpus.extend(ids.iter().map(|id| id.affinity()).filter(|&mpidr| mpidr != first && Some(mpidr) != withheld));
     let tree = guest_tree::write(
         machine,
         &guest_tree::Guest {
@@ -98,6 +99,7 @@ impl Guest {
         }
         drop(self);
         control::apply();
+        manager::start();
         let (entry, context) = cpu::this_cpu().power.turned_on();
         secondary::enter(entry, context)
     }

@@ -6,6 +6,7 @@ use crate::el2::crash;
 use crate::el2::frames::FRAMES;
 use crate::el2::gic;
 use crate::el2::guest::Guest;
+use crate::el2::manager;
 use crate::el2::registers::{isb, write_register};
 use alloc::vec::Vec;
 use hypervisor::machine::Machine;
@@ -104,7 +105,16 @@ static GUEST_MEMORY: Once<GuestMemory> = Once::new();
 pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Features) -> Result<(), Refusal> {
     let features = Features { bbm: size_change(options.bbm, features.bbm)?, ..features };
     let vmid = Vmid::new(1)?;
-    let mut table = Stage2::new(Platform, Config::new(vmid, features))?;
+    // Without a management core nobody starts a log, and hardware need not look for leaves to mark.
+    let hardware_dirty = manager::is_wanted(options);
+    let uart = machine.uart.iter().map(|device| device.registers);
+    let rtc = machine.rtc.iter().map(|device| device.registers);
+    let granted = options.grant_dma.iter().map(|&address| grant(machine, address)).collect::<Result<Vec<_>, _>>()?;
+    let devices = uart.chain(rtc).chain(gic::guest_registers(machine)).chain(granted);
+    let devices = merged(devices.filter_map(|range| range.grown_to(PAGE_SIZE)).collect());
+    let ipa_bits = ipa_bits(guest.memory.iter().chain(&devices), features.pa_bits);
+    let config = Config { hardware_dirty, ipa_bits, ..Config::new(vmid, features) };
+    let mut table = Stage2::new(Platform, config)?;
     let (vttbr, vtcr) = (table.vttbr(), table.vtcr());
     let root = (PhysAddr(vttbr & 0x0000_ffff_ffff_f000), table.geometry().root_tables());
     // TLBIs act on the VMID that VTTBR_EL2 holds; mapping may need some.
@@ -113,17 +123,22 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
     for &ram in &guest.memory {
         map(&mut table, ram, Attributes::RAM)?;
     }
-    let uart = machine.uart.iter().map(|device| device.registers);
-    let rtc = machine.rtc.iter().map(|device| device.registers);
-    let granted = options.grant_dma.iter().map(|&address| grant(machine, address)).collect::<Result<Vec<_>, _>>()?;
-    let devices = uart.chain(rtc).chain(gic::guest_registers(machine)).chain(granted);
-    for device in merged(devices.filter_map(|range| range.grown_to(PAGE_SIZE)).collect()) {
+    for &device in &devices {
         map(&mut table, device, Attributes::DEVICE)?;
     }
 
     report(&table);
     GUEST_MEMORY.call_once(|| GuestMemory { table: RwLock::new(table), vttbr, vtcr, root });
     Ok(())
+}
+
+/// Bits of IPA that reach everything that is mapped, so that a walk has no more levels than it needs: up to 39 bits it
+/// begins at level 1, with one table. What lies beyond faults like everything else that is not mapped.
+fn ipa_bits<'a>(mapped: impl Iterator<Item = &'a PhysRange>, pa_bits: u8) -> u8 {
+    const THREE_LEVELS: u8 = 39;
+    let highest = mapped.map(|range| range.end().saturating_sub(1)).max().unwrap_or(0);
+    let needed = (u64::BITS - highest.leading_zeros()) as u8;
+    needed.max(THREE_LEVELS).min(pa_bits)
 }
 
 /// The way to change sizes that was asked for, if the weakest CPU can do it.
@@ -209,6 +224,11 @@ pub fn activate() {
     El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(stage2::Scope::Local));
     // The invalidation is complete before the guest is entered.
     El2::<NonSecure>::dsb(Dsb::Nsh);
+}
+
+/// The guest's table, once there is one.
+pub fn table() -> Option<&'static RwLock<Stage2<Platform>>> {
+    GUEST_MEMORY.get().map(|memory| &memory.table)
 }
 
 /// The engine's answer to a stage-2 abort of the executing CPU.

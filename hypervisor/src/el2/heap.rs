@@ -1,5 +1,5 @@
-//! The heap: for the device trees, the hypervisor's own tables and what else start-up needs. Nothing allocates once the
-//! guest runs.
+//! The heap: for the device trees, the hypervisor's own tables and what else start-up needs. Once the guest runs, nothing
+//! allocates but the management core.
 
 use buddy_system_allocator::LockedHeap;
 use core::cell::UnsafeCell;

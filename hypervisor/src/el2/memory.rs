@@ -134,7 +134,7 @@ impl OwnMemory {
     /// The image, and behind it as much as tables may take if all RAM is mapped by pages, with some to spare; or as much
     /// as there is up to whatever lies there. If that is too little, the range overlaps it, which
     /// [`Machine::check_placement`] finds.
-    pub fn choose(machine: &Machine, tree: PhysRange) -> Self {
+    pub fn choose(machine: &Machine, tree: PhysRange, manager: bool) -> Self {
         /// Areas of CPUs, and whatever does not grow with RAM.
         const FIXED: u64 = 2 << 20;
         /// Below this it is not worth trying.
@@ -144,6 +144,8 @@ impl OwnMemory {
         let ram: u64 = machine.ram.iter().map(|range| range.size()).sum();
         // A page of table for 2 MiB, a quarter more for what else services need.
         let wanted = ram / 512 / 4 * 5 + FIXED;
+        // The management core keeps a hash of 8 bytes for each page, and device memory.
+        let wanted = if manager { wanted + ram / 512 + (1 << 20) } else { wanted };
 
         let kept = machine.reserved.iter().copied();
         let modules = [Some(machine.kernel.range), machine.initrd.as_ref().map(|initrd| initrd.range), Some(tree)];
@@ -173,12 +175,12 @@ const DEVICE: Attributes = Attributes::VALID
     .union(Attributes::ATTRIBUTE_INDEX_0)
     .union(Attributes::XN);
 
-/// Builds the final map and changes over to it.
+/// Builds the final map and changes over to it. `management` are the registers of the management core's device.
 ///
 /// # Errors
 ///
 /// A sentence, where the device tree puts a device into RAM or beyond 48 bits of address.
-pub fn switch_to_own_map(machine: &Machine, own: &OwnMemory) -> Result<(), Refusal> {
+pub fn switch_to_own_map(machine: &Machine, own: &OwnMemory, management: Option<PhysRange>) -> Result<(), Refusal> {
     let mut map = IdMap::new(0, El2);
     let mut add = |start: u64, end: u64, attributes| {
         let region = MemoryRegion::new(start as usize, end as usize);
@@ -204,7 +206,7 @@ pub fn switch_to_own_map(machine: &Machine, own: &OwnMemory) -> Result<(), Refus
         Gic::V2(_) => &[][..],
         Gic::V3(gic) => &gic.redistributors,
     };
-    let devices = uart.chain(redistributors.iter().copied()).filter_map(|range| range.grown_to(PAGE));
+    let devices = uart.chain(redistributors.iter().copied()).chain(management).filter_map(|range| range.grown_to(PAGE));
     for device in merged(devices.collect()) {
         if let Some(ram) = machine.ram.iter().find(|ram| ram.overlaps(device)) {
             return Err(Refusal(alloc::format!("the device tree has a device at {device} inside the RAM at {ram}")));

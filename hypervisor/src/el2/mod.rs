@@ -16,6 +16,7 @@ mod guest_memory;
 mod heap;
 mod hypercall;
 mod inject;
+mod manager;
 mod memory;
 mod power;
 mod psci;

@@ -1,6 +1,6 @@
 //! Ends: power-off, reset, refusal.
 
-use crate::el2::{console, report};
+use crate::el2::{console, manager, report};
 use smccc::{Smc, psci};
 
 /// How the run ends.
@@ -30,6 +30,7 @@ impl End {
 
 /// The guest has asked for the end: reports what it cost, and ends.
 pub fn end_guest(end: End) -> ! {
+    manager::guest_ends();
     report::print();
     console::print(format_args!("end: {}", end.name()));
     stop(end)

@@ -1,7 +1,7 @@
 //! PSCI as the guest sees it (DEN0022). The firmware's own PSCI does the work; who is on is known here.
 
 use crate::el2::power::{self, End};
-use crate::el2::{cpu, guest_memory, secondary};
+use crate::el2::{cpu, guest_memory, manager, secondary};
 use arm_psci::{EntryPoint, ErrorCode, Function, FunctionId, MigrateInfoType, PowerState, PsciFeature, Version};
 use hypervisor::power_state::{Power, TurnOnError};
 
@@ -70,7 +70,10 @@ fn features(of: PsciFeature) -> Result<u32, ErrorCode> {
 
 /// The CPU with these affinity fields.
 fn find(mpidr: u64) -> Result<&'static cpu::CpuArea, ErrorCode> {
-    let has = |area: &&cpu::CpuArea| area.cpu.id.get().is_some_and(|id| id.affinity() == mpidr);
+    // The management core is not there for the guest.
+    let has = |area: &&cpu::CpuArea| {
+        area.cpu.id.get().is_some_and(|id| id.affinity() == mpidr) && !manager::is_core(area)
+    };
     cpu::all().find(has).ok_or(ErrorCode::InvalidParameters)
 }
 

@@ -5,7 +5,7 @@
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, CpuArea};
 use crate::el2::registers::read_register;
-use crate::el2::{control, exceptions};
+use crate::el2::{control, exceptions, manager};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use hypervisor::machine::Machine;
@@ -128,6 +128,9 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
         loop {
             aarch64_cpu::asm::wfi();
         }
+    }
+    if manager::is_core(area) {
+        manager::run();
     }
     control::apply();
     let (entry, context) = cpu.power.turned_on();

@@ -1,0 +1,237 @@
+//! The dirty log of all of the guest's memory: one of the engine's logs for each range of RAM.
+
+use crate::el2::frames::FRAMES;
+use crate::el2::guest_memory::Platform;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
+use hypervisor_abi::manager::{Census, Mechanism};
+use spin::RwLock;
+use stage2::{Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Stage2};
+
+/// The guest's table.
+pub type Table = RwLock<Stage2<Platform>>;
+
+/// What is done at once while the guest's faults wait for it, or the lock is held at all.
+const PIECE: u64 = 32 << 20;
+/// Words of a bitmap that stand for a block of 2 MiB.
+const BLOCK_WORDS: usize = 8;
+/// Harvests in a row that find a block dirty before it is split to pages.
+const HOT: u8 = 4;
+
+/// Changes the table: waits for faults in flight, and lets no new ones overtake.
+pub fn exclusively<R>(table: &Table, act: impl FnOnce(&mut Stage2<Platform>) -> R) -> R {
+    act(&mut table.upgradeable_read().upgrade())
+}
+
+/// Cuts a range into pieces that end at multiples of `bytes`, a power of two.
+fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
+    let mut start = range.start();
+    core::iter::from_fn(move || {
+        let end = start.align_down(bytes).offset(bytes).min(range.end());
+        let piece = IpaRange::new(start, end).ok()?;
+        start = end;
+        Some(piece)
+    })
+}
+
+/// Splits a range while the guest uses it.
+pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), String> {
+    pieces(range, PIECE).try_for_each(|piece| table.read().split(piece, to)).map_err(|error| error.to_string())
+}
+
+/// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
+pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), String> {
+    let largest = LeafSize::Block1G.bytes();
+    for range in ranges {
+        let end = Ipa(range.end().0.next_multiple_of(largest));
+        let end = end.min(table.read().geometry().range().end());
+        let whole = IpaRange::new(range.start().align_down(largest), end).map_err(|error| error.to_string())?;
+        for large in pieces(whole, largest) {
+            let small = pieces(large, PIECE).chain([large]);
+            small
+                .into_iter()
+                .try_for_each(|piece| exclusively(table, |table| table.collapse(piece)))
+                .map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Leaves and tables as they are now.
+pub fn census(table: &Table) -> Census {
+    let census = table.read().census();
+    Census { leaves: census.leaves.map(|count| count as u64), table_bytes: census.tables as u64 * PAGE_SIZE }
+}
+
+/// A range of the guest's memory, and what is kept for its pages.
+pub struct Region {
+    pub range: IpaRange,
+    layout: Layout,
+    /// The log's bitmap, while no log has it.
+    storage: Option<&'static [AtomicU64]>,
+    log: Option<Log>,
+    /// The last harvest.
+    report: &'static mut [u64],
+    /// What was reported since the last audit: a bit a page.
+    pub since: &'static mut [u64],
+    /// A hash for each page at the last audit.
+    pub hashes: &'static mut [u64],
+    /// How often in a row each block was found dirty.
+    heat: Vec<u8>,
+}
+
+impl Region {
+    /// Memory for all of it; nothing if there is too little.
+    pub fn new(range: IpaRange) -> Option<Self> {
+        let layout = Layout::new(range);
+        let words = layout.words();
+        let storage = zeroed(words)?;
+        // SAFETY: the words are nobody else's, live for ever, and AtomicU64 has the representation of u64.
+        let storage = unsafe { core::slice::from_raw_parts(storage.as_mut_ptr().cast::<AtomicU64>(), words) };
+        Some(Self {
+            range,
+            layout,
+            storage: Some(storage),
+            log: None,
+            report: zeroed(words)?,
+            since: zeroed(words)?,
+            hashes: zeroed(range.pages() as usize)?,
+            heat: alloc::vec![0; words.div_ceil(BLOCK_WORDS)],
+        })
+    }
+
+    /// The address of the page that bit 0 of a word stands for.
+    fn address(&self, word: usize) -> u64 {
+        self.range.start().align_down(LeafSize::Block2M.bytes()).0 + word as u64 * 64 * PAGE_SIZE
+    }
+
+    /// Whether the page was reported since the last audit.
+    pub fn was_reported(&self, page: Ipa) -> bool {
+        let bit = (page.0 - self.address(0)) / PAGE_SIZE;
+        self.since.get(bit as usize / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+    }
+
+    /// Starts its log.
+    ///
+    /// # Errors
+    ///
+    /// A sentence; no log runs. Leaves may have been split.
+    pub fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Result<(), String> {
+        // Splitting beforehand, under the shared lock, leaves less to do while the guest's faults wait.
+        let how = match mechanism {
+            Mechanism::HardwarePage => {
+                split(table, self.range, LeafSize::Page)?;
+                stage2::Mechanism::HardwarePage
+            }
+            Mechanism::HardwareBlock => {
+                split(table, self.range, LeafSize::Block2M)?;
+                stage2::Mechanism::HardwareBlock
+            }
+            Mechanism::Auto | Mechanism::WriteProtect | Mechanism::WriteProtectEager => stage2::Mechanism::WriteProtect,
+        };
+        let options = LogOptions { mechanism: how, all_dirty };
+        let storage = self.storage.ok_or("this range is logged already")?;
+        let log = exclusively(table, |table| table.start_log(self.range, storage, options));
+        self.log = Some(log.map_err(|error| error.to_string())?);
+        self.storage = None;
+        self.heat.fill(0);
+        self.since.fill(0);
+        match mechanism {
+            // Without memory for all of it, the rest is split at its first writes.
+            Mechanism::WriteProtectEager => split(table, self.range, LeafSize::Page).or_else(|why| {
+                log::warn!("manager: not everything is split eagerly: {why}");
+                Ok(())
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends its log. Leaves stay as they are.
+    pub fn stop(&mut self, table: &Table) {
+        if let Some(log) = self.log.take() {
+            self.storage = exclusively(table, |table| table.end_log(log));
+        }
+    }
+
+    /// Harvests its log, less what `drops` takes out on purpose, and calls `each` with the address and the bits of each
+    /// word that has any. Returns the number of pages.
+    ///
+    /// # Errors
+    ///
+    /// The engine's sentence.
+    pub fn harvest(
+        &mut self,
+        table: &Table,
+        drops: &mut Drops,
+        mut each: impl FnMut(u64, u64),
+    ) -> Result<u64, String> {
+        let Some(log) = &mut self.log else { return Ok(0) };
+        let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
+        table.read().harvest(log, &mut set).map_err(|error| error.to_string())?;
+        let words = set.bitmap().len();
+        let mut pages = 0;
+        for word in 0..words {
+            let (Some(bits), Some(since)) = (self.report.get(word), self.since.get_mut(word)) else { break };
+            let bits = drops.apply(*bits);
+            if bits != 0 {
+                *since |= bits;
+                pages += u64::from(bits.count_ones());
+                each(self.address(word), bits);
+            }
+        }
+        Ok(pages)
+    }
+
+    /// Splits the blocks that were found dirty whole, again and again: from now on they are reported page by page.
+    pub fn refine(&mut self, table: &Table) {
+        let blocks = self.report.chunks_exact(BLOCK_WORDS).zip(&mut self.heat).enumerate();
+        for (block, (words, heat)) in blocks {
+            *heat = if words.iter().all(|word| *word == u64::MAX) { heat.saturating_add(1) } else { 0 };
+            if *heat != HOT {
+                continue;
+            }
+            let bytes = LeafSize::Block2M.bytes();
+            let start = Ipa(self.range.start().align_down(bytes).0 + block as u64 * bytes);
+            // No memory: it stays a block, reported whole.
+            let _ = IpaRange::new(start, start.offset(bytes)).and_then(|block| table.read().split(block, LeafSize::Page));
+        }
+    }
+}
+
+/// Leaves out one reported page in so many, to show that an audit finds it.
+pub struct Drops {
+    every: Option<u64>,
+    seen: u64,
+}
+
+impl Drops {
+    /// Drops every `every`th page, or none.
+    pub const fn new(every: Option<u64>) -> Self {
+        Self { every, seen: 0 }
+    }
+
+    fn apply(&mut self, bits: u64) -> u64 {
+        let Some(every) = self.every else { return bits };
+        let (mut left, mut kept) = (bits, bits);
+        while left != 0 {
+            let lowest = left & left.wrapping_neg();
+            left &= left - 1;
+            self.seen += 1;
+            if self.seen % every == 0 {
+                kept &= !lowest;
+            }
+        }
+        kept
+    }
+}
+
+/// So many words of the hypervisor's own memory, for ever.
+fn zeroed(words: usize) -> Option<&'static mut [u64]> {
+    let frames = (words as u64 * 8).div_ceil(PAGE_SIZE);
+    let start = FRAMES.allocate(frames, 1)?.0 as *mut u64;
+    // SAFETY: the frames are this function's alone and hold so many words, mapped and aligned.
+    unsafe { start.write_bytes(0, words) };
+    // SAFETY: as above; initialised, and never freed.
+    Some(unsafe { core::slice::from_raw_parts_mut(start, words) })
+}

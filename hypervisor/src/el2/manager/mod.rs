@@ -1,0 +1,168 @@
+//! The management core: a CPU that the guest does not get, and that does what the host tool asks for while the guest
+//! runs on the others.
+
+mod audit;
+mod dirty;
+mod port;
+mod service;
+pub mod watch;
+
+use crate::el2::boot::Refusal;
+use crate::el2::cpu::{self, CpuArea};
+use crate::el2::registers::read_register;
+use crate::el2::{control, crash, power, secondary};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hypervisor::machine::Machine;
+use hypervisor::options::Options;
+use hypervisor::range::PhysRange;
+use port::Received;
+use service::Service;
+use spin::{Mutex, Once};
+
+/// What is known of the management core, if there is one.
+struct Core {
+    mpidr: u64,
+    area: &'static CpuArea,
+    /// Until the core takes it.
+    service: Mutex<Option<Service>>,
+}
+
+static CORE: Once<Core> = Once::new();
+
+/// The guest has turned the machine off and waits for the host to be done.
+static ENDED: AtomicBool = AtomicBool::new(false);
+/// The host has said who it is, and not yet that it is done.
+static ATTENDED: AtomicBool = AtomicBool::new(false);
+/// CNTPCT_EL0 when the host was heard last.
+static HEARD: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the command line asks for a management core.
+pub fn is_wanted(options: &Options) -> bool {
+    options.manager == Some(true)
+}
+
+/// The registers of the device that the management core talks through; nothing when there is to be no such core. The
+/// guest gets no part of their page.
+///
+/// # Errors
+///
+/// A sentence: no device, one CPU only, a grant of what shares the device's page.
+pub fn find_device(machine: &Machine, options: &Options) -> Result<Option<PhysRange>, Refusal> {
+    if !is_wanted(options) {
+        return Ok(None);
+    }
+    if machine.cpus.len() < 2 {
+        return Err(Refusal(
+            "manager=on keeps one CPU back from the guest, and the machine has only one: give it two or more, or \
+             leave manager=on out"
+                .into(),
+        ));
+    }
+    let device = port::find(machine)?;
+    let page = device.grown_to(stage2::PAGE_SIZE).unwrap_or(device);
+    match options.grant_dma.iter().find(|&&address| page.contains(address)) {
+        Some(address) => Err(Refusal(alloc::format!(
+            "grant-dma={address:#x} would give the guest the page of the management device at {device}: attach one of \
+             them elsewhere"
+        ))),
+        None => Ok(Some(device)),
+    }
+}
+
+/// Keeps the last CPU back that is not the executing one, and opens the device. `memory` is the guest's.
+///
+/// # Errors
+///
+/// A sentence: the device does not work, or there is no memory.
+pub fn prepare(
+    machine: &Machine,
+    options: &Options,
+    memory: &[PhysRange],
+    device: Option<PhysRange>,
+) -> Result<(), Refusal> {
+    let Some(device) = device else { return Ok(()) };
+    let (mpidr, area) = kept_back(machine).ok_or_else(|| Refusal("there is no CPU to keep back".into()))?;
+    let service = Service::new(port::Port::open(device)?, memory, options.drop_dirty)?;
+    log::info!("manager: CPU {mpidr:#x} is kept back, its device is the virtio console at {device}");
+    CORE.call_once(|| Core { mpidr, area, service: Mutex::new(Some(service)) });
+    Ok(())
+}
+
+/// The CPU that a management core takes.
+fn kept_back(machine: &Machine) -> Option<(u64, &'static CpuArea)> {
+    let listed = cpu::all().zip(&machine.cpus);
+    let others = listed.filter(|(area, _)| !core::ptr::eq(&area.cpu, cpu::this_cpu()));
+    others.last().map(|(area, cpu)| (cpu.mpidr, area))
+}
+
+/// The affinity of the CPU that the guest does not get when `options` ask for a management core.
+pub fn withheld(machine: &Machine, options: &Options) -> Option<u64> {
+    is_wanted(options).then(|| kept_back(machine)).flatten().map(|(mpidr, _)| mpidr)
+}
+
+/// Whether this is the management core's area.
+pub fn is_core(area: &CpuArea) -> bool {
+    CORE.get().is_some_and(|core| core::ptr::eq(core.area, area))
+}
+
+/// Starts the management core, if there is one: right before the guest.
+pub fn start() {
+    if let Some(core) = CORE.get()
+        && let Err(error) = secondary::start(core.area, core.mpidr)
+    {
+        power::refuse(format_args!("the management core, CPU {:#x}, cannot be started: PSCI says {error}", core.mpidr));
+    }
+}
+
+/// What the management core does, for ever.
+pub fn run() -> ! {
+    // The registers that TLB maintenance depends on; and the guest's, which are not used.
+    control::apply();
+    let service = CORE.get().and_then(|core| core.service.lock().take());
+    let Some(mut service) = service else { crash::park() };
+    loop {
+        crash::park_if_stopped();
+        match service.receive() {
+            Received::Nothing => core::hint::spin_loop(),
+            Received::Rubbish => service.refuse_rubbish(),
+            Received::Request(message) => {
+                heard();
+                service.answer(message);
+                heard();
+            }
+        }
+    }
+}
+
+fn heard() {
+    HEARD.store(read_register!("cntpct_el0"), Ordering::Relaxed);
+}
+
+/// Whether the guest has turned the machine off.
+fn guest_has_ended() -> bool {
+    ENDED.load(Ordering::Relaxed)
+}
+
+/// The host is there, or has gone.
+fn attend(attended: bool) {
+    ATTENDED.store(attended, Ordering::Relaxed);
+}
+
+/// The guest has turned the machine off: waits until the host has what it wants of it, or is silent for too long.
+pub fn guest_ends() {
+    const PATIENCE_SECONDS: u64 = 60;
+    if CORE.get().is_none() {
+        return;
+    }
+    ENDED.store(true, Ordering::Relaxed);
+    let patience = read_register!("cntfrq_el0") * PATIENCE_SECONDS;
+    heard();
+    while ATTENDED.load(Ordering::Relaxed) {
+        crash::park_if_stopped();
+        if read_register!("cntpct_el0").saturating_sub(HEARD.load(Ordering::Relaxed)) > patience {
+            log::warn!("manager: the host is silent for {PATIENCE_SECONDS} s; the machine ends without it");
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}

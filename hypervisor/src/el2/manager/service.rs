@@ -1,0 +1,284 @@
+//! What the host can ask for, and the answers.
+
+use crate::el2::boot::Refusal;
+use crate::el2::manager::dirty::{self, Drops, Region, Table, exclusively};
+use crate::el2::manager::port::{Port, Received};
+use crate::el2::manager::{attend, audit, guest_has_ended, watch};
+use crate::el2::registers::read_register;
+use crate::el2::{cpu, crash, guest_memory};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use hypervisor::policy;
+use hypervisor::range::PhysRange;
+use hypervisor_abi::manager::{
+    Census, Findings, MAX_WORDS, Mechanism, Message, Policy, Reply, Request, VERSION, WORD_BYTES,
+};
+use stage2::{Event, Ipa, IpaRange, LeafSize, PAGE_SIZE};
+
+/// The management core's state.
+pub struct Service {
+    port: Port,
+    regions: Vec<Region>,
+    drops: Drops,
+    /// What runs, and leaves and tables before it started.
+    running: Option<(Mechanism, Census)>,
+    /// Whether the hashes are those of an audit of the log that runs.
+    hashed: bool,
+    chunk: Box<Chunk>,
+}
+
+/// Words of the bitmap on their way to the host.
+struct Chunk {
+    bytes: [u8; MAX_WORDS],
+    used: usize,
+}
+
+impl Chunk {
+    /// Adds a word; sends what there is when it is full.
+    fn push(&mut self, port: &mut Port, number: u32, address: u64, bits: u64) {
+        if let Some(slot) = self.bytes.get_mut(self.used..self.used + WORD_BYTES) {
+            let (first, second) = slot.split_at_mut(8);
+            first.copy_from_slice(&address.to_le_bytes());
+            second.copy_from_slice(&bits.to_le_bytes());
+            self.used += WORD_BYTES;
+        }
+        if self.used + WORD_BYTES > MAX_WORDS {
+            self.flush(port, number);
+        }
+    }
+
+    fn flush(&mut self, port: &mut Port, number: u32) {
+        if let Some(bytes) = self.bytes.get(..self.used).filter(|bytes| !bytes.is_empty()) {
+            port.send(number, Reply::Pages(bytes));
+        }
+        self.used = 0;
+    }
+}
+
+/// An answer, or why there is none.
+type Answer = Result<Reply<'static>, String>;
+
+impl Service {
+    /// A service for a guest with this memory.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, where there is no room for a log and for hashes of all pages.
+    pub fn new(port: Port, memory: &[PhysRange], drop_dirty: Option<u64>) -> Result<Self, Refusal> {
+        let mut regions = Vec::new();
+        for range in memory {
+            let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
+            regions.push(Region::new(ipas).ok_or_else(|| {
+                Refusal(alloc::format!(
+                    "there is no room for the dirty log of {range} beside the hypervisor: load the modules and the \
+                     device tree at higher addresses, or leave manager=on out"
+                ))
+            })?);
+        }
+        let chunk = Box::new(Chunk { bytes: [0; MAX_WORDS], used: 0 });
+        Ok(Self { port, regions, drops: Drops::new(drop_dirty), running: None, hashed: false, chunk })
+    }
+
+    /// The next request, if one has come.
+    pub fn receive(&mut self) -> Received {
+        self.port.receive()
+    }
+
+    /// Answers what cannot be understood.
+    pub fn refuse_rubbish(&mut self) {
+        self.port.send(0, Reply::Refused("this is no request of the protocol's"));
+    }
+
+    /// Does what is asked for, and answers.
+    pub fn answer(&mut self, message: Message<Request>) {
+        let Message { number, body } = message;
+        match self.perform(number, body) {
+            Ok(reply) => self.port.send(number, reply),
+            Err(sentence) => self.port.send(number, Reply::Refused(&sentence)),
+        }
+    }
+
+    fn perform(&mut self, number: u32, request: Request) -> Answer {
+        let table = guest_memory::table().ok_or("the guest has no memory yet")?;
+        match request {
+            Request::Hello { version } => self.hello(table, number, version),
+            Request::Start { mechanism, all_dirty } => self.start(table, mechanism, all_dirty),
+            Request::Harvest => self.harvest(table, number),
+            Request::Audit => self.audit(table, number),
+            Request::Stop => self.stop(table),
+            Request::Protect { start, end, policy } => self.protect(start, end, policy),
+            Request::Stores => self.stores(number),
+            Request::Freeze => exclusively(table, |table| table.freeze()).map(done).map_err(|error| error.to_string()),
+            Request::Thaw => Ok(done(exclusively(table, |table| table.thaw()))),
+            Request::Storm => self.storm(table),
+            Request::Counters => Ok(self.counters(number)),
+            Request::Wait { milliseconds } => Ok(Reply::Waited { ended: self.wait(milliseconds) }),
+            Request::Bye => {
+                exclusively(table, |table| table.thaw());
+                attend(false);
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn hello(&mut self, table: &Table, number: u32, version: u16) -> Answer {
+        if version != VERSION {
+            return Err(alloc::format!("the hypervisor speaks version {VERSION} of the protocol, not {version}"));
+        }
+        for Region { range, .. } in &self.regions {
+            self.port.send(number, Reply::Memory { start: range.start().0, end: range.end().0 });
+        }
+        attend(true);
+        let table = table.read();
+        Ok(Reply::Welcome {
+            version: VERSION,
+            // All but this one.
+            cpus: cpu::all().count() as u32 - 1,
+            hardware_dirty: table.has_hardware_dirty_state(),
+            bbm: table.bbm_level() as u8,
+        })
+    }
+
+    fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Answer {
+        if self.running.is_some() {
+            return Err("a log runs already: stop it first".into());
+        }
+        let mechanism = match mechanism {
+            Mechanism::Auto if table.read().has_hardware_dirty_state() => Mechanism::HardwarePage,
+            Mechanism::Auto => Mechanism::WriteProtect,
+            chosen => chosen,
+        };
+        let census = dirty::census(table);
+        let started = self.regions.iter_mut().try_for_each(|region| region.start(table, mechanism, all_dirty));
+        self.running = Some((mechanism, census));
+        self.hashed = false;
+        if let Err(sentence) = started {
+            self.stop(table)?;
+            return Err(sentence);
+        }
+        Ok(Reply::Started { mechanism, census })
+    }
+
+    fn stop(&mut self, table: &Table) -> Answer {
+        let (_, before) = self.running.take().ok_or("no log runs")?;
+        self.regions.iter_mut().for_each(|region| region.stop(table));
+        dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
+        Ok(Reply::Stopped { before, after: dirty::census(table) })
+    }
+
+    /// Sends what was written, and counts it.
+    fn take_pages(&mut self, table: &Table, number: u32) -> Result<u64, String> {
+        let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
+        let Self { port, regions, drops, chunk, .. } = self;
+        let mut pages = 0;
+        for region in regions {
+            pages += region.harvest(table, drops, |address, bits| chunk.push(port, number, address, bits))?;
+            if mechanism == Mechanism::HardwareBlock {
+                region.refine(table);
+            }
+        }
+        chunk.flush(port, number);
+        Ok(pages)
+    }
+
+    fn harvest(&mut self, table: &Table, number: u32) -> Answer {
+        let pages = self.take_pages(table, number)?;
+        Ok(Reply::Harvested { pages, table_bytes: table_bytes(), permission_faults: sum(Event::FaultPermission) })
+    }
+
+    fn audit(&mut self, table: &Table, number: u32) -> Answer {
+        let was_frozen = table.read().is_frozen();
+        // With the lock for writing nobody is in a fault handler: every mark of every store so far is there.
+        exclusively(table, |table| table.freeze()).map_err(|error| error.to_string())?;
+        let result = self.take_pages(table, number).map(|pages| {
+            let mut findings = Findings::default();
+            for region in &mut self.regions {
+                // SAFETY: frozen above, thawed below.
+                unsafe { audit::compare(region, &mut findings) };
+            }
+            (pages, findings)
+        });
+        if !was_frozen {
+            exclusively(table, |table| table.thaw());
+        }
+        let (pages, findings) = result?;
+        let findings = core::mem::replace(&mut self.hashed, true).then_some(findings);
+        let (table_bytes, permission_faults) = (table_bytes(), sum(Event::FaultPermission));
+        Ok(Reply::Audited { pages, table_bytes, permission_faults, findings })
+    }
+
+    fn protect(&mut self, start: u64, end: u64, policy: Policy) -> Answer {
+        let range = PhysRange::new(start, end).filter(|range| {
+            let whole = start % PAGE_SIZE == 0 && end % PAGE_SIZE == 0 && !range.is_empty();
+            let covers = |ram: &Region| ram.range.start().0 <= start && end <= ram.range.end().0;
+            whole && self.regions.iter().any(covers)
+        });
+        let Some(range) = range else {
+            let memory: Vec<String> = self.regions.iter().map(|ram| alloc::format!("{:?}", ram.range)).collect();
+            return Err(alloc::format!(
+                "{start:#x}-{end:#x} is no range of whole pages in the guest's memory, which is {}",
+                memory.join(" and ")
+            ));
+        };
+        let policy = match policy {
+            Policy::Allow => None,
+            Policy::Report => Some(policy::Policy::Report),
+            Policy::Deny => Some(policy::Policy::Deny),
+        };
+        match watch::set(range, policy) {
+            Ok(true) => Ok(Reply::Done),
+            Ok(false) => Err(alloc::format!("there is room for {} ranges only", policy::MAX_RANGES)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn stores(&mut self, number: u32) -> Answer {
+        watch::rearm().map_err(|error| error.to_string())?;
+        while let Some(watch::Store { ipa, va, pc, cpu, denied }) = watch::take() {
+            self.port.send(number, Reply::Store { ipa, va, pc, cpu, denied });
+        }
+        Ok(Reply::Stores { lost: watch::take_lost() })
+    }
+
+    fn storm(&mut self, table: &Table) -> Answer {
+        if self.running.is_some() {
+            return Err("a log runs, whose leaves stay as they are: stop it first".into());
+        }
+        self.regions.iter().try_for_each(|region| dirty::split(table, region.range, LeafSize::Page))?;
+        dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
+        Ok(Reply::Done)
+    }
+
+    fn counters(&mut self, number: u32) -> Reply<'static> {
+        for &event in Event::ALL {
+            self.port.send(number, Reply::Counter { name: event.name(), value: sum(event) });
+        }
+        Reply::Done
+    }
+
+    /// Waits for so long, for the guest's end, or for the next request. Says whether the guest has ended.
+    fn wait(&mut self, milliseconds: u32) -> bool {
+        let start = read_register!("cntpct_el0");
+        let ticks = read_register!("cntfrq_el0") / 1000 * u64::from(milliseconds);
+        while read_register!("cntpct_el0").wrapping_sub(start) < ticks && !guest_has_ended() && !self.port.has_input() {
+            crash::park_if_stopped();
+            core::hint::spin_loop();
+        }
+        guest_has_ended()
+    }
+}
+
+fn done((): ()) -> Reply<'static> {
+    Reply::Done
+}
+
+/// How often something has happened on all CPUs.
+fn sum(event: Event) -> u64 {
+    cpu::all().fold(0, |sum, area| sum.wrapping_add(area.cpu.stage2.get(event)))
+}
+
+/// Bytes of the guest's tables: every frame that the engine took and did not give back.
+fn table_bytes() -> u64 {
+    sum(Event::FrameAllocated).wrapping_sub(sum(Event::FrameFreed)).wrapping_mul(PAGE_SIZE)
+}
