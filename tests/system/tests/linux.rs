@@ -67,7 +67,7 @@ fn reboot_ends_the_run() {
 
 /// Names of the nodes at the root of the guest's device tree that stand for devices able to write to memory.
 fn dma_devices(machine: Machine) -> Vec<String> {
-    let ran = linux(machine, "ls /proc/device-tree");
+    let ran = linux(machine, "ls -1 /proc/device-tree");
     assert_end!(ran.outcome, End::PowerOff);
     assert!(ran.output.lines().any(|node| node.starts_with("pl011")), "{}", ran.output);
     let is_master = |node: &&str| ["virtio_mmio", "fw-cfg", "pcie", "smmu"].iter().any(|name| node.starts_with(name));
