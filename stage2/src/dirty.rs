@@ -363,14 +363,18 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Close {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         let leaf = entry.value;
-        if !entry.is_leaf() || leaf.0 & bits::WRITE_GRANTED == 0 {
+        if !entry.is_leaf() {
             return Ok(Next::Onward);
         }
         let hardware = self.options.mechanism.is_hardware();
         if leaf.is_contiguous() && (hardware || self.options.all_dirty) {
-            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected.
+            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected. Read-only runs too:
+            // writes may be granted while the log runs.
             table.dissolve_run(entry);
             return Ok(Next::Again);
+        }
+        if leaf.0 & bits::WRITE_GRANTED == 0 {
+            return Ok(Next::Onward);
         }
         let mut new = match hardware {
             true => leaf.0 & !bits::WRITE | bits::DBM,
