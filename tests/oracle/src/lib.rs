@@ -1,1 +1,82 @@
-//! Placeholder.
+//! A model of an MMU with an adversarial TLB, to judge users of the `stage2` crate.
+//!
+//! An emulator's TLB is small, coherent and forgiving, and hardware's can't be looked into. This one can be caught holding
+//! the wrong thing: it keeps *everything* that a PE is allowed to hold or see, and never picks one. Where it allows a bad
+//! outcome, the engine is wrong, and the [`Violation`] says why, with the events that led there.
+//!
+//! # How it works
+//!
+//! [`Model`] implements the engine's two traits, so it sees every load, store and compare-exchange of a descriptor, every
+//! DSB and TLBI, every frame, and (through [`Checked`]) the beginning and the end of each operation. It assumes that each PE
+//! walks every address between any two of these events, from the root and from every walk-cache entry, and reads any value
+//! that may be seen. So what a PE may hold is what memory says now, and what it said before until an invalidation has taken
+//! it away; only the second part is stored.
+//!
+//! - **Stores** are seen by walks, old and new, until a DSB of the storing PE, or of one that has read the new value.
+//! - **A TLBI** acts when a DSB of the same PE completes it: ISH for all, NSH for local ones. It takes what it covers, unless
+//!   a walk could still bring it back after it was issued. Stage-2 forms leave entries that combine both stages; VMALLE1 takes
+//!   those, unless they can be made anew from a stage-2 entry that is still there (R_TVTYQ).
+//! - **A contiguous run** is cached whole and by its members (R_LQLSD).
+//! - **Hardware** sets S2AP\[1\] in any descriptor with DBM, whenever it likes ([`Setup::mark_rate`]).
+//!
+//! [`Verdict`] has the ten rules that it judges by.
+//!
+//! # Use in your own tests
+//!
+//! ```
+//! use stage2::features::{BbmLevel, Features, HardwareUpdate};
+//! use stage2::{Attributes, Config, Ipa, IpaRange, LeafSize, Permissions, PhysAddr, Vmid};
+//! use stage2_oracle::{Checked, Model, Setup};
+//!
+//! # fn main() -> Result<(), stage2::Error> {
+//! let features = Features {
+//!     pa_bits: 40,
+//!     bbm: BbmLevel::Level2,
+//!     hardware_update: HardwareUpdate::None,
+//!     tlbi_range: true,
+//!     vmid_bits: 8,
+//!     lse: true,
+//! };
+//! let model = Model::new(Setup::new(features.bbm));
+//! let mut table = Checked::new(&model, Config::new(Vmid::new(1)?, features))?;
+//!
+//! let ram = IpaRange::from_size(Ipa(0x4000_0000), 1 << 30)?;
+//! table.map(ram, PhysAddr(0x8000_0000), Attributes::RAM)?;
+//! table.protect(IpaRange::from_size(Ipa(0x4020_1000), 0x1000)?, Permissions::READ)?;
+//! table.collapse(ram)?;
+//!
+//! // At BBM level 2 nothing mapped was ever invalid, and nobody may hold anything that is not in the table any more.
+//! model.assert_clean();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`schedule`] runs several engine threads in every order, [`Trace`] and [`Model::replay`] judge events without an engine,
+//! and [`record`] reads them from a machine's log.
+
+pub mod checked;
+mod dirty;
+pub mod event;
+mod history;
+mod invalidate;
+mod judge;
+mod memory;
+pub mod model;
+mod operation;
+mod platform;
+pub mod record;
+pub mod reference;
+pub mod schedule;
+mod span;
+mod state;
+mod tlb;
+pub mod trace;
+mod translation;
+pub mod verdict;
+
+pub use checked::Checked;
+pub use event::{Action, Event, Form, Invalidation, Operation, OperationKind};
+pub use model::{Mapping, Model, Setup, Stats};
+pub use reference::Reference;
+pub use trace::Trace;
+pub use verdict::{Checks, Verdict, Violation};

@@ -1,0 +1,247 @@
+//! The engine and the model, put together: each call of the engine is an operation that is judged when it returns.
+
+use crate::event::{Operation, OperationKind};
+use crate::model::Model;
+use core::sync::atomic::AtomicU64;
+use stage2::fault::Status;
+use stage2::{
+    Abort, Attributes, Config, Error, FaultHistory, Ipa, IpaRange, LeafSize, Log, LogOptions, Maintenance, Outcome,
+    PageSet, Permissions, PhysAddr, Stage2, TableMemory, Vmid,
+};
+
+/// A [`Stage2`] on a [`Model`], or on a platform that wraps one.
+#[derive(Debug)]
+pub struct Checked<'m, P: TableMemory + Maintenance = &'m Model> {
+    model: &'m Model,
+    stage2: Stage2<P>,
+}
+
+impl<'m> Checked<'m> {
+    /// A table on the model, which walks it from now on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::new`].
+    pub fn new(model: &'m Model, config: Config) -> Result<Self, Error> {
+        Self::on(model, model, config)
+    }
+}
+
+impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
+    /// A table on `platform`, which passes everything on to `model`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::new`].
+    pub fn on(model: &'m Model, platform: P, config: Config) -> Result<Self, Error> {
+        let stage2 = model.operation(Operation::whole(OperationKind::New), || Stage2::new(platform, config))?;
+        let root = PhysAddr(stage2.vttbr() & stage2::descriptor::bits::ADDRESS);
+        model.attach(config.vmid, config.ipa_bits, root);
+        Ok(Self { model, stage2 })
+    }
+
+    /// The engine, for what needs no judgement.
+    #[must_use]
+    pub fn stage2(&self) -> &Stage2<P> {
+        &self.stage2
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The table's VMID.
+    #[must_use]
+    pub fn vmid(&self) -> Vmid {
+        self.stage2.config().vmid
+    }
+
+    /// [`Stage2::map`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn map(&mut self, range: IpaRange, output: PhysAddr, attributes: Attributes) -> Result<(), Error> {
+        let stage2 = &mut self.stage2;
+        self.model.operation(Operation::over(OperationKind::Map, range), || stage2.map(range, output, attributes))
+    }
+
+    /// [`Stage2::unmap`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn unmap(&mut self, range: IpaRange) -> Result<(), Error> {
+        let stage2 = &mut self.stage2;
+        self.model.operation(Operation::over(OperationKind::Unmap, range), || stage2.unmap(range))
+    }
+
+    /// [`Stage2::protect`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn protect(&self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+        let operation = Operation::over(OperationKind::Protect, range);
+        self.model.operation(operation, || self.stage2.protect(range, permissions))
+    }
+
+    /// [`Stage2::split`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn split(&self, range: IpaRange, to: LeafSize) -> Result<(), Error> {
+        self.model.operation(Operation::over(OperationKind::Split, range), || self.stage2.split(range, to))
+    }
+
+    /// [`Stage2::collapse`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn collapse(&mut self, range: IpaRange) -> Result<(), Error> {
+        let stage2 = &mut self.stage2;
+        self.model.operation(Operation::over(OperationKind::Collapse, range), || stage2.collapse(range))
+    }
+
+    /// [`Stage2::batch`]: `changes` is done in one batch, which is judged when it has finished.
+    ///
+    /// # Errors
+    ///
+    /// What `changes` returns.
+    pub fn batch(&self, changes: impl FnOnce(&mut stage2::Batch<'_, P>) -> Result<(), Error>) -> Result<(), Error> {
+        self.model.operation(Operation::whole(OperationKind::Batch), || {
+            let mut batch = self.stage2.batch();
+            let result = changes(&mut batch);
+            batch.finish();
+            result
+        })
+    }
+
+    /// [`Stage2::fault`].
+    pub fn fault(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
+        let page = Ipa(abort.ipa.0 & !0xfff);
+        let range = IpaRange::from_size(page, stage2::PAGE_SIZE);
+        let operation = Operation { kind: OperationKind::Fault, range: range.ok() };
+        self.model.begin(operation);
+        let outcome = self.stage2.fault(abort, history);
+        self.model.finish(true);
+        outcome
+    }
+
+    /// What a guest's store to `ipa` on the executing PE comes to: it lands, after the faults that it takes, or it is
+    /// refused with the outcome that says why. Which of the entries that it may hold the PE uses is the model's choice,
+    /// and any that lets the store through will do.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, where it is not to try again.
+    pub fn store(&self, ipa: Ipa, history: &mut FaultHistory) -> Result<(), Outcome> {
+        while !self.model.guest_write(self.model.pe(), ipa) {
+            let status = match self.model.translate(self.vmid(), ipa) {
+                Some(_) => Status::Permission,
+                None => Status::Translation,
+            };
+            let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa, va: ipa.0 };
+            match self.fault(&abort, history) {
+                Outcome::Retry => {}
+                outcome => return Err(outcome),
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Stage2::start_log`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_log(
+        &mut self,
+        range: IpaRange,
+        storage: &'static [AtomicU64],
+        options: LogOptions,
+    ) -> Result<Log, Error> {
+        let stage2 = &mut self.stage2;
+        let operation = Operation::over(OperationKind::Start, range);
+        self.model.operation(operation, || stage2.start_log(range, storage, options))
+    }
+
+    /// [`Stage2::harvest`]; what it adds to `report` is judged. `report` is emptied first.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+        report.clear();
+        self.model.operation(Operation::over(OperationKind::Harvest, log.range()), || {
+            let result = self.stage2.harvest(log, report);
+            self.tell_pages(report);
+            result
+        })
+    }
+
+    /// [`Stage2::clear`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
+        self.model.operation(Operation::over(OperationKind::Clear, log.range()), || {
+            self.tell_pages(set);
+            self.stage2.clear(log, set)
+        })
+    }
+
+    fn tell_pages(&self, set: &PageSet<'_>) {
+        let mut open: Option<IpaRange> = None;
+        let tell = |range: Option<IpaRange>| range.into_iter().for_each(|range| self.model.pages(range));
+        set.for_each(|page| {
+            let grown = open.filter(|o| o.end() == page).map_or(page, |o| o.start());
+            if grown == page {
+                tell(open);
+            }
+            open = IpaRange::new(grown, page.offset(stage2::PAGE_SIZE)).ok();
+        });
+        tell(open);
+    }
+
+    /// [`Stage2::stop_log`].
+    pub fn stop_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+        self.model.begin(Operation::over(OperationKind::Stop, log.range()));
+        let storage = self.stage2.stop_log(log);
+        self.model.finish(true);
+        storage
+    }
+
+    /// [`Stage2::freeze`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn freeze(&mut self) -> Result<(), Error> {
+        let stage2 = &mut self.stage2;
+        self.model.operation(Operation::whole(OperationKind::Freeze), || stage2.freeze())
+    }
+
+    /// [`Stage2::thaw`].
+    pub fn thaw(&mut self) {
+        self.model.begin(Operation::whole(OperationKind::Thaw));
+        self.stage2.thaw();
+        self.model.finish(true);
+    }
+
+    /// [`Stage2::release`], after the model has been told that no PE walks the table any more.
+    pub fn release(self) -> P {
+        let Self { model, stage2 } = self;
+        model.detach(stage2.config().vmid);
+        model.begin(Operation::whole(OperationKind::Release));
+        // SAFETY: the model's walks of this VMID have ended with `detach`.
+        let platform = unsafe { stage2.release() };
+        model.finish(true);
+        platform
+    }
+}

@@ -1,0 +1,442 @@
+//! The model: what tests set up, hand to the engine, and ask.
+
+use crate::event::{Action, Event, Form, Invalidation, Operation};
+use crate::memory::FrameId;
+use crate::state::{How, State};
+use crate::tlb::MAX_PES;
+use crate::verdict::{Checks, Verdict, Violation};
+use core::cell::{Cell, RefCell};
+use stage2::geometry::ENTRIES;
+use stage2::{BbmLevel, Counters, Dsb, Geometry, Ipa, IpaRange, PhysAddr, Scope, Slot, Vmid};
+
+/// The machine to model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Setup {
+    /// The BBM level of the weakest PE.
+    pub bbm: BbmLevel,
+    /// VTCR_EL2.HD: hardware marks descriptors with DBM at any moment.
+    pub hardware_dirty: bool,
+    /// PEs, 1 to 4. Two show whether a local invalidation was enough: all that run no engine are alike.
+    pub pes: usize,
+    /// Table frames that there are.
+    pub frames: usize,
+    /// Which verdicts are given.
+    pub checks: Checks,
+    /// Whether all events are kept, for [`Model::recording`].
+    pub record: bool,
+    /// Chance that hardware marks a descriptor dirty right after the engine has read it, in 256ths.
+    pub mark_rate: u8,
+    /// Seed of the hardware's choices.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// Two PEs of the given level, 4096 frames, every verdict.
+    #[must_use]
+    pub const fn new(bbm: BbmLevel) -> Self {
+        Self {
+            bbm,
+            hardware_dirty: false,
+            pes: 2,
+            frames: 4096,
+            checks: Checks::ALL,
+            record: false,
+            mark_rate: 0,
+            seed: 0,
+        }
+    }
+}
+
+/// What happened, in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Changes of descriptors that a walk could read.
+    pub descriptor_writes: u64,
+    /// DSBs.
+    pub barriers: u64,
+    /// TLBIs for stage-2 entries.
+    pub stage2_invalidations: u64,
+    /// TLBIs for combined entries.
+    pub combined_invalidations: u64,
+    /// TLBIs for a whole VMID.
+    pub full_invalidations: u64,
+    /// TLBIs of these that are broadcast.
+    pub broadcasts: u64,
+    /// Breaks of an entry whose addresses stay mapped.
+    pub invalid_windows: u64,
+    /// Entries that had nT for a time.
+    pub nt_windows: u64,
+    /// Changes after which a PE may take a TLB conflict abort (levels 1 and 2).
+    pub possible_conflicts: u64,
+    /// Violations, those beyond the kept ones included.
+    pub violations: u64,
+}
+
+impl Stats {
+    pub(crate) fn count_tlbi(&mut self, invalidation: &Invalidation) {
+        match invalidation.form {
+            Form::Ipa(_) | Form::Range { .. } => self.stage2_invalidations += 1,
+            Form::Va(_) | Form::VmallE1 => self.combined_invalidations += 1,
+            Form::VmallS12E1 => self.full_invalidations += 1,
+            Form::OtherRegime => {}
+        }
+        self.broadcasts += u64::from(invalidation.scope == Scope::Broadcast);
+    }
+}
+
+/// A mapping, as the table in memory has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mapping {
+    /// First address of the descriptor's block or page.
+    pub ipa: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Output address of the first byte.
+    pub output: u64,
+    /// The descriptor.
+    pub descriptor: u64,
+}
+
+/// A machine's tables, TLBs and walk caches, as an adversary would use them.
+///
+/// `&Model` implements [`stage2::TableMemory`] and [`stage2::Maintenance`]: hand it to [`stage2::Stage2::new`], tell the
+/// model of the root with [`Model::attach`], wrap calls of the engine in [`Model::operation`], and ask for
+/// [`Model::violations`]. [`crate::Checked`] does all of that.
+#[derive(Debug)]
+pub struct Model {
+    state: RefCell<State>,
+    pe: Cell<u8>,
+    counters: [Counters; MAX_PES],
+}
+
+impl Model {
+    /// A machine with empty TLBs.
+    ///
+    /// # Panics
+    ///
+    /// If `setup.pes` is not 1 to 4.
+    #[must_use]
+    pub fn new(setup: Setup) -> Self {
+        Self { state: RefCell::new(State::new(setup)), pe: Cell::new(0), counters: Default::default() }
+    }
+
+    /// The machine's description.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        self.state.borrow().setup
+    }
+
+    /// The PE that executes what comes next.
+    #[must_use]
+    pub fn pe(&self) -> u8 {
+        self.pe.get()
+    }
+
+    /// Lets another PE execute what comes next.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such PE.
+    pub fn set_pe(&self, pe: u8) {
+        assert!(usize::from(pe) < self.setup().pes, "the model has no PE {pe}");
+        self.pe.set(pe);
+    }
+
+    /// The counters of a PE, which the engine counts in.
+    #[must_use]
+    pub fn counters_of(&self, pe: u8) -> &Counters {
+        &self.counters[usize::from(pe)]
+    }
+
+    /// The walks of `vmid` start at `root` from now on.
+    ///
+    /// # Panics
+    ///
+    /// If `ipa_bits` is not 32 to 48.
+    pub fn attach(&self, vmid: Vmid, ipa_bits: u8, root: PhysAddr) {
+        self.apply(self.pe(), Action::Attach { vmid: vmid.get(), ipa_bits, root });
+    }
+
+    /// No PE walks the table of `vmid` any more; what it held may still be cached.
+    pub fn detach(&self, vmid: Vmid) {
+        self.apply(self.pe(), Action::Detach { vmid: vmid.get() });
+    }
+
+    /// Calls the engine, and judges what it leaves when it returns.
+    ///
+    /// # Panics
+    ///
+    /// If the executing PE is inside of an operation.
+    pub fn operation<T, E>(&self, operation: Operation, call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.begin(operation);
+        let result = call();
+        self.finish(result.is_ok());
+        result
+    }
+
+    /// The executing PE calls the engine.
+    ///
+    /// # Panics
+    ///
+    /// If it is inside of an operation.
+    pub fn begin(&self, operation: Operation) {
+        self.apply(self.pe(), Action::Begin(operation));
+    }
+
+    /// The engine returns to the executing PE.
+    pub fn finish(&self, ok: bool) {
+        self.apply(self.pe(), Action::Return { ok });
+    }
+
+    /// The running operation reports these pages dirty, or (for a clear) was asked for them and no others.
+    pub fn pages(&self, range: IpaRange) {
+        self.apply(self.pe(), Action::Pages { start: range.start().0, end: range.end().0 });
+    }
+
+    /// The guest writes to `ipa` on `pe`, through whatever entry it may hold. Returns whether one lets it through; if not
+    /// it is a stage-2 fault.
+    pub fn guest_write(&self, pe: u8, ipa: Ipa) -> bool {
+        self.state.borrow_mut().guest_write(pe, ipa.0)
+    }
+
+    /// One event, by `pe`. The traits' methods come here, and traces.
+    ///
+    /// # Panics
+    ///
+    /// If an operation begins inside of another on the same PE, or a table with an impossible IPA size is attached.
+    pub fn apply(&self, pe: u8, action: Action) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let range_of = |state: &State, slot: Slot| -> (Option<FrameId>, _) {
+            let id = state.memory.find(slot.table);
+            (id, id.and_then(|id| state.slot_range(id, slot.index)))
+        };
+        match action {
+            Action::Load { slot, .. } => {
+                state.load(pe, slot);
+            }
+            Action::Store { slot, value } => {
+                let (_, range) = range_of(state, slot);
+                state.history.push(pe, action, range);
+                if let Some(id) = state.live_frame(slot) {
+                    state.write(pe, id, slot.index, value, How::Store);
+                }
+            }
+            Action::CompareExchange { slot, old, new, found } => {
+                let (_, range) = range_of(state, slot);
+                state.history.push(pe, action, range);
+                if let Some(id) = state.live_frame(slot)
+                    && old == found
+                {
+                    state.write(pe, id, slot.index, new, How::Exchange);
+                }
+            }
+            Action::Fill { table, first, step } => {
+                let (_, range) = range_of(state, Slot { table, index: 0 });
+                state.history.push(pe, action, range);
+                if let Some(id) = state.live_frame(Slot { table, index: 0 }) {
+                    for index in 0..ENTRIES {
+                        let value = first.wrapping_add(step.wrapping_mul(index as u64));
+                        state.write(pe, id, index, value, How::Store);
+                    }
+                }
+            }
+            Action::HardwareUpdate { slot, .. } => state.mark_dirty(pe, slot),
+            Action::Dsb(barrier) => {
+                state.stats.barriers += 1;
+                state.history.push(pe, action, None);
+                state.barrier(pe, barrier);
+            }
+            Action::Isb => state.history.push(pe, action, None),
+            Action::Tlbi(invalidation) => {
+                state.history.push(pe, action, None);
+                state.issue(pe, invalidation);
+            }
+            Action::Allocate { first, frames } => {
+                state.history.push(pe, action, None);
+                if !state.memory.adopt(first, frames) {
+                    let what = format!("{:#x} was allocated twice", first.0);
+                    state.report(Verdict::Contract, 0..1 << 48, Some(first), what);
+                }
+            }
+            Action::Free { first, frames } => {
+                state.history.push(pe, action, None);
+                state.free(first, frames);
+            }
+            Action::Attach { vmid, ipa_bits, root } => {
+                state.history.push(pe, action, None);
+                let geometry = Geometry::new(ipa_bits).expect("an IPA size of 32 to 48 bits");
+                state.attach(vmid, geometry, root);
+            }
+            Action::Detach { vmid } => {
+                state.history.push(pe, action, None);
+                if let Some(number) = state.spaces.iter().position(|space| space.vmid == vmid) {
+                    state.abandon(number);
+                }
+            }
+            Action::Begin(operation) => {
+                state.history.push(pe, action, operation.range.map(crate::span::plain));
+                state.begin(pe, operation);
+            }
+            Action::Pages { start, end } => {
+                state.history.push(pe, action, Some(start..end));
+                if let Some(running) = &mut state.pes[usize::from(pe)].running {
+                    running.pages.push(start..end);
+                }
+            }
+            Action::Return { ok } => {
+                state.history.push(pe, Action::Return { ok }, None);
+                state.finish(pe, ok);
+            }
+        }
+    }
+
+    /// The value that software reads, and perhaps a hardware update right after.
+    pub(crate) fn read(&self, slot: Slot) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let value = state.load(self.pe(), slot);
+        self.chance_of_mark(&mut state, slot);
+        value
+    }
+
+    /// A compare-exchange, which hardware may have come before.
+    pub(crate) fn exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        let mut state = self.state.borrow_mut();
+        self.chance_of_mark(&mut state, slot);
+        let found = state.load(self.pe(), slot);
+        drop(state);
+        self.apply(self.pe(), Action::CompareExchange { slot, old, new, found });
+        if found == old { Ok(()) } else { Err(found) }
+    }
+
+    fn chance_of_mark(&self, state: &mut State, slot: Slot) {
+        let rate = state.setup.mark_rate;
+        if rate > 0 && state.chance.u8(..) < rate {
+            // Any PE may be the one; the other than the engine's is as good as each.
+            let pe = state.chance.u8(..state.setup.pes as u8);
+            state.mark_dirty(pe, slot);
+        }
+    }
+
+    pub(crate) fn take_frames(&self, frames: usize) -> Option<PhysAddr> {
+        let mut state = self.state.borrow_mut();
+        if let Some(left) = &mut state.fail_allocation {
+            if *left == 0 {
+                return None;
+            }
+            *left -= 1;
+        }
+        let first = state.memory.allocate(frames)?;
+        state.history.push(self.pe(), Action::Allocate { first, frames }, None);
+        Some(first)
+    }
+
+    pub(crate) fn counters_here(&self) -> &Counters {
+        self.counters_of(self.pe())
+    }
+
+    /// After `after` more allocations, all fail; `None` lets them succeed again.
+    pub fn fail_allocations(&self, after: Option<usize>) {
+        self.state.borrow_mut().fail_allocation = after;
+    }
+
+    /// Only so many frames may be in use at once.
+    pub fn limit_frames(&self, frames: usize) {
+        self.state.borrow_mut().memory.limit_to(frames);
+    }
+
+    /// Frames that the engine has.
+    #[must_use]
+    pub fn frames_in_use(&self) -> usize {
+        self.state.borrow().memory.in_use()
+    }
+
+    /// The descriptors of all frames in use, to compare before and after.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<(PhysAddr, [u64; ENTRIES])> {
+        self.state.borrow().memory.snapshot()
+    }
+
+    /// The descriptor in a slot; 0 where there is no frame.
+    #[must_use]
+    pub fn descriptor(&self, slot: Slot) -> u64 {
+        let state = self.state.borrow();
+        let frame = state.memory.find(slot.table).map(|id| state.memory.frame(id));
+        frame.and_then(|frame| frame.values.get(slot.index).copied()).unwrap_or(0)
+    }
+
+    /// What the table of `vmid` in memory says of `ipa`; an independent walk, not the engine's.
+    #[must_use]
+    pub fn translate(&self, vmid: Vmid, ipa: Ipa) -> Option<Mapping> {
+        let state = self.state.borrow();
+        let number = state.spaces.iter().position(|space| space.vmid == vmid.get())?;
+        let (span, leaf, slot) = state.spaces[number].translate(&state.memory, number, ipa.0)?;
+        let id = state.memory.find(slot.table)?;
+        let descriptor = state.memory.frame(id).values[slot.index];
+        Some(Mapping { ipa: span.base, bytes: span.bytes(), output: leaf.output(span.base), descriptor })
+    }
+
+    /// All mappings of `vmid` that overlap `range`, in ascending order, as the table in memory has them.
+    #[must_use]
+    pub fn mappings(&self, vmid: Vmid, range: IpaRange) -> Vec<Mapping> {
+        let state = self.state.borrow();
+        let mut all = Vec::new();
+        if let Some(number) = state.spaces.iter().position(|space| space.vmid == vmid.get()) {
+            let range = crate::span::plain(range);
+            state.spaces[number].leaves(&state.memory, number, &range, &mut |span, leaf, slot| {
+                let descriptor =
+                    state.memory.find(slot.table).map_or(0, |id| state.memory.frame(id).values[slot.index]);
+                all.push(Mapping { ipa: span.base, bytes: span.bytes(), output: leaf.output(span.base), descriptor });
+            });
+        }
+        all
+    }
+
+    /// What happened, in numbers.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.state.borrow().stats
+    }
+
+    /// All events so far, if the set-up asked for them.
+    #[must_use]
+    pub fn recording(&self) -> Vec<Event> {
+        self.state.borrow().history.recording().to_vec()
+    }
+
+    /// What was found wrong so far.
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        self.state.borrow().violations.clone()
+    }
+
+    /// Whether nothing was found wrong so far.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.state.borrow().violations.is_empty()
+    }
+
+    /// The verdicts of all violations so far, without repetition, in the order of their numbers.
+    #[must_use]
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let state = self.state.borrow();
+        Verdict::ALL.into_iter().filter(|v| state.violations.iter().any(|w| w.verdict == *v)).collect()
+    }
+
+    /// For tests: all is well so far.
+    ///
+    /// # Panics
+    ///
+    /// With the first violation and its history, if there is one.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        if let Some(violation) = self.state.borrow().violations.first() {
+            panic!("the oracle found a violation\n{violation}");
+        }
+    }
+
+    /// A barrier that both orders stores and completes invalidations, for tests that need a quiet machine.
+    pub fn settle(&self) {
+        self.apply(self.pe(), Action::Dsb(Dsb::Ish));
+    }
+}

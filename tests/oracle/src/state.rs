@@ -1,0 +1,456 @@
+//! The model's state, and what each event does to it.
+
+use crate::dirty::Log;
+use crate::event::{Action, Invalidation};
+use crate::history::History;
+use crate::memory::{FrameId, Memory, Place, Space};
+use crate::model::{Setup, Stats};
+use crate::operation::Running;
+use crate::span::Span;
+use crate::tlb::{Held, Key, MAX_PES, Mask, Stale, Tlb};
+use crate::translation::{Translation, is_leaf, is_table, noticed};
+use crate::verdict::{Verdict, Violation};
+use core::ops::Range;
+use rustc_hash::FxHashMap;
+use stage2::{BbmLevel, Descriptor, Dsb, Geometry, PhysAddr, Slot};
+
+/// Violations that are kept; more tell nothing new.
+const MOST_VIOLATIONS: usize = 64;
+
+/// How a descriptor was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    Store,
+    Exchange,
+    Hardware,
+}
+
+/// A write to a descriptor that a walk may read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub pe: u8,
+    pub frame: FrameId,
+    pub index: usize,
+    pub place: Place,
+    pub span: Span,
+    pub old: u64,
+    pub new: u64,
+    pub how: How,
+}
+
+impl Change {
+    pub fn old_leaf(&self) -> Option<Translation> {
+        is_leaf(self.place.level, self.old).then(|| Translation::of(self.place.level, self.span, self.old))
+    }
+
+    pub fn new_leaf(&self) -> Option<Translation> {
+        is_leaf(self.place.level, self.new).then(|| Translation::of(self.place.level, self.span, self.new))
+    }
+
+    pub fn old_table(&self, memory: &Memory) -> Option<FrameId> {
+        is_table(self.place.level, self.old).then(|| memory.find(Descriptor(self.old).address())).flatten()
+    }
+
+    pub fn new_table(&self, memory: &Memory) -> Option<FrameId> {
+        is_table(self.place.level, self.new).then(|| memory.find(Descriptor(self.new).address())).flatten()
+    }
+}
+
+/// A store whose old value a walk may still read.
+#[derive(Clone, Copy, Debug)]
+struct Unordered {
+    space: usize,
+    key: Key,
+    writer: u8,
+    /// PEs that have read what was stored, or something stored later.
+    readers: Mask,
+}
+
+/// An invalidation that was issued and is not complete.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Issued {
+    pub at: u64,
+    pub invalidation: Invalidation,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pe {
+    pub issued: Vec<Issued>,
+    /// Frames that nothing led to when this PE wrote to them.
+    filled: Vec<FrameId>,
+    pub running: Option<Running>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub setup: Setup,
+    pub memory: Memory,
+    pub spaces: Vec<Space>,
+    pub tlbs: Vec<Tlb>,
+    pub pes: [Pe; MAX_PES],
+    pub history: History,
+    pub stats: Stats,
+    pub violations: Vec<Violation>,
+    pub logs: Vec<Log>,
+    pub operations: u64,
+    pub fail_allocation: Option<usize>,
+    /// All tables hang on a root that no walk starts from.
+    pub frozen: bool,
+    pub chance: fastrand::Rng,
+    /// By descriptor, in the order of the stores.
+    unordered: FxHashMap<(FrameId, u16), Vec<Unordered>>,
+    /// Who marked an entry busy.
+    busy: FxHashMap<(FrameId, u16), u8>,
+}
+
+impl State {
+    pub fn new(setup: Setup) -> Self {
+        assert!((1..=MAX_PES).contains(&setup.pes), "a model has 1 to {MAX_PES} PEs");
+        Self {
+            memory: Memory::new(setup.frames),
+            spaces: Vec::new(),
+            tlbs: Vec::new(),
+            pes: Default::default(),
+            history: History::new(setup.record),
+            stats: Stats::default(),
+            violations: Vec::new(),
+            logs: Vec::new(),
+            operations: 0,
+            fail_allocation: None,
+            frozen: false,
+            chance: fastrand::Rng::with_seed(setup.seed),
+            unordered: FxHashMap::default(),
+            busy: FxHashMap::default(),
+            setup,
+        }
+    }
+
+    pub fn all_pes(&self) -> Mask {
+        (1 << self.setup.pes) - 1
+    }
+
+    pub fn level(&self) -> BbmLevel {
+        self.setup.bbm
+    }
+
+    /// Notes a violation by the last event.
+    pub fn report(&mut self, verdict: Verdict, range: Range<u64>, frame: Option<PhysAddr>, what: String) {
+        if !self.setup.checks.includes(verdict) {
+            return;
+        }
+        self.stats.violations += 1;
+        if self.violations.len() < MOST_VIOLATIONS {
+            let history = self.history.of(&range, frame);
+            let event = self.history.last();
+            self.violations.push(Violation { verdict, event, start: range.start, end: range.end, what, history });
+        }
+    }
+
+    /// The frame of a slot that software uses; reports one that is not allocated.
+    pub fn live_frame(&mut self, slot: Slot) -> Option<FrameId> {
+        let id = self.memory.find(slot.table);
+        match id {
+            Some(id) if self.memory.frame(id).allocated && slot.index < 512 => Some(id),
+            _ => {
+                let what =
+                    format!("software uses descriptor {} of {:#x}, no allocated frame", slot.index, slot.table.0);
+                let range = id.and_then(|id| self.memory.frame(id).place).map_or(0..1 << 48, |p| p.span().range());
+                self.report(Verdict::Freed, range, Some(slot.table), what);
+                None
+            }
+        }
+    }
+
+    /// The addresses that a descriptor translates, where something leads to it.
+    pub fn slot_range(&self, id: FrameId, index: usize) -> Option<Range<u64>> {
+        self.memory.frame(id).place.map(|place| place.entry(index).range())
+    }
+
+    pub fn load(&mut self, pe: u8, slot: Slot) -> u64 {
+        let Some(id) = self.live_frame(slot) else { return 0 };
+        let value = self.memory.frame(id).values[slot.index];
+        if !self.unordered.is_empty() {
+            self.observe(pe, id, slot.index);
+        }
+        self.history.push(pe, Action::Load { slot, value }, None);
+        value
+    }
+
+    /// A PE that has read a value orders it with its own DSB as if it had stored it: memory is multi-copy atomic
+    /// (B2.3), so a value that one other PE has read is there for all.
+    fn observe(&mut self, pe: u8, frame: FrameId, index: usize) {
+        for store in self.unordered.get_mut(&(frame, index as u16)).into_iter().flatten() {
+            store.readers |= 1 << pe;
+        }
+    }
+
+    /// Writes a descriptor. The event is in the history already.
+    pub fn write(&mut self, pe: u8, frame: FrameId, index: usize, new: u64, how: How) {
+        if !self.memory.is_reachable(frame) {
+            self.settle_ghosts(frame);
+            let data = self.memory.frame_mut(frame);
+            data.set(index, new);
+            if data.unordered & 1 << pe == 0 {
+                data.unordered |= 1 << pe;
+                self.pes[pe as usize].filled.push(frame);
+            }
+            return;
+        }
+        let Some(place) = self.memory.frame(frame).place else { return };
+        let old = self.memory.frame_mut(frame).set(index, new);
+        let change = Change { pe, frame, index, place, span: place.entry(index), old, new, how };
+        self.judge_ownership(&change);
+        if how == How::Exchange {
+            self.observe(pe, frame, index);
+        }
+        if noticed(old) == noticed(new) {
+            return;
+        }
+        self.stats.descriptor_writes += 1;
+        self.displace(&change);
+        self.link(&change);
+        self.note_in_operation(&change);
+        self.judge(&change);
+        self.note_writable(&change);
+    }
+
+    /// Who marks an entry busy owns it until the mark goes.
+    fn judge_ownership(&mut self, change: &Change) {
+        let Change { pe, frame, index, place, old, new, how, .. } = *change;
+        let key = (frame, index as u16);
+        let filled_busy = || Descriptor(old).is_busy(place.level).then(|| self.memory.frame(frame).publisher);
+        let owner = self.busy.get(&key).copied().or_else(filled_busy);
+        let exclusive = self.pes[pe as usize].running.as_ref().is_none_or(|op| op.operation.kind.is_exclusive());
+        let wrong = match how {
+            How::Hardware => None,
+            _ if exclusive => None,
+            _ if owner.is_some_and(|owner| owner != pe) => Some("writes an entry that another PE has marked busy"),
+            How::Store if owner.is_none() && Descriptor(old).is_valid() => {
+                Some("stores to an entry that other PEs may change")
+            }
+            _ => None,
+        };
+        if let Some(what) = wrong {
+            self.report(Verdict::Contract, change.span.range(), None, format!("PE{pe} {what}"));
+        }
+        if Descriptor(new).is_busy(place.level) {
+            self.busy.entry(key).or_insert(pe);
+        } else if owner.is_some() {
+            self.busy.remove(&key);
+        }
+    }
+
+    /// What the old descriptor led to may be held from now on, though memory does not say it any more.
+    fn displace(&mut self, change: &Change) {
+        if change.how == How::Hardware {
+            return; // Other PEs may go on with the clean entry (R_KLVVN).
+        }
+        let level = change.place.level;
+        if let Some(leaf) = change.old_leaf() {
+            self.hold_unordered(change, Held::Leaf(leaf), change.span);
+            if let Some(run) = Translation::of_run(level, change.span, change.old) {
+                self.hold_unordered(change, Held::Leaf(run), run.span);
+            }
+        } else if let Some(child) = change.old_table(&self.memory) {
+            self.memory.detach(child, (change.frame, change.index as u16));
+            self.hold_unordered(change, Held::Table(child), change.span);
+        }
+    }
+
+    fn hold_unordered(&mut self, change: &Change, held: Held, span: Span) {
+        let space = change.place.space;
+        let stale = Stale {
+            held,
+            span,
+            tlb: self.all_pes(),
+            combined: self.all_pes(),
+            gone_at: [0; MAX_PES],
+            visible: 1,
+            hidden_at: 0,
+            operation: self.pes[change.pe as usize].running.as_ref().map_or(0, |op| op.number),
+            replaced_at: self.history.now(),
+        };
+        let key = self.hold(space, stale);
+        let stores = self.unordered.entry((change.frame, change.index as u16)).or_default();
+        stores.push(Unordered { space, key, writer: change.pe, readers: 0 });
+    }
+
+    /// Adds to what may be held, and keeps count of the ways into frames.
+    pub fn hold(&mut self, space: usize, stale: Stale) -> Key {
+        let (key, before) = self.tlbs[space].insert(stale);
+        if let Held::Table(id) = stale.held {
+            let (tlb, combined) = before.map_or((0, 0), |b| (b.tlb, b.combined));
+            let now = self.tlbs[space].get(key).map_or((0, 0), |s| (s.tlb, s.combined));
+            self.count_ways((tlb, combined), now, id);
+        }
+        key
+    }
+
+    /// Keeps count of the ways into a frame, after what is held of it went from `before` to `now` (entries of walk
+    /// caches, combined entries).
+    pub fn count_ways(&mut self, before: (Mask, Mask), now: (Mask, Mask), id: FrameId) {
+        let walker = |(tlb, _): (Mask, Mask)| u32::from(tlb != 0);
+        let ghost = |(tlb, combined): (Mask, Mask)| u32::from(tlb == 0 && combined != 0);
+        let frame = self.memory.frame_mut(id);
+        frame.walkers = frame.walkers + walker(now) - walker(before);
+        frame.ghosts = frame.ghosts + ghost(now) - ghost(before);
+    }
+
+    /// What the new descriptor leads to becomes reachable.
+    fn link(&mut self, change: &Change) {
+        if !is_table(change.place.level, change.new) {
+            return;
+        }
+        let address = Descriptor(change.new).address();
+        let child = self.memory.find(address).filter(|&id| self.memory.frame(id).allocated);
+        let (Some(child), Some(place)) = (child, change.place.child(change.index)) else {
+            let what = format!("a table descriptor leads to {:#x}, no allocated frame", address.0);
+            return self.report(Verdict::Freed, change.span.range(), Some(address), what);
+        };
+        self.publish(child, Some((change.frame, change.index as u16)), place);
+        self.memory.frame_mut(child).publisher = change.pe;
+    }
+
+    /// Makes a table reachable, and the tables below it.
+    fn publish(&mut self, id: FrameId, parent: Option<(FrameId, u16)>, place: Place) {
+        let frame = self.memory.frame(id);
+        let (address, written, unordered) = (frame.address, frame.is_written(), frame.unordered);
+        if !self.memory.is_reachable(id) && (!written || unordered != 0) {
+            let what = match written {
+                false => format!("the table {:#x} is reachable, but not all of its entries are written", address.0),
+                true => format!("the table {:#x} is reachable, but no DSB has ordered its entries", address.0),
+            };
+            self.report(Verdict::Unfilled, place.span().range(), Some(address), what);
+        }
+        self.memory.attach(id, parent, place);
+        if place.level == stage2::Level::L3 {
+            return;
+        }
+        for index in 0..512 {
+            let value = self.memory.frame(id).values[index];
+            if !is_table(place.level, value) {
+                continue;
+            }
+            if let (Some(child), Some(below)) = (self.memory.find(Descriptor(value).address()), place.child(index)) {
+                let parent = Some((id, index as u16));
+                let known = self.memory.frame(child);
+                if known.allocated && (known.parent != parent || known.place != Some(below)) {
+                    self.publish(child, parent, below);
+                }
+            }
+        }
+    }
+
+    /// The walks of `vmid` start at `root` from now on. Returns the number of the address space.
+    pub fn attach(&mut self, vmid: u16, geometry: Geometry, root: PhysAddr) {
+        let known = self.spaces.iter().position(|space| space.vmid == vmid);
+        let number = known.unwrap_or(self.spaces.len());
+        if known.is_some() {
+            // Until an invalidation, everything of the old table may be held (mistake: a VMID given away too early).
+            self.abandon(number);
+            self.judge_reused_vmid(number);
+        } else {
+            self.tlbs.push(Tlb::default());
+            self.spaces.push(Space { vmid, geometry, roots: Vec::new() });
+        }
+        let roots: Vec<_> =
+            (0..geometry.root_tables()).filter_map(|n| self.memory.find(root.offset(n as u64 * 4096))).collect();
+        self.spaces[number] = Space { vmid, geometry, roots: roots.clone() };
+        for (n, id) in roots.into_iter().enumerate() {
+            let place = self.spaces[number].root_place(number, n);
+            self.publish(id, None, place);
+        }
+    }
+
+    /// The root is used no more: what it led to may still be held.
+    pub fn abandon(&mut self, number: usize) {
+        for id in core::mem::take(&mut self.spaces[number].roots) {
+            self.memory.unroot(id);
+            let Some(place) = self.memory.frame(id).place else { continue };
+            let stale = Stale {
+                held: Held::Table(id),
+                span: place.span(),
+                tlb: self.all_pes(),
+                combined: self.all_pes(),
+                gone_at: [0; MAX_PES],
+                visible: 0,
+                hidden_at: self.history.now(),
+                operation: 0,
+                replaced_at: self.history.now(),
+            };
+            self.hold(number, stale);
+        }
+    }
+
+    /// Frames come back: nothing may lead there.
+    pub fn free(&mut self, first: PhysAddr, frames: usize) {
+        let group = self.memory.find(first).map_or(0, |id| self.memory.frame(id).group);
+        for n in 0..frames {
+            let address = first.offset(n as u64 * 4096);
+            let id = self.memory.find(address).filter(|&id| self.memory.frame(id).allocated);
+            let Some(id) = id.filter(|_| group == frames) else {
+                let what = format!("{:#x} is given back, but was not allocated as {frames} frame(s)", address.0);
+                return self.report(Verdict::Contract, 0..1 << 48, Some(first), what);
+            };
+            let place = self.memory.frame(id).place;
+            let range = place.map_or(0..1 << 48, |place| place.span().range());
+            if self.memory.is_linked(id) {
+                let what = format!("the frame {:#x} is given back while a table descriptor leads to it", address.0);
+                self.report(Verdict::Freed, range.clone(), Some(address), what);
+            } else if self.memory.is_reachable(id) {
+                let what = format!("the frame {:#x} is given back while a walk cache may lead to it", address.0);
+                self.report(Verdict::Freed, range.clone(), Some(address), what);
+            }
+            self.settle_ghosts(id);
+            self.forget_ways(id, &range);
+            self.memory.release(id, frames == 1);
+        }
+    }
+
+    /// After a frame was freed (too early), what led there leads to nothing that the model knows.
+    fn forget_ways(&mut self, id: FrameId, range: &Range<u64>) {
+        if self.memory.frame(id).walkers == 0 {
+            return;
+        }
+        for tlb in &mut self.tlbs {
+            let ways: Vec<Key> =
+                tlb.overlapping(range).filter(|(_, s)| s.held == Held::Table(id)).map(|(key, _)| key).collect();
+            ways.into_iter().for_each(|key| tlb.remove(key));
+        }
+        self.memory.frame_mut(id).walkers = 0;
+    }
+
+    /// A barrier orders stores and completes invalidations.
+    pub fn barrier(&mut self, pe: u8, barrier: Dsb) {
+        if barrier != Dsb::Nsh {
+            self.order_stores(pe, barrier == Dsb::Ish);
+        }
+        if !self.pes[pe as usize].issued.is_empty() {
+            self.complete_invalidations(pe, barrier);
+        }
+    }
+
+    /// After a DSB, walks read the new values of this PE's stores, and of those it has read if loads are ordered too.
+    fn order_stores(&mut self, pe: u8, loads: bool) {
+        for id in core::mem::take(&mut self.pes[pe as usize].filled) {
+            self.memory.frame_mut(id).unordered &= !(1 << pe);
+        }
+        if self.unordered.is_empty() {
+            return;
+        }
+        let now = self.history.now();
+        let ordered = |s: &Unordered| s.writer == pe || loads && s.readers & 1 << pe != 0;
+        let tlbs = &mut self.tlbs;
+        self.unordered.retain(|_, stores| {
+            // A store to the same descriptor that is ordered hides the values of earlier ones (coherence).
+            let Some(last) = stores.iter().rposition(ordered) else { return true };
+            for store in stores.drain(..=last) {
+                if let Some(stale) = tlbs[store.space].get_mut(store.key) {
+                    stale.visible -= 1;
+                    stale.hidden_at = stale.hidden_at.max(now);
+                }
+            }
+            !stores.is_empty()
+        });
+    }
+}

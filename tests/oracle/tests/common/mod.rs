@@ -1,0 +1,119 @@
+//! What the tests share: machines to try, a world of addresses to work in, and a driver that does what it is told.
+#![expect(dead_code, reason = "each test binary uses a part of it")]
+
+use core::cell::Cell;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as RunnerConfig, RngAlgorithm, TestRng, TestRunner};
+use stage2::features::HardwareUpdate;
+use stage2::*;
+use stage2_oracle::Setup;
+use std::sync::Once;
+
+pub mod driver;
+pub mod operations;
+
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+
+pub fn range(start: u64, end: u64) -> IpaRange {
+    IpaRange::new(Ipa(start), Ipa(end)).expect("whole pages in order")
+}
+
+pub fn vmid() -> Vmid {
+    Vmid::new(7).expect("not 0")
+}
+
+/// One kind of machine, and how the engine is set up on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    pub bbm: BbmLevel,
+    pub contiguous: bool,
+    pub hardware_dirty: bool,
+    pub ipa_bits: u8,
+    pub tlbi_range: bool,
+}
+
+impl Machine {
+    pub const LEVELS: [BbmLevel; 4] = [BbmLevel::Level0, BbmLevel::Level1, BbmLevel::Level2, BbmLevel::Level3];
+
+    pub fn config(self) -> Config {
+        let features = Features {
+            pa_bits: 48,
+            bbm: self.bbm,
+            hardware_update: if self.hardware_dirty { HardwareUpdate::DirtyState } else { HardwareUpdate::None },
+            tlbi_range: self.tlbi_range,
+            vmid_bits: 16,
+            lse: true,
+        };
+        Config {
+            ipa_bits: self.ipa_bits,
+            contiguous: self.contiguous,
+            hardware_dirty: self.hardware_dirty,
+            ..Config::new(vmid(), features)
+        }
+    }
+
+    pub fn setup(self) -> Setup {
+        Setup {
+            hardware_dirty: self.hardware_dirty,
+            mark_rate: if self.hardware_dirty { 64 } else { 0 },
+            ..Setup::new(self.bbm)
+        }
+    }
+
+    /// An address that many things meet at: a block, a 1 GiB block and, where there are several, two root tables begin
+    /// there; one GiB of IPA space lies below and one above.
+    pub fn middle(self) -> u64 {
+        match self.ipa_bits {
+            32..40 => 3 * GIB,
+            40..44 => 512 * GIB,
+            bits => 1 << (bits - 1),
+        }
+    }
+}
+
+/// The seed of all random choices: `ORACLE_SEED`, or the same as ever.
+pub fn seed() -> u64 {
+    match std::env::var("ORACLE_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("ORACLE_SEED={text} is no number")),
+        Err(_) => 0x5eed,
+    }
+}
+
+/// The full number of cases in CI, where `CI` is set, and a tenth elsewhere.
+pub fn scaled(cases: u32) -> u32 {
+    if std::env::var_os("CI").is_some() { cases } else { cases.div_ceil(10) }
+}
+
+/// Runs `test` on `cases` values of `strategy`, and shrinks the first that fails.
+pub fn property<S: Strategy>(name: &str, cases: u32, strategy: S, test: impl Fn(S::Value)) {
+    let seed = seed();
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    for (place, byte) in bytes[8..].iter_mut().zip(name.bytes()) {
+        *place = byte;
+    }
+    let config = RunnerConfig { cases, failure_persistence: None, max_shrink_iters: 2000, ..RunnerConfig::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    println!("{name}: {cases} cases, ORACLE_SEED={seed}");
+    // While a failure is shrunk, each smaller one fails too: only the last is worth reading.
+    static HOOK: Once = Once::new();
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                loud(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = runner.run(&strategy, |value| {
+        test(value);
+        Ok(())
+    });
+    QUIET.set(false);
+    if let Err(error) = result {
+        panic!("{name} failed; ORACLE_SEED={seed} repeats it\n{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Random operations, weighted towards what is difficult: edges of leaves, and the same few blocks again and again.
+
+use super::{GIB, MIB, Machine, range};
+use core::fmt;
+use proptest::prelude::*;
+use stage2::*;
+
+/// Something to do to a table.
+#[derive(Clone)]
+pub enum Op {
+    Map(IpaRange, u64, Attributes),
+    Unmap(IpaRange),
+    Protect(IpaRange, Permissions),
+    Split(IpaRange, LeafSize),
+    Collapse(IpaRange),
+    Batch(Vec<(IpaRange, Permissions)>),
+    /// A guest's store.
+    Store(u64),
+    /// A guest's fetch or load that faults for no reason that the table knows.
+    Spurious(u64),
+    Start(IpaRange, Mechanism, bool),
+    Harvest,
+    Clear(Vec<u64>),
+    Stop,
+    FreezeAndThaw,
+}
+
+/// Permissions in three letters.
+fn rwx(permissions: Permissions) -> String {
+    let Permissions { read, write, execute } = permissions;
+    [(read, 'r'), (write, 'w'), (execute, 'x')].map(|(set, c)| if set { c } else { '-' }).iter().collect()
+}
+
+/// One line each: a failing run is a list of them.
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::Map(range, offset, Attributes { memory, permissions }) => {
+                write!(f, "map {range} + {offset:#x} {memory:?} {}", rwx(*permissions))
+            }
+            Op::Unmap(range) => write!(f, "unmap {range}"),
+            Op::Protect(range, permissions) => write!(f, "protect {range} {}", rwx(*permissions)),
+            Op::Split(range, size) => write!(f, "split {range} to {size:?}"),
+            Op::Collapse(range) => write!(f, "collapse {range}"),
+            Op::Batch(changes) => {
+                write!(f, "batch")?;
+                changes.iter().try_for_each(|(range, permissions)| write!(f, ", {range} {}", rwx(*permissions)))
+            }
+            Op::Store(ipa) => write!(f, "store to {ipa:#x}"),
+            Op::Spurious(ipa) => write!(f, "spurious fault at {ipa:#x}"),
+            Op::Start(range, mechanism, all_dirty) => write!(f, "start {range} {mechanism:?}, all dirty: {all_dirty}"),
+            Op::Harvest => write!(f, "harvest"),
+            Op::Clear(pages) => write!(f, "clear {pages:#x?}"),
+            Op::Stop => write!(f, "stop"),
+            Op::FreezeAndThaw => write!(f, "freeze and thaw"),
+        }
+    }
+}
+
+/// Which operations are drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mix {
+    /// Those on mappings.
+    Mappings,
+    /// And dirty logs.
+    Logs,
+}
+
+fn ranges(middle: u64) -> impl Strategy<Value = IpaRange> {
+    let low = middle - 20 * MIB;
+    prop_oneof![
+        // Pages in one of a few blocks around the middle.
+        24 => (0..4096u64, 1..64u64).prop_map(move |(page, n)| {
+            let start = middle - 8 * MIB + page * PAGE_SIZE;
+            range(start, start + n * PAGE_SIZE)
+        }),
+        // Runs of sixteen pages.
+        6 => (0..256u64, 1..34u64).prop_map(move |(run, n)| range(middle - 8 * MIB + (run << 16), middle - 8 * MIB + (run + n << 16))),
+        // Blocks.
+        6 => (0..18u64, 1..20u64).prop_map(move |(block, n)| range(low + 2 * MIB * block, low + 2 * MIB * (block + n))),
+        // Ragged edges far apart.
+        3 => (1..511u64, 1..2048u64).prop_map(move |(a, b)| {
+            range(middle - 6 * MIB + a * PAGE_SIZE, middle - 4 * MIB + b * PAGE_SIZE)
+        }),
+        // Runs of sixteen blocks.
+        1 => (0..2u64).prop_map(move |n| range(middle - 32 * MIB * n, middle - 32 * MIB * n + 32 * MIB)),
+    ]
+}
+
+/// Now and then a whole GiB or two.
+fn wide(middle: u64) -> impl Strategy<Value = IpaRange> {
+    prop_oneof![
+        60 => ranges(middle),
+        1 => (0..3u64).prop_map(move |n| match n {
+            0 => range(middle - GIB, middle),
+            1 => range(middle, middle + GIB),
+            _ => range(middle - GIB, middle + GIB),
+        }),
+    ]
+}
+
+fn permissions() -> impl Strategy<Value = Permissions> {
+    use Permissions as P;
+    prop_oneof![4 => Just(P::ALL), 2 => Just(P::READ_EXECUTE), 1 => Just(P::READ_WRITE), 1 => Just(P::READ), 1 => Just(P::NONE)]
+}
+
+fn attributes() -> impl Strategy<Value = Attributes> {
+    prop_oneof![
+        6 => permissions().prop_map(|permissions| Attributes { permissions, ..Attributes::RAM }),
+        1 => Just(Attributes::DEVICE),
+    ]
+}
+
+/// Offset from IPA to output: mostly such that large leaves fit.
+fn offset() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => Just(0), 2 => Just(16 * GIB), 1 => Just(6 * MIB), 1 => Just(64 << 10), 1 => Just(PAGE_SIZE)]
+}
+
+/// Splits down to pages are kept to a few blocks: each costs 512 descriptors a block, in every later operation too.
+fn splits(middle: u64) -> impl Strategy<Value = Op> {
+    use LeafSize as L;
+    let low = prop_oneof![3 => Just(L::Page), 2 => Just(L::Contiguous64K)];
+    let high = prop_oneof![2 => Just(L::Block2M), 1 => Just(L::Contiguous32M)];
+    prop_oneof![
+        3 => (ranges(middle), low).prop_map(|(r, size)| {
+            let end = r.end().0.min(r.start().0 + 3 * MIB);
+            Op::Split(range(r.start().0, end), size)
+        }),
+        2 => (ranges(middle), high).prop_map(|(r, size)| Op::Split(r, size)),
+    ]
+}
+
+fn pages(middle: u64) -> impl Strategy<Value = u64> {
+    (0..4096u64).prop_map(move |page| middle - 8 * MIB + page * PAGE_SIZE)
+}
+
+fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
+    let m = machine.middle();
+    let mappings = prop_oneof![
+        5 => (wide(m), offset(), attributes()).prop_map(|(r, o, a)| Op::Map(r, o, a)),
+        3 => wide(m).prop_map(Op::Unmap),
+        8 => (ranges(m), permissions()).prop_map(|(r, p)| Op::Protect(r, p)),
+        8 => splits(m),
+        8 => wide(m).prop_map(Op::Collapse),
+        2 => prop::collection::vec((ranges(m), permissions()), 2..8).prop_map(Op::Batch),
+        4 => pages(m).prop_map(Op::Store),
+        1 => pages(m).prop_map(Op::Spurious),
+    ];
+    if mix == Mix::Mappings {
+        return mappings.boxed();
+    }
+    let mechanism = if machine.hardware_dirty {
+        prop_oneof![Just(Mechanism::HardwarePage), Just(Mechanism::HardwareBlock), Just(Mechanism::WriteProtect)]
+            .boxed()
+    } else {
+        Just(Mechanism::WriteProtect).boxed()
+    };
+    prop_oneof![
+        24 => mappings,
+        4 => (ranges(m), mechanism, any::<bool>()).prop_map(|(r, m, a)| Op::Start(r, m, a)),
+        12 => pages(m).prop_map(Op::Store),
+        5 => Just(Op::Harvest),
+        5 => prop::collection::vec(pages(m), 1..40).prop_map(Op::Clear),
+        1 => Just(Op::Stop),
+        1 => Just(Op::FreezeAndThaw),
+    ]
+    .boxed()
+}
+
+/// A run of up to twice `count` operations, and that many on average.
+pub fn operations(machine: Machine, mix: Mix, count: usize) -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(operation(machine, mix), 1..2 * count)
+}
