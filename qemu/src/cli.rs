@@ -30,6 +30,7 @@ Examples:
   cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
   cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
   cargo hv payload                            the EL1 test suite
+  cargo hv secure-partition                   the engine in another program: a secure-partition manager at S-EL2
   cargo hv test                               everything that CI checks
   cargo hv doctor                             what is installed, what is missing
 
@@ -52,6 +53,8 @@ pub enum Command {
     Linux(Linux),
     /// Run the EL1 test suite under the hypervisor
     Payload(Payload),
+    /// Run the engine inside a secure-partition manager at S-EL2 (examples/secure-partition)
+    SecurePartition(SecurePartition),
     /// Run every check there is: format, lints, docs, host tests, system tests
     Test,
     /// Print what is installed, what is missing, and what would be done about it
@@ -87,6 +90,32 @@ pub struct Payload {
     /// The machine.
     #[command(flatten)]
     pub common: Common,
+}
+
+/// `cargo hv secure-partition`.
+#[derive(Debug, Args)]
+pub struct SecurePartition {
+    /// Print the size of the engine's code in the example, and the stack that its calls take, instead of running it
+    #[arg(long)]
+    pub size: bool,
+    /// How stage-2 leaves change their size; `auto` is what the CPUs allow
+    #[arg(long, value_enum, default_value_t = Bbm::Auto)]
+    pub bbm: Bbm,
+    /// How often memory moves from one partition to the other and back
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub moves: u64,
+    /// What the moves are made of
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// CPU model, as QEMU names it; it needs a Secure EL2
+    #[arg(long, value_name = "MODEL", default_value = "max")]
+    pub cpu: String,
+    /// The QEMU to use [default: qemu-system-aarch64 in PATH]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    pub qemu: Option<PathBuf>,
+    /// End the run after so many seconds [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
 }
 
 /// `cargo hv doctor`.

@@ -5,6 +5,7 @@
 //! [`capture`](run::capture) its console.
 
 pub mod cli;
+pub mod code_size;
 pub mod commands;
 pub mod console;
 pub mod ending;

@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod linux;
 pub mod payload;
+pub mod secure_partition;
 pub mod test;
 
 use crate::cli::{self, Common};
