@@ -22,6 +22,8 @@ pub struct Options {
     pub crash: Option<Crash>,
     /// Whether a CPU is kept back from the guest for management; when absent, it is if a service needs it.
     pub manager: Option<bool>,
+    /// Whether the guest may use the hypervisor's own calls for its memory.
+    pub hypercalls: bool,
     /// The management core leaves every so manyth dirty page out of its reports, to test that an audit finds it.
     pub drop_dirty: Option<u64>,
 }
@@ -35,6 +37,7 @@ impl Default for Options {
             icount: false,
             crash: None,
             manager: None,
+            hypercalls: false,
             drop_dirty: None,
         }
     }
@@ -73,7 +76,7 @@ struct Key {
 }
 
 /// All keys; messages list them in this order.
-const KEYS: [Key; 7] = [
+const KEYS: [Key; 8] = [
     Key {
         name: "log",
         values: "off|error|warn|info|debug|trace",
@@ -141,6 +144,14 @@ const KEYS: [Key; 7] = [
         values: "on|off",
         set: |options, value| {
             options.manager = Some(switch(value)?);
+            Some(())
+        },
+    },
+    Key {
+        name: "hypercalls",
+        values: "on|off",
+        set: |options, value| {
+            options.hypercalls = switch(value)?;
             Some(())
         },
     },
@@ -230,7 +241,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 icount=on crash=overflow manager=off \
-                    drop-dirty=1000";
+                    hypercalls=on                     drop-dirty=1000";
         assert_eq!(
             Options::parse(line),
             Ok(Options {
@@ -240,6 +251,7 @@ mod tests {
                 icount: true,
                 crash: Some(Crash::Overflow),
                 manager: Some(false),
+                hypercalls: true,
                 drop_dirty: Some(1000),
             })
         );

@@ -2,6 +2,7 @@
 
 mod boot;
 mod devices;
+mod engine;
 mod features;
 mod interrupts;
 mod isolation;
@@ -15,7 +16,7 @@ mod tree;
 use crate::suite::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 10] = [
+pub const GROUPS: [Group; 11] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -26,6 +27,7 @@ pub const GROUPS: [Group; 10] = [
     features::GROUP,
     isolation::GROUP,
     devices::GROUP,
+    engine::GROUP,
 ];
 
 /// The tests that have to fail.

@@ -25,6 +25,72 @@ pub mod function {
     /// [`INVALID_PARAMETERS`](super::status::INVALID_PARAMETERS). The guest may know where the ranges are, because
     /// knowing it opens nothing: it is what the payload aims at.
     pub const OWN_MEMORY: u32 = 0xc600_0000;
+
+    // What follows is off unless the hypervisor was started with `hypercalls=on`. Ranges are given by their first address
+    // and their length in bytes, both multiples of 4 KiB.
+
+    /// What the stage-2 engine does: `x1` is the BBM level that sizes change by, `x2` is 1 if hardware keeps dirty state,
+    /// `x3` is the number of IPA bits.
+    pub const FEATURES: u32 = 0xc600_0001;
+    /// The engine's counter number `x1`, in the order of `stage2::Event::ALL`, added up over all CPUs, in `x1`.
+    pub const COUNTER: u32 = 0xc600_0002;
+    /// Handles an abort with the syndrome `x1` (ESR_EL2) at the virtual address `x2` and the IPA `x3`, as if the calling
+    /// CPU had just taken it. The syndrome must be that of an abort from a lower exception level.
+    pub const INJECT_ABORT: u32 = 0xc600_0003;
+    /// Gives the range `x1`, `x2` the [`permissions`](super::permissions) `x3`.
+    pub const PROTECT: u32 = 0xc600_0010;
+    /// Splits the range `x1`, `x2` to leaves no larger than [`leaf`](super::leaf) `x3`.
+    pub const SPLIT: u32 = 0xc600_0011;
+    /// Collapses the range `x1`, `x2` to the largest leaves.
+    pub const COLLAPSE: u32 = 0xc600_0012;
+    /// Starts a log of the range `x1`, `x2` with the options [`log`](super::log) `x3`; its handle in `x1`.
+    pub const LOG_START: u32 = 0xc600_0020;
+    /// Writes the bitmap of log `x1` to the guest's memory at the IPA `x2`, a multiple of 8, which has room for `x3` words
+    /// of 64 bits, and starts anew. Bit 0 is the page at the range's start rounded down to 2 MiB. `x1` is the number of
+    /// pages, `x2` the number of words written.
+    pub const LOG_HARVEST: u32 = 0xc600_0021;
+    /// The same, and nothing changes.
+    pub const LOG_PEEK: u32 = 0xc600_0022;
+    /// Makes the pages of log `x1` that are set in the bitmap at `x2`, of `x3` words, count as clean.
+    pub const LOG_CLEAR: u32 = 0xc600_0023;
+    /// Ends log `x1`; leaves become as large as they were.
+    pub const LOG_STOP: u32 = 0xc600_0024;
+}
+
+/// What [`function::PROTECT`] lets the guest do; bits that add up.
+pub mod permissions {
+    /// Read.
+    pub const READ: u64 = 1;
+    /// Write.
+    pub const WRITE: u64 = 2;
+    /// Execute.
+    pub const EXECUTE: u64 = 4;
+}
+
+/// Leaf sizes, for [`function::SPLIT`].
+pub mod leaf {
+    /// 4 KiB.
+    pub const PAGE: u64 = 0;
+    /// 64 KiB, contiguous.
+    pub const CONTIGUOUS_64K: u64 = 1;
+    /// 2 MiB.
+    pub const BLOCK_2M: u64 = 2;
+    /// 32 MiB, contiguous.
+    pub const CONTIGUOUS_32M: u64 = 3;
+    /// 1 GiB.
+    pub const BLOCK_1G: u64 = 4;
+}
+
+/// How a log works, for [`function::LOG_START`].
+pub mod log {
+    /// By write protection, split at the first write.
+    pub const WRITE_PROTECT: u64 = 0;
+    /// By hardware, page by page.
+    pub const HARDWARE_PAGE: u64 = 1;
+    /// By hardware, in blocks of 2 MiB.
+    pub const HARDWARE_BLOCK: u64 = 2;
+    /// Added: everything counts as dirty at first.
+    pub const ALL_DIRTY: u64 = 1 << 8;
 }
 
 /// What a call answers in `x0`.
@@ -35,6 +101,10 @@ pub mod status {
     pub const NOT_SUPPORTED: i64 = -1;
     /// An argument is out of range; nothing has changed.
     pub const INVALID_PARAMETERS: i64 = -3;
+    /// There is no memory for it; nothing has changed, or what has is in the function's description.
+    pub const NO_MEMORY: i64 = -12;
+    /// The range is in a log already, or there are too many logs.
+    pub const BUSY: i64 = -16;
 }
 
 /// The service's UID, ce4e1afa-7829-45d6-9b01-d855aaa83941, as [`function::CALL_UID`] returns it: byte 0 of the UUID in

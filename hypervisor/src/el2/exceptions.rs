@@ -77,6 +77,11 @@ impl Next {
     /// The guest goes on.
     pub const RESUME: Self = Self(None);
 
+    /// Whether the guest goes on at once.
+    pub const fn is_resume(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The function is called with all registers, then the guest goes on.
     #[inline(always)]
     pub fn with_all_registers(function: extern "C" fn(&mut Registers)) -> Self {

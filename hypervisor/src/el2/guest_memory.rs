@@ -105,8 +105,8 @@ static GUEST_MEMORY: Once<GuestMemory> = Once::new();
 pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Features) -> Result<(), Refusal> {
     let features = Features { bbm: size_change(options.bbm, features.bbm)?, ..features };
     let vmid = Vmid::new(1)?;
-    // Without a management core nobody starts a log, and hardware need not look for leaves to mark.
-    let hardware_dirty = manager::is_wanted(options);
+    // Without a management core or hypercalls nobody starts a log, and hardware need not look for leaves to mark.
+    let hardware_dirty = manager::is_wanted(options) || options.hypercalls;
     let uart = machine.uart.iter().map(|device| device.registers);
     let rtc = machine.rtc.iter().map(|device| device.registers);
     let granted = options.grant_dma.iter().map(|&address| grant(machine, address)).collect::<Result<Vec<_>, _>>()?;

@@ -1,7 +1,7 @@
 //! Calls that the guest makes by HVC and SMC: the SMC Calling Convention (DEN0028), and who answers which range.
 
 use crate::el2::exceptions::{Frame, Next, skip_instruction};
-use crate::el2::{cpu, memory, psci};
+use crate::el2::{cpu, memory, psci, services};
 use hypervisor::exit_counts::Exit;
 use hypervisor_abi::{REVISION, UID, function, status};
 use smccc::arch::{
@@ -85,8 +85,8 @@ fn firmware(id: u32, argument: u64) -> i64 {
 /// The hypervisor's own calls.
 fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
     match id {
-        // CALL_COUNT, CALL_UID, REVISION and OWN_MEMORY.
-        function::CALL_COUNT => 4,
+        // CALL_COUNT, CALL_UID, REVISION and OWN_MEMORY, and the services.
+        function::CALL_COUNT => 4 + services::count(),
         function::CALL_UID => {
             let [first, rest @ ..] = UID.map(u64::from);
             x[1..4].copy_from_slice(&rest);
@@ -103,6 +103,6 @@ fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
             }
             None => status::INVALID_PARAMETERS,
         },
-        _ => status::NOT_SUPPORTED,
+        _ => services::call(id, x),
     }
 }

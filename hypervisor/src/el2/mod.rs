@@ -23,5 +23,6 @@ mod psci;
 mod registers;
 mod report;
 mod secondary;
+mod services;
 mod symbols;
 mod system_register;

@@ -18,6 +18,7 @@ const TIMEOUT: u64 = 300;
 pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
     let (emulator, mut machine) = super::prepare(workspace, &options.common)?;
     let payload = images::build(workspace, Image::Payload)?;
+    machine.append += " hypercalls=on";
     let bootargs = options.filter.as_ref().map_or_else(String::new, |filter| format!("filter={filter}"));
     machine.load_guest(&payload, None, &bootargs)?;
 

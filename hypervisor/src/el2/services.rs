@@ -1,0 +1,248 @@
+//! Calls that let a guest work on its own stage-2 table: for the payload, off unless `hypercalls=on`.
+//!
+//! Every argument is the guest's. Ranges and buffers are checked against what it is given, and a call that is refused has
+//! changed nothing.
+
+use crate::el2::{abort, cpu, guest_memory};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use hypervisor_abi::{function, log, permissions, status};
+use spin::Mutex;
+use stage2::{
+    Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, MemoryType, PAGE_SIZE, PageSet, Permissions,
+    Stage2,
+};
+
+type Table = Stage2<guest_memory::Platform>;
+
+/// Whether the guest may call these.
+static ENABLED: AtomicBool = AtomicBool::new(false);
+
+/// Lets the guest call them.
+pub fn enable() {
+    ENABLED.store(true, Relaxed);
+}
+
+/// How many of these the guest may call.
+pub fn count() -> i64 {
+    if ENABLED.load(Relaxed) { 11 } else { 0 }
+}
+
+/// A log that the guest has started.
+struct GuestLog {
+    log: Log,
+    /// Room for a set of its pages.
+    words: Box<[u64]>,
+}
+
+/// Logs at a time.
+const LOGS: usize = 4;
+
+type Logs = [Option<GuestLog>; LOGS];
+
+/// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
+static LOGS_OF_GUEST: Mutex<Logs> = Mutex::new([const { None }; LOGS]);
+
+/// Does call `id` with the arguments in `x`, and puts the results there.
+pub fn call(id: u32, x: &mut [u64; 19]) -> i64 {
+    if !ENABLED.load(Relaxed) {
+        return status::NOT_SUPPORTED;
+    }
+    let Some(table) = guest_memory::table() else { return status::NOT_SUPPORTED };
+    let mut logs = LOGS_OF_GUEST.lock();
+    let result = match id {
+        function::FEATURES => {
+            let table = table.read();
+            let dirty_state = table.has_hardware_dirty_state().into();
+            (x[1], x[2], x[3]) = (table.bbm_level() as u64, dirty_state, table.geometry().ipa_bits().into());
+            Ok(())
+        }
+        function::COUNTER => counter(x[1]).map(|count| x[1] = count),
+        function::INJECT_ABORT => abort::inject(x[1], x[2], Ipa(x[3])).ok_or(status::INVALID_PARAMETERS),
+        function::PROTECT => protect(&table.read(), x),
+        function::SPLIT => {
+            range(x[1], x[2]).and_then(|range| done(table.read().split(range, size(x[3]).ok_or(INVALID)?)))
+        }
+        function::COLLAPSE => range(x[1], x[2]).and_then(|range| done(table.write().collapse(range))),
+        function::LOG_START => start(&mut logs, &mut table.write(), x),
+        function::LOG_HARVEST | function::LOG_PEEK => report(&mut logs, &table.read(), id == function::LOG_HARVEST, x),
+        function::LOG_CLEAR => clear(&mut logs, &table.read(), x),
+        function::LOG_STOP => stop(&mut logs, &mut table.write(), x),
+        _ => Err(status::NOT_SUPPORTED),
+    };
+    result.map_or_else(|status| status, |()| status::SUCCESS)
+}
+
+const INVALID: i64 = status::INVALID_PARAMETERS;
+
+/// The status that an error of the engine's amounts to.
+fn done<T>(result: Result<T, Error>) -> Result<T, i64> {
+    result.map_err(|error| match error {
+        Error::OutOfMemory { .. } => status::NO_MEMORY,
+        Error::LogOverlap { .. } | Error::TooManyLogs => status::BUSY,
+        Error::NoHardwareDirtyState => status::NOT_SUPPORTED,
+        _ => INVALID,
+    })
+}
+
+fn range(start: u64, bytes: u64) -> Result<IpaRange, i64> {
+    IpaRange::from_size(Ipa(start), bytes).map_err(|_| INVALID)
+}
+
+fn size(code: u64) -> Option<LeafSize> {
+    LeafSize::DESCENDING.into_iter().find(|&size| size as u64 == code)
+}
+
+fn counter(index: u64) -> Result<u64, i64> {
+    let event = usize::try_from(index).ok().and_then(|index| Event::ALL.get(index)).ok_or(INVALID)?;
+    Ok(cpu::all().map(|area| area.cpu.stage2.get(*event)).sum())
+}
+
+fn protect(table: &Table, x: &[u64; 19]) -> Result<(), i64> {
+    const ALL: u64 = permissions::READ | permissions::WRITE | permissions::EXECUTE;
+    let has = |bit| x[3] & bit != 0;
+    let wanted = Permissions {
+        read: has(permissions::READ),
+        write: has(permissions::WRITE),
+        execute: has(permissions::EXECUTE),
+    };
+    if x[3] & !ALL != 0 {
+        return Err(INVALID);
+    }
+    let range = range(x[1], x[2])?;
+    // Rights to a device's registers are not the guest's to change.
+    is_guest_ram(table, range).then_some(()).ok_or(INVALID)?;
+    done(table.protect(range, wanted))
+}
+
+/// Whether all of `range` is RAM that is mapped for the guest.
+fn is_guest_ram(table: &Table, range: IpaRange) -> bool {
+    let mut next = range.start();
+    for leaf in table.leaves(range) {
+        if leaf.ipa > next || leaf.attributes.memory != MemoryType::Normal {
+            return false;
+        }
+        next = leaf.range().end();
+    }
+    next >= range.end()
+}
+
+/// Memory for a log, if there is any: a guest's wish is no reason to run out of it.
+fn zeroed<T: Default>(words: usize) -> Result<Box<[T]>, i64> {
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(words).map_err(|_| status::NO_MEMORY)?;
+    memory.resize_with(words, T::default);
+    Ok(memory.into_boxed_slice())
+}
+
+fn start(logs: &mut Logs, table: &mut Table, x: &mut [u64; 19]) -> Result<(), i64> {
+    let range = range(x[1], x[2])?;
+    let mechanism = match x[3] & !log::ALL_DIRTY {
+        log::WRITE_PROTECT => Mechanism::WriteProtect,
+        log::HARDWARE_PAGE => Mechanism::HardwarePage,
+        log::HARDWARE_BLOCK => Mechanism::HardwareBlock,
+        _ => return Err(INVALID),
+    };
+    if !is_guest_ram(table, range) {
+        return Err(INVALID);
+    }
+    let (handle, place) = logs.iter_mut().enumerate().find(|(_, log)| log.is_none()).ok_or(status::BUSY)?;
+    let words = stage2::Layout::new(range).words();
+    let report = zeroed(words)?;
+    let storage: &'static [AtomicU64] = Box::leak(zeroed(words)?);
+    let options = LogOptions { mechanism, all_dirty: x[3] & log::ALL_DIRTY != 0 };
+    match table.start_log(range, storage, options) {
+        Ok(log) => {
+            *place = Some(GuestLog { log, words: report });
+            x[1] = handle as u64;
+            Ok(())
+        }
+        Err(error) => {
+            release(storage);
+            done(Err(error))
+        }
+    }
+}
+
+/// Gives a log's bitmap back.
+fn release(storage: &'static [AtomicU64]) {
+    let storage = core::ptr::from_ref(storage).cast_mut();
+    // SAFETY: it was leaked from a box in `start`, and the engine uses it no more: it never began to, or has given it back.
+    drop(unsafe { Box::from_raw(storage) });
+}
+
+/// The guest's words at `x2`, as many as `x3` says but no more than `most`.
+fn buffer(table: &Table, x: &[u64; 19], most: usize) -> Result<(*mut u64, usize), i64> {
+    let words = usize::try_from(x[3]).map_err(|_| INVALID)?.min(most);
+    let end = x[2].checked_add(8 * words as u64).ok_or(INVALID)?;
+    if words == 0 || x[2] % 8 != 0 {
+        return Err(INVALID);
+    }
+    let pages = IpaRange::new(Ipa(x[2]).align_down(PAGE_SIZE), Ipa(end.next_multiple_of(PAGE_SIZE)));
+    let pages = pages.map_err(|_| INVALID)?;
+    // What the guest may not write it may not have written for it.
+    let writable = table.leaves(pages).all(|leaf| leaf.attributes.permissions.write);
+    if !is_guest_ram(table, pages) || !writable {
+        return Err(INVALID);
+    }
+    Ok((x[2] as *mut u64, words))
+}
+
+fn report(logs: &mut Logs, table: &Table, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
+    let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::as_mut).ok_or(INVALID)?;
+    let needed = bitmap_words(&entry.log);
+    let (target, room) = buffer(table, x, needed)?;
+    if room < needed {
+        return Err(INVALID);
+    }
+    let mut set = PageSet::new(entry.log.layout(), &mut entry.words).ok_or(INVALID)?;
+    done(match harvest {
+        true => table.harvest(&mut entry.log, &mut set),
+        false => table.peek(&entry.log, &mut set),
+    })?;
+    for (index, word) in set.bitmap().iter().enumerate() {
+        // SAFETY: `buffer` has found the words to be the guest's RAM, which EL2 maps where it lies. The guest may use
+        // them at the same time, hence volatile.
+        unsafe { target.add(index).write_volatile(*word) };
+    }
+    // The guest's memory has been written for it.
+    if let Ok(written) =
+        IpaRange::new(Ipa(x[2]).align_down(PAGE_SIZE), Ipa((x[2] + 8 * needed as u64).next_multiple_of(PAGE_SIZE)))
+    {
+        table.mark_written(written);
+    }
+    (x[1], x[2]) = (set.len() as u64, needed as u64);
+    Ok(())
+}
+
+/// Words of a log's bitmap, without its summaries.
+fn bitmap_words(log: &Log) -> usize {
+    let start = log.range().start().align_down(LeafSize::Block2M.bytes());
+    ((log.range().end().0 - start.0) / PAGE_SIZE).div_ceil(64) as usize
+}
+
+fn clear(logs: &mut Logs, table: &Table, x: &[u64; 19]) -> Result<(), i64> {
+    let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::as_mut).ok_or(INVALID)?;
+    let (source, words) = buffer(table, x, bitmap_words(&entry.log))?;
+    let start = entry.log.range().start().align_down(LeafSize::Block2M.bytes());
+    let mut set = PageSet::new(entry.log.layout(), &mut entry.words).ok_or(INVALID)?;
+    for index in 0..words {
+        // SAFETY: as in `report`, for reading.
+        let mut word = unsafe { source.add(index).read_volatile() };
+        while word != 0 {
+            let page = index as u64 * 64 + u64::from(word.trailing_zeros());
+            set.insert(start.offset(page * PAGE_SIZE));
+            word &= word - 1;
+        }
+    }
+    done(table.clear(&mut entry.log, &set))
+}
+
+fn stop(logs: &mut Logs, table: &mut Table, x: &[u64; 19]) -> Result<(), i64> {
+    let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::take).ok_or(INVALID)?;
+    if let Some(storage) = table.stop_log(entry.log) {
+        release(storage);
+    }
+    Ok(())
+}
