@@ -14,6 +14,7 @@ pub mod guest_kernel;
 pub mod images;
 pub mod initramfs;
 pub mod machine;
+pub mod manager;
 pub mod newc;
 pub mod placement;
 pub mod progress;

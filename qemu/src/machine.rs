@@ -5,7 +5,9 @@ use crate::placement::{self, RAM_BASE};
 use crate::size::Size;
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The interrupt controller's architecture version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub struct Machine {
     pub modules: Vec<Module>,
     /// More arguments for QEMU, after all others.
     pub extra: Vec<OsString>,
+    /// Files that QEMU inherits, kept open.
+    pub inherited: Vec<Arc<OwnedFd>>,
 }
 
 impl Machine {
@@ -76,6 +80,7 @@ impl Machine {
             initrd: None,
             modules: Vec::new(),
             extra: Vec::new(),
+            inherited: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::machine::Machine;
 use anyhow::{Context, Result};
 use link::Link;
 use plan::Plan;
+use rustix::io::FdFlags;
 use rustix::net::Shutdown;
 use session::Summary;
 use show::Show;
@@ -36,6 +37,9 @@ pub struct Running {
 pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>) -> Result<Running> {
     let (ours, theirs) = UnixStream::pair().context("can't make a socket for the management core")?;
     let theirs: Arc<OwnedFd> = Arc::new(theirs.into());
+    // QEMU gets it under the same number. So does whatever else is started meanwhile, which does no harm: the session ends
+    // by a shutdown, not by the last end's closing.
+    rustix::io::fcntl_setfd(&*theirs, FdFlags::empty()).context("can't hand a socket to QEMU")?;
     machine.smp += 1;
     machine.append += " manager=on";
     if let Some(every) = plan.drop_dirty {

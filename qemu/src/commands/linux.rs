@@ -4,6 +4,9 @@ use crate::cli::{Linux, Log};
 use crate::console::Extract;
 use crate::ending::{self, Status};
 use crate::initramfs::{self, Command};
+use crate::manager::session::Summary;
+use crate::manager::show::Show;
+use crate::manager::{self, session};
 use crate::progress::Step;
 use crate::run::{self, Flow};
 use crate::setup::guest::Guest;
@@ -11,6 +14,7 @@ use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Seconds that a command in the guest may take, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 300;
@@ -23,6 +27,11 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     for file in [&options.kernel, &options.initrd].into_iter().flatten() {
         std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
     }
+    let plan = options.services.plan()?;
+    anyhow::ensure!(
+        plan.is_none() || !options.common.icount,
+        "--icount counts the instructions of all CPUs together, and the management core never rests: use one of them"
+    );
     let command = options.run.as_ref().map(Command::new);
     let (emulator, mut machine) = super::prepare(workspace, &options.common)?;
     let kernel = match &options.kernel {
@@ -32,17 +41,60 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
     let _removed_at_the_end = command.is_some().then(|| Temporary(initrd.clone()));
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
-    match &command {
+    let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
+    let session = plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show))).transpose()?;
+    let status = match &command {
         None => shell(workspace, options, |log| {
             run::interact(&emulator, &machine, options.common.timeout.map(std::time::Duration::from_secs), log)
         }),
         Some(command) => {
             let step = Step::begin("Booting Linux");
-            run_command(options, command, step, |observe| {
+            run_command(options, command, step, &show, |observe| {
                 run::capture(&emulator, &machine, options.common.timeout_or(TIMEOUT), observe)
             })
         }
+    };
+    let summary = session.map(manager::Running::finish).transpose();
+    let status = status?;
+    let Some(summary) = summary? else { return Ok(status) };
+    let good = tell(&summary);
+    Ok(if good || !matches!(status, Status::Success | Status::Command(0)) { status } else { Status::Failure })
+}
+
+/// Says what a session has found, the audit's line last. Says whether all is well.
+fn tell(summary: &Summary) -> bool {
+    if let Some(mechanism) = summary.mechanism {
+        let how = session::describe(mechanism);
+        eprintln!("hv: dirty log by {how}: {} rounds, {} dirty pages in all", summary.rounds, summary.pages);
     }
+    if let Some(out) = &summary.out {
+        eprintln!("hv: {}: dirty.csv, dirty.bitmaps, dirty.png", out.display());
+    }
+    if let Some((before, after)) = summary.restored {
+        let [before, after] = [before, after].map(|census| session::size(census.table_bytes));
+        eprintln!("hv: tables took {before} before the log and take {after} after it");
+    }
+    if let Some([reported, denied, lost]) = summary.stores {
+        eprintln!("hv: stores to protected memory: {reported} reported, {denied} denied, {lost} more not kept");
+    }
+    if let Some((rounds, counters)) = &summary.storm {
+        let counted = counters.iter().filter(|(_, count)| **count > 0);
+        let counted: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
+        let of = |name: &str| counters.get(name).copied().unwrap_or(0);
+        eprintln!("hv: meanwhile on all CPUs: {}", counted.join(", "));
+        println!(
+            "split-storm: rounds {rounds}, invalid windows {}, translation faults {}",
+            of("invalid-windows"),
+            of("fault-translation")
+        );
+    }
+    for failure in &summary.failures {
+        eprintln!("hv: {failure}");
+    }
+    if let Some(line) = summary.audit_line() {
+        println!("{line}");
+    }
+    summary.is_good()
 }
 
 /// The kernel's arguments; the user's come last and win.
@@ -127,6 +179,7 @@ fn run_command(
     options: &Linux,
     command: &Command,
     mut step: Step,
+    show: &Show,
     capture: impl FnOnce(&mut dyn FnMut(&[u8], &crate::console::Console) -> Flow) -> Result<run::Outcome>,
 ) -> Result<Status> {
     let everything = options.common.log >= Log::Debug;
@@ -134,7 +187,7 @@ fn run_command(
     let mut failed = None;
     let mut print = |bytes: &[u8]| {
         let mut out = std::io::stdout().lock();
-        if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+        if let Err(error) = show.aside(|| out.write_all(bytes).and_then(|()| out.flush())) {
             failed = Some(error);
         }
     };

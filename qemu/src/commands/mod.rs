@@ -1,5 +1,6 @@
 //! The commands, one file each, and what they share.
 
+pub mod audit;
 pub mod doctor;
 pub mod linux;
 pub mod payload;

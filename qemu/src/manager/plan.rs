@@ -10,8 +10,6 @@ use std::time::Duration;
 pub struct Plan {
     /// Logs dirty pages.
     pub dirty: Option<Mechanism>,
-    /// Every page counts as dirty at the first harvest.
-    pub all_dirty: bool,
     /// From one harvest to the next.
     pub every: Duration,
     /// Where the log's files go.
@@ -74,7 +72,9 @@ mod tests {
     fn protections_are_read() {
         let protect = "0x40200000-40300000:deny".parse();
         assert_eq!(protect, Ok(Protect { start: 0x4020_0000, end: 0x4030_0000, policy: Policy::Deny }));
-        for text in ["", "1000-2000", "1000:deny", "2000-1000:deny", "1001-2000:report", "1000-2000:allow", "-1000:deny"] {
+        for text in
+            ["", "1000-2000", "1000:deny", "2000-1000:deny", "1001-2000:report", "1000-2000:allow", "-1000:deny"]
+        {
             assert!(text.parse::<Protect>().is_err(), "{text}");
         }
     }

@@ -199,14 +199,15 @@ impl Session {
     /// Logs until the guest ends, or there were rounds enough. Says whether the guest has ended.
     fn log(&mut self, link: &mut Link, mechanism: Mechanism) -> Result<bool> {
         let mut used = mechanism;
-        link.ask(Request::Start { mechanism, all_dirty: self.plan.all_dirty }, |reply| {
+        link.ask(Request::Start { mechanism, all_dirty: false }, |reply| {
             if let Reply::Started { mechanism, .. } = reply {
                 used = mechanism;
             }
             Ok(())
         })?;
         self.summary.mechanism = Some(used);
-        let record = self.plan.out.as_deref().map(|out| Record::begin(out, &self.memory, describe(used))).transpose()?;
+        let record =
+            self.plan.out.as_deref().map(|out| Record::begin(out, &self.memory, describe(used))).transpose()?;
         let mut logging = Logging { record, begun: Instant::now(), last: 0.0, faults: 0, harvests: 0 };
         let result = self.rounds(link, &mut logging);
         // What was recorded is kept, however it ended.

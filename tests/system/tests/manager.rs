@@ -1,0 +1,142 @@
+//! The management core beside a running Linux: logs, audits, protection and the split storm, as a user calls for them.
+
+use std::process::{Command, Output, Stdio};
+use system_tests::{scratch, turn, workspace};
+
+/// Runs `cargo hv linux` on 512 MiB.
+fn linux(options: &[&str], shell: &str) -> Output {
+    let _turn = turn();
+    Command::new(qemu::workspace::cargo())
+        .args(["run", "--quiet", "--package", "qemu", "--bin", "hv", "--", "linux"])
+        .args(["--memory", "512M", "--timeout", "500"])
+        .args(options)
+        .args(["--run", shell])
+        .current_dir(workspace().root())
+        .env("CARGO_TARGET_DIR", workspace().target())
+        .stdin(Stdio::null())
+        .output()
+        .expect("cargo runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The numbers of the last line of an audit: rounds, changed, reported, missed, over-reported.
+fn audit(output: &Output) -> [u64; 5] {
+    let text = stdout(output);
+    let line = text.lines().last().unwrap_or_default();
+    assert!(line.starts_with("audit: rounds "), "{text}{}", stderr(output));
+    let numbers: Vec<u64> = line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|_| panic!("{line}"))
+}
+
+/// Writes much and little, and ends.
+const WORK: &str = "dd if=/dev/urandom of=/tmp/a bs=64k count=128 2>/dev/null; sha256sum /tmp/a >/dev/null; \
+                    for n in 1 2 3 4 5 6 7 8; do (cat /tmp/a | gzip -1 >/tmp/$n) & done; wait";
+
+#[test]
+fn no_dirty_page_is_missed_by_hardware() {
+    let output = linux(&["--audit", "--dirty", "hardware", "--smp", "2"], WORK);
+    let [rounds, changed, reported, missed, _] = audit(&output);
+    assert_eq!((output.status.code(), missed), (Some(0), 0), "{}", stderr(&output));
+    assert!(rounds >= 3 && changed >= 2048 && reported >= changed, "{}", stdout(&output));
+}
+
+#[test]
+fn no_dirty_page_is_missed_by_write_protection() {
+    let output = linux(&["--audit", "--dirty", "auto", "--cpu", "cortex-a72", "--smp", "2"], WORK);
+    let [rounds, changed, reported, missed, _] = audit(&output);
+    assert_eq!((output.status.code(), missed), (Some(0), 0), "{}", stderr(&output));
+    assert!(rounds >= 3 && changed >= 2048 && reported >= changed, "{}", stdout(&output));
+    assert!(stderr(&output).contains("dirty log by write protection"));
+}
+
+#[test]
+fn an_audit_finds_pages_that_are_dropped() {
+    let output = linux(&["--audit", "--dirty", "write-protect", "--drop-dirty", "1000"], WORK);
+    let [_, _, _, missed, _] = audit(&output);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(missed > 0);
+}
+
+#[test]
+fn a_log_leaves_its_files_and_nothing_else() {
+    let scratch = scratch();
+    let out = scratch.path("dirty");
+    let options = ["--dirty", "hardware", "--granularity", "block", "--every", "0.5", "--out", out.to_str().unwrap()];
+    let output = linux(&options, WORK);
+    // The tool fails if leaves or tables are not what they were.
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("tables took"), "{}", stderr(&output));
+    let csv = std::fs::read_to_string(out.join("dirty.csv")).unwrap();
+    let pages: Vec<u64> = csv.lines().skip(1).map(|line| line.split(',').nth(2).unwrap().parse().unwrap()).collect();
+    assert!(pages.len() >= 3 && pages.iter().sum::<u64>() >= 2048, "{csv}");
+    // Each row of the bitmaps has as many bits as its line in the table says.
+    let bitmaps = std::fs::read(out.join("dirty.bitmaps")).unwrap();
+    let row = u64::from_le_bytes(bitmaps[24..32].try_into().unwrap()) as usize;
+    let bits = bitmaps[32..].chunks(row).map(|row| row.iter().map(|byte| u64::from(byte.count_ones())).sum());
+    assert_eq!(bits.collect::<Vec<u64>>(), pages);
+    assert!(std::fs::read(out.join("dirty.png")).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn stores_are_reported_with_address_instruction_and_cpu() {
+    let scratch = scratch();
+    let out = scratch.path("stores");
+    let options = ["--protect", "0x50000000-0x58000000:report", "--smp", "2", "--out", out.to_str().unwrap()];
+    let output = linux(&options, WORK);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let csv = std::fs::read_to_string(out.join("stores.csv")).unwrap();
+    let number = |field: &str| u64::from_str_radix(field.trim_start_matches("0x"), 16).unwrap();
+    let stores: Vec<Vec<u64>> = csv.lines().skip(1).map(|line| line.split(',').map(number).collect()).collect();
+    assert!(stores.len() >= 100, "{csv}");
+    // The kernel's code and a program's both write memory.
+    assert!(stores.iter().any(|store| store[2] >> 48 == 0xffff), "{csv}");
+    for store in &stores {
+        assert!((0x5000_0000..0x5800_0000).contains(&store[0]) && store[2] % 4 == 0 && store[3] < 2 && store[4] == 0);
+    }
+}
+
+/// `storm=BBM`: splits and collapses all memory while every CPU computes checksums of 64 MiB; the checksums hold.
+fn storm(bbm: &str) -> Vec<u64> {
+    let shell = "dd if=/dev/urandom of=/tmp/a bs=1M count=64 2>/dev/null; sum=$(sha256sum </tmp/a); \
+                 loop() { for n in 1 2 3 4 5; do [ \"$(sha256sum </tmp/a)\" = \"$sum\" ] || echo wrong; done; }; \
+                 loop & loop & wait; echo sums hold";
+    let output = linux(&["--split-storm", "20", "--every", "0.2", "--smp", "2", "--bbm", bbm], shell);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.starts_with("sums hold\n"), "{text}");
+    let line = text.lines().last().unwrap_or_default();
+    line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect()
+}
+
+#[test]
+fn checksums_hold_while_blocks_split_and_collapse_directly() {
+    let counted = storm("direct");
+    assert!(matches!(counted[..], [20.., 0, 0]), "{counted:?}");
+}
+
+#[test]
+fn checksums_hold_while_blocks_split_and_collapse_by_break_before_make() {
+    let counted = storm("break");
+    assert!(matches!(counted[..], [20.., 1.., _]), "{counted:?}");
+}
+
+#[test]
+fn a_service_needs_its_core_and_its_own_options() {
+    for (options, word) in [
+        (&["--dirty", "auto", "--manager", "off"][..], "--manager off"),
+        (&["--dirty", "hardware", "--eager"], "--eager"),
+        (&["--audit", "--icount"], "--icount"),
+        (&["--dirty", "hardware", "--cpu", "cortex-a72"], "FEAT_HAFDBS"),
+        (&["--protect", "0x1000-0x2000:deny"], "guest's memory"),
+    ] {
+        let output = linux(options, "true");
+        assert!(!output.status.success() && stderr(&output).contains(word), "{options:?}: {}", stderr(&output));
+    }
+}
