@@ -84,12 +84,10 @@ mod tests {
         ];
         assert_eq!(policies.iter().collect::<Vec<_>>(), expected);
         policies.set(range(0x3000, 0x6000), None).unwrap();
-        assert_eq!([0x2000, 0x3000, 0x5fff, 0x6000].map(|at| policies.at(at)), [
-            Some(Policy::Deny),
-            None,
-            None,
-            Some(Policy::Report)
-        ]);
+        assert_eq!(
+            [0x2000, 0x3000, 0x5fff, 0x6000].map(|at| policies.at(at)),
+            [Some(Policy::Deny), None, None, Some(Policy::Report)]
+        );
     }
 
     #[test]

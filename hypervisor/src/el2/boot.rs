@@ -1,6 +1,8 @@
 //! From the first Rust code to the guest's first instruction.
 
-use crate::el2::{console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, registers, secondary};
+use crate::el2::{
+    console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, registers, secondary,
+};
 use alloc::string::{String, ToString};
 use core::arch::global_asm;
 use hypervisor::machine::{Conduit, Machine, find_uart};

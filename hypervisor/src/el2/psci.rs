@@ -71,9 +71,8 @@ fn features(of: PsciFeature) -> Result<u32, ErrorCode> {
 /// The CPU with these affinity fields.
 fn find(mpidr: u64) -> Result<&'static cpu::CpuArea, ErrorCode> {
     // The management core is not there for the guest.
-    let has = |area: &&cpu::CpuArea| {
-        area.cpu.id.get().is_some_and(|id| id.affinity() == mpidr) && !manager::is_core(area)
-    };
+    let has =
+        |area: &&cpu::CpuArea| area.cpu.id.get().is_some_and(|id| id.affinity() == mpidr) && !manager::is_core(area);
     cpu::all().find(has).ok_or(ErrorCode::InvalidParameters)
 }
 

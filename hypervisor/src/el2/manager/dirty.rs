@@ -160,12 +160,7 @@ impl Region {
     /// # Errors
     ///
     /// The engine's sentence.
-    pub fn harvest(
-        &mut self,
-        table: &Table,
-        drops: &mut Drops,
-        mut each: impl FnMut(u64, u64),
-    ) -> Result<u64, String> {
+    pub fn harvest(&mut self, table: &Table, drops: &mut Drops, mut each: impl FnMut(u64, u64)) -> Result<u64, String> {
         let Some(log) = &mut self.log else { return Ok(0) };
         let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
         table.read().harvest(log, &mut set).map_err(|error| error.to_string())?;
@@ -194,7 +189,8 @@ impl Region {
             let bytes = LeafSize::Block2M.bytes();
             let start = Ipa(self.range.start().align_down(bytes).0 + block as u64 * bytes);
             // No memory: it stays a block, reported whole.
-            let _ = IpaRange::new(start, start.offset(bytes)).and_then(|block| table.read().split(block, LeafSize::Page));
+            let _ =
+                IpaRange::new(start, start.offset(bytes)).and_then(|block| table.read().split(block, LeafSize::Page));
         }
     }
 }

@@ -139,11 +139,14 @@ pub fn lets_through(abort: &Abort) -> bool {
     }
     watch.opened = true;
     let start = abort.ipa.align_down(PAGE_SIZE);
-    let opened = IpaRange::new(start, start.offset(PAGE_SIZE))
-        .and_then(|page| table.read().protect(page, Permissions::ALL));
+    let opened =
+        IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| table.read().protect(page, Permissions::ALL));
     if let Err(error) = opened {
         // The guest must go on: its page cannot be opened alone, so the policy ends.
-        log::error!("a store at IPA {} cannot be let through page by page ({error}): its range is no longer reported", abort.ipa);
+        log::error!(
+            "a store at IPA {} cannot be let through page by page ({error}): its range is no longer reported",
+            abort.ipa
+        );
         let range = watch.policies.iter().find(|(range, _)| range.contains(abort.ipa.0)).map(|(range, _)| range);
         if let Some(range) = range {
             let _ = watch.policies.set(range, None);
