@@ -112,6 +112,10 @@ pub struct Services {
     /// Report stores to these guest physical addresses, or deny them; may be repeated, and `deny` wins
     #[arg(long, value_name = "START-END:deny|report")]
     pub protect: Vec<Protect>,
+    /// Protect when the command of --run begins, not from the guest's first instruction on: Linux writes its own code
+    /// while it boots
+    #[arg(long, requires = "protect")]
+    pub protect_late: bool,
     /// Freeze the guest at each harvest and check that no page changed without being reported
     #[arg(long)]
     pub audit: bool,
@@ -160,6 +164,7 @@ impl Services {
             every: self.every,
             out: self.out.clone(),
             protect: self.protect.clone(),
+            protect_late: self.protect_late,
             audit: self.audit,
             rounds: self.rounds,
             storm: self.split_storm,

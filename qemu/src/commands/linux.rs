@@ -32,6 +32,10 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
         plan.is_none() || !options.common.icount,
         "--icount counts the instructions of all CPUs together, and the management core never rests: use one of them"
     );
+    anyhow::ensure!(
+        !options.services.protect_late || options.run.is_some(),
+        "--protect-late waits for a command: give one with --run"
+    );
     let command = options.run.as_ref().map(Command::new);
     let (emulator, mut machine) = super::prepare(workspace, &options.common)?;
     let kernel = match &options.kernel {
@@ -203,6 +207,9 @@ fn run_command(
                 step.clear();
                 print(output);
             });
+        }
+        if extract.has_begun() {
+            show.begin();
         }
         Flow::Continue
     })?;

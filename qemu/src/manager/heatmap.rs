@@ -31,7 +31,7 @@ pub struct Heatmap {
 impl Heatmap {
     /// An empty one for memory from `start` to `end`. `how` says how the log was kept.
     pub fn new(start: u64, end: u64, how: &str) -> Self {
-        let row = ((end - start).div_ceil(ROWS)).next_multiple_of(64 * PAGE);
+        let row = (end - start).div_ceil(ROWS).next_power_of_two().max(64 * PAGE);
         Self { start, end, row, how: how.to_owned(), columns: Vec::new() }
     }
 
@@ -76,7 +76,7 @@ impl Heatmap {
             .x_label_area_size(58)
             .y_label_area_size(130)
             .margin_right(16)
-            .build_cartesian_2d(0.0..seconds, self.start..self.end)?;
+            .build_cartesian_2d(0.0..seconds, (self.start..self.end).with_key_points(self.labels()))?;
         chart
             .configure_mesh()
             .disable_mesh()
@@ -105,6 +105,12 @@ impl Heatmap {
         Ok(())
     }
 
+    /// The addresses that are written at the axis: up to twelve, a power of two apart.
+    fn labels(&self) -> Vec<u64> {
+        let apart = ((self.end - self.start) / 12).next_power_of_two().max(PAGE);
+        (self.start.next_multiple_of(apart)..=self.end).step_by(apart as usize).collect()
+    }
+
     /// The scale of colours, with page counts beside it.
     fn legend<B: DrawingBackend>(
         &self,
@@ -115,10 +121,10 @@ impl Heatmap {
         B::ErrorType: 'static,
     {
         let text = |size: u32| (FONT, size).into_font().color(&INK);
-        for (line, y) in ["pages written in", "a cell, that is", "in one harvest of"].iter().zip([0, 20, 40]) {
+        let cell = format!("in each {}", super::session::size(self.row));
+        for (line, y) in ["Pages written", "in one harvest", &cell].iter().zip([0, 20, 40]) {
             area.draw(&Text::new(*line, (4, y), text(17)))?;
         }
-        area.draw(&Text::new(format!("{} KiB", self.row >> 10), (4, 60), text(17)))?;
         let (top, bottom) = (100, 500);
         let height = bottom - top;
         for y in 0..height {

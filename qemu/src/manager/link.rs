@@ -68,16 +68,14 @@ impl Link {
     /// Reads the next message.
     fn next(&mut self, with: impl FnOnce(Message<Reply<'_>>) -> Result<()>) -> Result<()> {
         loop {
-            let mut taken = 0;
-            for &byte in &self.unread {
-                taken += 1;
+            for (before, &byte) in self.unread.iter().enumerate() {
                 match self.frames.push(byte) {
                     Frame::Unfinished => {}
                     Frame::Overlong => bail!("the management core sends a message that is too long"),
                     Frame::Whole(frame) => {
                         let message = decode(frame).context("the management core sends what is no message")?;
                         let result = with(message);
-                        self.unread.drain(..taken);
+                        self.unread.drain(..=before);
                         return result;
                     }
                 }

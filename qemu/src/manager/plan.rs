@@ -14,8 +14,10 @@ pub struct Plan {
     pub every: Duration,
     /// Where the log's files go.
     pub out: Option<PathBuf>,
-    /// Ranges that are protected before anything else.
+    /// Ranges that are protected before anything is logged.
     pub protect: Vec<Protect>,
+    /// They are protected only once the guest's command begins.
+    pub protect_late: bool,
     /// Checks with the guest frozen that no page is missed.
     pub audit: bool,
     /// Audits or harvests after which it is enough; as many as there is time for if there is no number.

@@ -126,6 +126,7 @@ impl Session {
             Err(error) if !error.is::<Gone>() => {
                 // The guest is not to wait for a host that has given up. If the machine is gone, so is the wait.
                 let _ = link.ask(Request::Bye, |_| Ok(()));
+                self.show.say(&format!("the services have ended: {error:#}"));
                 Err(error)
             }
             _ => {
@@ -137,6 +138,10 @@ impl Session {
 
     fn perform(&mut self, link: &mut Link) -> Result<()> {
         self.hello(link)?;
+        let mut ended = false;
+        while self.plan.protect_late && !self.show.has_begun() && !ended {
+            ended = wait(link, Duration::from_millis(50))?;
+        }
         for protect in self.plan.protect.clone() {
             let super::plan::Protect { start, end, policy } = protect;
             link.ask(Request::Protect { start, end, policy }, |_| Ok(()))?;
@@ -144,7 +149,6 @@ impl Session {
         if !self.plan.protect.is_empty() {
             self.summary.stores = Some([0; 3]);
         }
-        let mut ended = false;
         if self.plan.storm.is_some() {
             self.storm(link)?;
             ended = true;
@@ -173,13 +177,18 @@ impl Session {
         Ok(())
     }
 
-    /// Splits and collapses until the guest ends.
+    /// Splits and collapses until the guest ends. What happens once the guest's command runs is what counts: while it boots,
+    /// the guest also meets registers that the hypervisor guards by faults.
     fn storm(&mut self, link: &mut Link) -> Result<()> {
-        let before = counters(link)?;
+        let mut before = counters(link)?;
+        let mut begun = self.show.has_begun();
         let mut rounds = 0;
         self.summary.storm = Some((0, BTreeMap::new()));
         loop {
             let ended = wait(link, self.plan.every)?;
+            if !begun && self.show.has_begun() {
+                (begun, rounds, before) = (true, 0, counters(link)?);
+            }
             if !ended {
                 link.ask(Request::Storm, |_| Ok(()))?;
                 rounds += 1;

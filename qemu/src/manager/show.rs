@@ -3,11 +3,16 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Where a session's news go. Standard output stays the guest's.
 #[derive(Debug)]
-pub struct Show(Kind);
+pub struct Show {
+    kind: Kind,
+    /// The guest has booted, and the user's command runs.
+    begun: AtomicBool,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -26,23 +31,39 @@ impl Show {
     /// For a guest that runs one command.
     pub fn beside_output() -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self(Kind::Lines(Mutex::new(None)));
+            return Self::new(Kind::Lines(Mutex::new(None)));
         }
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
             bar.set_style(style);
         }
-        Self(Kind::Live(bar))
+        Self::new(Kind::Live(bar))
     }
 
     /// For a guest whose shell has the terminal.
     pub fn beside_shell() -> Self {
-        Self(Kind::Title)
+        Self::new(Kind::Title)
+    }
+
+    fn new(kind: Kind) -> Self {
+        // With a shell, the user decides what counts.
+        let begun = AtomicBool::new(matches!(kind, Kind::Title));
+        Self { kind, begun }
+    }
+
+    /// The guest's command has begun.
+    pub fn begin(&self) {
+        self.begun.store(true, Relaxed);
+    }
+
+    /// Whether the guest's command has begun; a shell begins with the guest.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Relaxed)
     }
 
     /// The state of things, which the next call replaces.
     pub fn state(&self, text: &str) {
-        match &self.0 {
+        match &self.kind {
             Kind::Live(bar) => {
                 bar.set_message(text.to_owned());
                 bar.tick();
@@ -62,7 +83,7 @@ impl Show {
 
     /// Something that is said once and stays.
     pub fn say(&self, text: &str) {
-        match &self.0 {
+        match &self.kind {
             Kind::Live(bar) => bar.suspend(|| eprintln!("hv: {text}")),
             Kind::Lines(_) => eprintln!("hv: {text}"),
             Kind::Title => {}
@@ -71,7 +92,7 @@ impl Show {
 
     /// Does something to the terminal with the live line out of the way.
     pub fn aside<R>(&self, act: impl FnOnce() -> R) -> R {
-        match &self.0 {
+        match &self.kind {
             Kind::Live(bar) => bar.suspend(act),
             _ => act(),
         }
@@ -79,7 +100,7 @@ impl Show {
 
     /// Takes the live line away.
     pub fn clear(&self) {
-        if let Kind::Live(bar) = &self.0 {
+        if let Kind::Live(bar) = &self.kind {
             bar.finish_and_clear();
         }
     }
