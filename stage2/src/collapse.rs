@@ -53,7 +53,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         Some(leaf)
     }
 
-    /// Opens every leaf of `range` that a log which has ended left held back or marked by hardware.
+    /// Opens every leaf of `range` that a log which has ended left to hardware.
     /// On return no PE holds one that hardware marks.
     pub(crate) fn reopen_all(&mut self, range: IpaRange) -> Result<(), Error> {
         let mut reopen = Reopen { pending: Pending::new() };
@@ -86,10 +86,8 @@ struct Reopen {
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
-        if table.logs.spare(entry.range()) {
-            if entry.is_leaf() && entry.value.has_dbm() {
-                self.pending.add(entry.range());
-            }
+        if entry.value.has_dbm() && table.logs.spare(entry.range()) {
+            self.pending.add(entry.range());
             table.reopen(entry.slot, entry.level);
         }
         Ok(Next::Onward)
@@ -151,6 +149,22 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
             table.reopen(entry.slot, entry.level);
         }
         Ok(Next::Onward)
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        if entry.level != Level::L2 || !table.logs.spare(part) {
+            return Ok(true);
+        }
+        // Pages, none of them logged: one quick look at each, where `entry` would ask about logs each time.
+        for (slot, _) in entry.children(part) {
+            let value = table.load(slot);
+            if value & bits::WRITE_GRANTED != 0 && value & (bits::WRITE | bits::DBM) != bits::WRITE {
+                table.reopen(slot, Level::L3);
+            }
+        }
+        self.leave(table, entry, part)?;
+        Ok(false)
     }
 
     fn leave(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {

@@ -7,7 +7,7 @@
 
 use crate::address::{Ipa, IpaRange, PAGE_SIZE};
 use crate::counters::Event;
-use crate::descriptor::bits;
+use crate::descriptor::{Descriptor, bits};
 use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
@@ -323,15 +323,21 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return;
         };
         if entry.level == Level::L3 && !entry.value.is_contiguous() {
-            // Lost races (the page was opened, denied, or protected again) end in another fault, or in none.
-            let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
-            tracked.marks.mark(ipa);
-            return;
+            return self.open_page(entry.slot, entry.value.0, ipa, tracked);
         }
         self.split_for_write(entry, ipa, tracked);
     }
 
+    /// Opens one page that is held back, and then marks it: in the other order a harvest in between would lose the mark.
+    #[inline(always)]
+    pub(crate) fn open_page(&self, slot: Slot, value: u64, ipa: Ipa, tracked: &Tracked) {
+        // Lost races (the page was opened, denied, or protected again) end in another fault, or in none.
+        let _ = self.replace(slot, value, value | bits::WRITE);
+        tracked.marks.mark(ipa);
+    }
+
     /// Splits the leaf around `ipa` down to pages that are all held back, then opens the one.
+    #[inline(never)]
     fn split_for_write(&self, mut entry: Entry, ipa: Ipa, tracked: &Tracked) {
         let mut reserve = Reserve::none(self);
         while entry.value.is_write_protected() {
@@ -538,6 +544,29 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Scan<'_, '_> {
         }
         self.report.insert_range(part);
         Ok(Next::Onward)
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        if entry.level != Level::L2 {
+            return Ok(true);
+        }
+        // Pages: most are clean, and one load tells.
+        for (slot, ipa) in entry.children(part) {
+            loop {
+                let value = Descriptor(table.load(slot));
+                if value.0 & (bits::WRITE | bits::BUSY) == 0 {
+                    break;
+                }
+                let page = Entry { slot, level: Level::L3, ipa, value };
+                if value.is_busy(Level::L3) {
+                    table.wait_for(&page);
+                } else if let Next::Onward = self.entry(table, &page, page.range())? {
+                    break;
+                }
+            }
+        }
+        Ok(false)
     }
 }
 

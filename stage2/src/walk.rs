@@ -149,6 +149,26 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
+    /// The slot of the page that `ipa` lies in, if there are tables down to level 3. `ipa` lies in the IPA space.
+    ///
+    /// A step a level instead of a loop: with the level a constant, a step takes half as many instructions.
+    #[inline(always)]
+    pub(crate) fn page_slot(&self, ipa: Ipa) -> Option<Slot> {
+        let mut slot = self.root_slot(ipa);
+        if self.geometry.start_level() == Level::L0 {
+            slot = self.step(slot, Level::L0, Level::L1, ipa)?;
+        }
+        slot = self.step(slot, Level::L1, Level::L2, ipa)?;
+        self.step(slot, Level::L2, Level::L3, ipa)
+    }
+
+    /// From an entry of `level` to the entry of `below` in the table that it points to, if it does.
+    #[inline(always)]
+    fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Option<Slot> {
+        let value = Descriptor(self.load(slot));
+        value.is_table(level).then(|| Slot { table: value.address(), index: below.index(ipa) })
+    }
+
     /// Like [`Stage2::lookup`], after any PE that is changing the entry has finished.
     #[inline(always)]
     pub(crate) fn lookup_settled(&self, ipa: Ipa) -> Entry {
@@ -164,6 +184,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Waits until the entry is no longer what it was when it was found busy. The PE that marked it waits for no other
     /// PE while it holds the mark, so this ends.
     #[cold]
+    #[inline(never)]
     pub(crate) fn wait_for(&self, entry: &Entry) {
         self.count(Event::BusyWait);
         while Descriptor(self.load(entry.slot)).is_busy(entry.level) {
@@ -252,6 +273,18 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 _ => {}
             }
         }
+    }
+}
+
+impl Entry {
+    /// The entries of the table that this one leads to, as far as `part` reaches; nothing if it leads to none.
+    #[inline(always)]
+    pub fn children(&self, part: IpaRange) -> impl Iterator<Item = (Slot, Ipa)> + use<> {
+        let below = self.level.below().filter(|_| self.value.is_table(self.level));
+        let (level, count) = below.map_or((Level::L3, 0), |level| (level, (part.bytes() >> level.shift()) as usize));
+        let first = level.index(part.start());
+        let table = self.value.address();
+        (0..count).map(move |n| (Slot { table, index: first + n }, part.start().offset(n as u64 * level.entry_bytes())))
     }
 }
 
