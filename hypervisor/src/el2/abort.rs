@@ -7,7 +7,6 @@ use crate::el2::{cpu, crash, gic, guest_memory, inject};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
-use stage2::fault::Status;
 use stage2::{Abort, Ipa, Outcome, Syndrome};
 
 const DATA_ABORT: u64 = 0x24;
@@ -23,11 +22,11 @@ pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
     const S1PTW: u64 = 1 << 7;
     const CM: u64 = 1 << 8;
     if esr & (FSC_KIND | WNR | S1PTW | CM) == PERMISSION | WNR {
-        let address = read_register!("far_el2");
-        let Some(ipa) = stage2::aarch64::translate_stage1_read(address) else { return Next::RESUME };
-        let (status, va) = (Status::Permission, address);
-        let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa, va };
-        return settle(&abort, guest_memory::fault(&abort));
+        let va = read_register!("far_el2");
+        let Some(ipa) = stage2::aarch64::translate_stage1_read(va) else { return Next::RESUME };
+        if guest_memory::first_write(ipa, va) {
+            return Next::RESUME;
+        }
     }
     handle(esr)
 }

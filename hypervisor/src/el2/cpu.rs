@@ -152,7 +152,11 @@ pub fn this_cpu() -> &'static PerCpu {
 /// The area of the CPU that executes this.
 #[inline(always)]
 pub fn this_area() -> &'static CpuArea {
-    let area = read_register!("tpidr_el2") as *const CpuArea;
+    let area: *const CpuArea;
+    // SAFETY: reading the register has no effect, and it never changes: the compiler may read it once for many uses.
+    unsafe {
+        core::arch::asm!("mrs {}, tpidr_el2", out(reg) area, options(pure, nomem, nostack, preserves_flags));
+    }
     // SAFETY: boot.S sets TPIDR_EL2 to the CPU's area before any Rust code runs, and nothing changes it; areas live for
     // ever.
     unsafe { &*area }

@@ -231,8 +231,14 @@ pub fn table() -> Option<&'static RwLock<Stage2<Platform>>> {
     GUEST_MEMORY.get().map(|memory| &memory.table)
 }
 
-/// The engine's answer to a stage-2 abort of the executing CPU.
+/// Lets the first store to a tracked page through, and says whether the store at `va` to `ipa` was that.
 #[inline(always)]
+pub fn first_write(ipa: Ipa, va: u64) -> bool {
+    let Some(memory) = GUEST_MEMORY.get() else { return false };
+    cpu::with_fault_history(|history| memory.table.read().first_write(ipa, va, history))
+}
+
+/// The engine's answer to a stage-2 abort of the executing CPU.
 pub fn fault(abort: &Abort) -> Outcome {
     let Some(memory) = GUEST_MEMORY.get() else { return Outcome::Unmapped };
     let outcome = cpu::with_fault_history(|history| memory.table.read().fault(abort, history));
