@@ -173,10 +173,10 @@ fn release(storage: &'static [AtomicU64]) {
 }
 
 /// The guest's words at `x2`, as many as `x3` says but no more than `most`.
-fn buffer(table: &Table, x: &[u64; 19], most: usize) -> Result<(*mut u64, usize), i64> {
+fn buffer(table: &Table, x: &[u64; 19], most: usize) -> Result<(usize, usize), i64> {
     let words = usize::try_from(x[3]).map_err(|_| INVALID)?.min(most);
     let end = x[2].checked_add(8 * words as u64).ok_or(INVALID)?;
-    if words == 0 || x[2] % 8 != 0 {
+    if words == 0 || !x[2].is_multiple_of(8) {
         return Err(INVALID);
     }
     let pages = IpaRange::new(Ipa(x[2]).align_down(PAGE_SIZE), Ipa(end.next_multiple_of(PAGE_SIZE)));
@@ -186,7 +186,7 @@ fn buffer(table: &Table, x: &[u64; 19], most: usize) -> Result<(*mut u64, usize)
     if !is_guest_ram(table, pages) || !writable {
         return Err(INVALID);
     }
-    Ok((x[2] as *mut u64, words))
+    Ok((x[2] as usize, words))
 }
 
 fn report(logs: &mut Logs, table: &Table, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
@@ -202,9 +202,10 @@ fn report(logs: &mut Logs, table: &Table, harvest: bool, x: &mut [u64; 19]) -> R
         false => table.peek(&entry.log, &mut set),
     })?;
     for (index, word) in set.bitmap().iter().enumerate() {
+        let target = (target + 8 * index) as *mut u64;
         // SAFETY: `buffer` has found the words to be the guest's RAM, which EL2 maps where it lies. The guest may use
         // them at the same time, hence volatile.
-        unsafe { target.add(index).write_volatile(*word) };
+        unsafe { target.write_volatile(*word) };
     }
     // The guest's memory has been written for it.
     if let Ok(written) =
@@ -228,8 +229,9 @@ fn clear(logs: &mut Logs, table: &Table, x: &[u64; 19]) -> Result<(), i64> {
     let start = entry.log.range().start().align_down(LeafSize::Block2M.bytes());
     let mut set = PageSet::new(entry.log.layout(), &mut entry.words).ok_or(INVALID)?;
     for index in 0..words {
+        let source = (source + 8 * index) as *const u64;
         // SAFETY: as in `report`, for reading.
-        let mut word = unsafe { source.add(index).read_volatile() };
+        let mut word = unsafe { source.read_volatile() };
         while word != 0 {
             let page = index as u64 * 64 + u64::from(word.trailing_zeros());
             set.insert(start.offset(page * PAGE_SIZE));

@@ -214,7 +214,7 @@ impl Drops {
             let lowest = left & left.wrapping_neg();
             left &= left - 1;
             self.seen += 1;
-            if self.seen % every == 0 {
+            if self.seen.is_multiple_of(every) {
                 kept &= !lowest;
             }
         }

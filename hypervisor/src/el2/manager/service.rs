@@ -110,7 +110,10 @@ impl Service {
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
             Request::Stores => self.stores(number),
             Request::Freeze => exclusively(table, |table| table.freeze()).map(done).map_err(|error| error.to_string()),
-            Request::Thaw => Ok(done(exclusively(table, |table| table.thaw()))),
+            Request::Thaw => {
+                exclusively(table, |table| table.thaw());
+                Ok(Reply::Done)
+            }
             Request::Storm => self.storm(table),
             Request::Counters => Ok(self.counters(number)),
             Request::Wait { milliseconds } => Ok(Reply::Waited { ended: self.wait(milliseconds) }),
@@ -210,7 +213,7 @@ impl Service {
 
     fn protect(&mut self, start: u64, end: u64, policy: Policy) -> Answer {
         let range = PhysRange::new(start, end).filter(|range| {
-            let whole = start % PAGE_SIZE == 0 && end % PAGE_SIZE == 0 && !range.is_empty();
+            let whole = start.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE) && !range.is_empty();
             let covers = |ram: &Region| ram.range.start().0 <= start && end <= ram.range.end().0;
             whole && self.regions.iter().any(covers)
         });
