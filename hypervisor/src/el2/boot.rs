@@ -1,8 +1,6 @@
 //! From the first Rust code to the guest's first instruction.
 
-use crate::el2::{
-    console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, registers, secondary,
-};
+use crate::el2::{console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, secondary};
 use alloc::string::{String, ToString};
 use core::arch::global_asm;
 use hypervisor::machine::{Conduit, Machine, find_uart};
@@ -33,13 +31,13 @@ impl<E: core::error::Error> From<E> for Refusal {
     }
 }
 
-/// The first Rust code at EL2, on the first CPU, with the MMU on. `tree` is what the loader left in x0, `image` where the
-/// image begins.
+/// The first Rust code at EL2, on the first CPU, with the MMU on. `tree` is what the loader left in x0, `image` where
+/// the image begins.
 extern "C" fn primary_main(tree: u64, image: u64) -> ! {
     heap::init();
     if memory::early_map_device(console::LAST_RESORT as u64) {
-        // SAFETY: the early map has it as device memory. Where it is no PL011, the machine is not one that the image can
-        // say anything on yet.
+        // SAFETY: the early map has it as device memory. Where it is no PL011, the machine is not one that the image
+        // can say anything on yet.
         unsafe { console::open(console::LAST_RESORT) };
     }
     console::log_up_to(LevelFilter::Info);
@@ -63,7 +61,11 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     console::log_up_to(options.log);
     log::info!("Unbroken {}, image at {image:#x}", env!("CARGO_PKG_VERSION"));
     if machine.psci != Conduit::Smc {
-        return Err(Refusal("PSCI is called by HVC here, which at EL2 calls EL2 itself: start the image without another hypervisor below it, or with one that offers SMC".to_string()));
+        return Err(Refusal(
+            "PSCI is called by HVC here, which at EL2 calls EL2 itself: start the image on a machine, or in a \
+             hypervisor, whose device tree says method = \"smc\""
+                .to_string(),
+        ));
     }
 
     let device = manager::find_device(&machine, &options)?;
@@ -79,7 +81,6 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let guest = guest::load(&machine, &options, &own)?;
     guest_memory::create(&machine, &options, &guest, features)?;
     manager::prepare(&machine, &options, &guest.memory, device)?;
-    registers::dsb_ish();
     Ok(guest)
 }
 

@@ -51,8 +51,8 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn byte(&mut self, byte: u8) {
-        // The guest has the UART, too: where it has switched the transmitter off, the FIFO stays full for ever, and what
-        // does not fit is lost.
+        // The guest has the UART, too: where it has switched the transmitter off, the FIFO stays full for ever, and
+        // what does not fit is lost.
         const PATIENCE: usize = 1 << 20;
         if (0..PATIENCE).any(|_| !self.uart.is_tx_fifo_full()) {
             self.uart.write_word(byte);
@@ -87,8 +87,8 @@ pub fn print(text: fmt::Arguments<'_>) {
 /// on, when a lock cannot be taken.
 pub fn print_without_lock(text: fmt::Arguments<'_>) {
     let Some(registers) = NonNull::new(CONSOLE.registers.load(Relaxed)) else { return };
-    // SAFETY: `open` was promised a PL011 there. The guest has it too and EL2 may interrupt itself when it crashes; both
-    // can at worst mix up characters, since only the data register is written and the flag register read.
+    // SAFETY: `open` was promised a PL011 there. The guest has it too and EL2 may interrupt itself when it crashes;
+    // both can at worst mix up characters, since only the data register is written and the flag register read.
     let uart = Uart::new(unsafe { UniqueMmioPointer::new(registers) });
     let mut lines = Lines { uart, at_start: true };
     // Writing to a UART does not fail.

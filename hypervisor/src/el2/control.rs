@@ -4,7 +4,7 @@
 
 use crate::el2::boot::Refusal;
 use crate::el2::registers::{isb, read_register, write_register};
-use crate::el2::{cpu, exceptions, guest_memory, secondary};
+use crate::el2::{cpu, exceptions, guest_memory, report};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::{Gic, Machine};
@@ -63,7 +63,7 @@ pub fn apply() {
     write_register!("sctlr_el1", 0x30d0_0800);
     write_register!("cpacr_el1", 0);
     write_register!("cntkctl_el1", 0);
-    if secondary::TIMED.load(Relaxed) {
+    if report::counts_instructions() {
         exceptions::use_timed_vectors();
     }
     // Everything above holds before the guest is entered; the ERET would see to that, too.

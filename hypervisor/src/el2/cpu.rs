@@ -58,8 +58,8 @@ impl CpuArea {
         let area: *mut Self = FRAMES.allocate((size_of::<Self>() as u64).div_ceil(PAGE_SIZE), 1)?.0 as *mut Self;
         // SAFETY: `area` points to frames that hold a whole area.
         let cpu = unsafe { &raw mut (*area).cpu };
-        // SAFETY: the frames are this function's alone. Stacks may have any contents, so the state is all that needs to be
-        // written.
+        // SAFETY: the frames are this function's alone. Stacks may have any contents, so the state is all that needs to
+        // be written.
         unsafe { cpu.write(PerCpu::new()) };
         // SAFETY: initialised above, never freed, and shared only from here on.
         Some(unsafe { &*area })

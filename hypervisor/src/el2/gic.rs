@@ -64,7 +64,7 @@ pub fn is_guarded(ipa: Ipa) -> bool {
 /// Carries out a load from a guarded page.
 pub fn read(ipa: Ipa, bytes: u8) -> u64 {
     match redistributor::read(ipa.0 % PAGE, bytes) {
-        // SAFETY: `ipa` lies in a redistributor's first page, at a register of this size; loads have no side effect there.
+        // SAFETY: `ipa` lies in a redistributor's first page, at a register of this size; loads have no side effect.
         Answer::Masked(mask) => mask & unsafe { load(ipa.0, bytes) },
         Answer::Nothing => 0,
     }

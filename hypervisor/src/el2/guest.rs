@@ -2,7 +2,7 @@
 
 use crate::el2::boot::Refusal;
 use crate::el2::memory::OwnMemory;
-use crate::el2::{control, cpu, crash, manager, registers, secondary, services};
+use crate::el2::{control, cpu, crash, manager, registers, report, secondary, services};
 use alloc::vec::Vec;
 use hypervisor::guest_tree;
 use hypervisor::image::{self, Request};
@@ -60,8 +60,8 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
 
     for copy in &plan.moves {
         let size = copy.from.size() as usize;
-        // SAFETY: both lie in RAM that is mapped and the guest's, and the plan's order lets no copy overwrite what a later
-        // one reads.
+        // SAFETY: both lie in RAM that is mapped and the guest's, and the plan's order lets no copy overwrite what a
+        // later one reads.
         unsafe { core::ptr::copy(copy.from.start() as *const u8, copy.to as *mut u8, size) };
         registers::clean_to_memory(copy.to as usize, size);
     }
@@ -80,7 +80,7 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     if options.hypercalls {
         services::enable();
     }
-    secondary::TIMED.store(options.icount, core::sync::atomic::Ordering::Relaxed);
+    report::count_instructions(options.icount);
     Ok(Guest { memory, crash: options.crash })
 }
 

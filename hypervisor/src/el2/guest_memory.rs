@@ -269,12 +269,13 @@ pub fn is_ram(address: u64) -> bool {
     leaf.is_some_and(|leaf| leaf.attributes.memory == stage2::MemoryType::Normal)
 }
 
-/// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: takes no lock.
+/// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: takes no
+/// lock.
 pub fn revoke() {
     let Some(memory) = GUEST_MEMORY.get() else { return };
     let (root, tables) = memory.root;
     for frame in 0..tables as u64 {
-        // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid, and the engine is not used again.
+        // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.
         unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
     }
     El2::<NonSecure>::dsb(Dsb::IshSt);

@@ -1,10 +1,23 @@
 //! What the run has cost, told at its end.
 
 use crate::el2::registers::read_register;
-use crate::el2::{console, cpu, secondary};
-use core::sync::atomic::Ordering::Relaxed;
+use crate::el2::{console, cpu};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use hypervisor::exit_counts::Totals;
 use stage2::Event;
+
+/// Whether instructions at EL2 are counted: `icount=on`.
+static COUNTS_INSTRUCTIONS: AtomicBool = AtomicBool::new(false);
+
+/// Says whether instructions at EL2 are to be counted.
+pub fn count_instructions(yes: bool) {
+    COUNTS_INSTRUCTIONS.store(yes, Relaxed);
+}
+
+/// Whether instructions at EL2 are counted.
+pub fn counts_instructions() -> bool {
+    COUNTS_INSTRUCTIONS.load(Relaxed)
+}
 
 /// Prints exits by kind, the engine's events, and instructions at EL2 where they are counted.
 pub fn print() {
@@ -22,7 +35,7 @@ pub fn print() {
             log::debug!("stage 2: {} {count}", event.name());
         }
     }
-    if secondary::TIMED.load(Relaxed) {
+    if counts_instructions() {
         print_instructions();
     }
 }

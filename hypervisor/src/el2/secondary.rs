@@ -5,9 +5,8 @@
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, CpuArea};
 use crate::el2::registers::read_register;
-use crate::el2::{control, exceptions, manager};
+use crate::el2::{control, exceptions, manager, report};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
 use hypervisor::machine::Machine;
 use smccc::psci::error::Error as PsciError;
 use smccc::psci::{AffinityState, LowestAffinityLevel};
@@ -18,9 +17,6 @@ use stage2::features::{ConflictAborts, HardwareUpdate};
 unsafe extern "C" {
     fn secondary_entry();
 }
-
-/// Whether the exits' time is measured: `icount=on`.
-pub static TIMED: AtomicBool = AtomicBool::new(false);
 
 /// Gives each CPU of the machine its area, the executing one its own.
 ///
@@ -139,7 +135,7 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
 
 /// Enters the guest for the first time since the CPU was turned on: at `entry`, with `context` in x0.
 pub fn enter(entry: u64, context: u64) -> ! {
-    if TIMED.load(Ordering::Relaxed) {
+    if report::counts_instructions() {
         cpu::this_cpu().leave_el2();
     }
     exceptions::enter_guest(entry, context)
