@@ -125,19 +125,19 @@ impl State {
             OperationKind::Start => {
                 self.logs.push(Log::new(range.clone()));
                 let number = self.logs.len() - 1;
-                self.renew(number, &range, running, false);
+                self.renew(number, pe, &range, running);
             }
             OperationKind::Stop => self.logs.retain(|log| intersection(&log.range, &range).is_empty()),
             OperationKind::Harvest => {
                 for number in 0..self.logs.len() {
                     self.judge_report(number, pe, &range, running);
-                    self.renew(number, &range, running, true);
+                    self.renew(number, pe, &range, running);
                 }
             }
             OperationKind::Clear => {
                 for pages in &running.pages {
                     for number in 0..self.logs.len() {
-                        self.renew(number, pages, running, true);
+                        self.renew(number, pe, pages, running);
                     }
                 }
             }
@@ -146,13 +146,13 @@ impl State {
     }
 
     /// Each page that may have been written is in the report, unless the next report will have it: because a fault handler
-    /// that made it writable is still at work on it, or because hardware has marked its descriptor meanwhile.
+    /// that made it writable has run at the same time, or because hardware has marked its descriptor meanwhile.
     fn judge_report(&mut self, number: usize, pe: u8, range: &Range<u64>, running: &Running) {
         let log = &self.logs[number];
         let missed = log.pages(range).find(|&page| {
             let at = log.range.start + (page << 12);
             let reported = running.pages.iter().any(|pages| pages.contains(&at));
-            log.is_written(page) && !reported && !self.is_at_work(pe, at) && !self.is_marked(at)
+            log.is_written(page) && !reported && !self.is_at_work(pe, at, running) && !self.is_marked(at)
         });
         if let Some(page) = missed {
             let at = log.range.start + (page << 12);
@@ -166,21 +166,29 @@ impl State {
         self.spaces.iter().enumerate().any(|(n, space)| space.translate(&self.memory, n, at).is_some_and(marked))
     }
 
-    fn is_at_work(&self, except: u8, at: u64) -> bool {
+    fn is_at_work(&self, except: u8, at: u64, running: &Running) -> bool {
+        if running.meanwhile.iter().any(|range| range.contains(&at)) {
+            return true;
+        }
         let others = self.pes.iter().enumerate().filter(|(pe, _)| *pe != except as usize);
         others.filter_map(|(_, pe)| pe.running.as_ref()).any(|r| r.touched.iter().any(|range| range.contains(&at)))
     }
 
     /// From here on a page counts as written if an entry that may exist lets writes through. One that memory does not
     /// know of lets a write slip by after the page was copied.
-    fn renew(&mut self, number: usize, range: &Range<u64>, running: &Running, judge: bool) {
+    fn renew(&mut self, number: usize, pe: u8, range: &Range<u64>, running: &Running) {
+        let judge = running.operation.kind != OperationKind::Start;
         let part = intersection(&self.logs[number].range, range);
         if part.is_empty() {
             return;
         }
         for page in self.logs[number].pages(&part) {
-            // A page that a handler at work has made writable and not yet reported stays to be reported.
-            self.logs[number].forget(page);
+            let at = self.logs[number].range.start + (page << 12);
+            let reported = running.pages.iter().any(|pages| pages.contains(&at));
+            // What a fault handler has opened meanwhile is for the next report.
+            if reported || !self.is_at_work(pe, at, running) {
+                self.logs[number].forget(page);
+            }
         }
         let mut writable = Vec::new();
         let mut loose = None;

@@ -62,6 +62,7 @@ mod invalidate;
 mod judge;
 mod memory;
 pub mod model;
+pub mod mutant;
 mod operation;
 mod platform;
 pub mod record;

@@ -33,6 +33,8 @@ pub(crate) struct Running {
     pub touched: Vec<Range<u64>>,
     /// Stage-2 invalidations that it has issued: when, and for what.
     pub invalidations: Vec<(u64, Range<u64>)>,
+    /// What fault handlers have changed that returned while it ran.
+    pub meanwhile: Vec<Range<u64>>,
     runs: Vec<(FrameId, usize)>,
     /// By descriptor: invalid for a time.
     windows: FxHashMap<(FrameId, usize), Window>,
@@ -69,6 +71,7 @@ impl State {
             pages: Vec::new(),
             touched: Vec::new(),
             invalidations: Vec::new(),
+            meanwhile: Vec::new(),
             runs: Vec::new(),
             windows: FxHashMap::default(),
             restricted: FxHashMap::default(),
@@ -194,6 +197,11 @@ impl State {
             // Where another operation is at work on the same addresses, they are judged when that one returns.
             if !self.defer(range) {
                 self.judge_stale(range, &running);
+            }
+        }
+        if running.operation.kind == OperationKind::Fault {
+            for other in self.pes.iter_mut().filter_map(|pe| pe.running.as_mut()) {
+                other.meanwhile.extend_from_slice(&running.touched);
             }
         }
         self.judge_runs(&running);

@@ -14,8 +14,8 @@ use core::ops::Range;
 use rustc_hash::FxHashMap;
 use stage2::{BbmLevel, Descriptor, Dsb, Geometry, PhysAddr, Slot};
 
-/// Violations that are kept; more tell nothing new.
-const MOST_VIOLATIONS: usize = 64;
+/// Violations of one rule that are kept; more tell nothing new.
+const MOST_VIOLATIONS: usize = 16;
 
 /// How a descriptor was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +64,8 @@ struct Unordered {
     writer: u8,
     /// PEs that have read what was stored, or something stored later.
     readers: Mask,
+    /// Those that have stored something after that.
+    carriers: Mask,
 }
 
 /// An invalidation that was issued and is not complete.
@@ -78,6 +80,8 @@ pub(crate) struct Pe {
     pub issued: Vec<Issued>,
     /// Frames that nothing led to when this PE wrote to them.
     filled: Vec<FrameId>,
+    /// Descriptors that this PE has read since it last stored one, and whose stores by other PEs are not ordered.
+    read: Vec<(FrameId, u16)>,
     pub running: Option<Running>,
 }
 
@@ -139,7 +143,7 @@ impl State {
             return;
         }
         self.stats.violations += 1;
-        if self.violations.len() < MOST_VIOLATIONS {
+        if self.violations.iter().filter(|v| v.verdict == verdict).count() < MOST_VIOLATIONS {
             let history = self.history.of(&range, frame);
             let event = self.history.last();
             self.violations.push(Violation { verdict, event, start: range.start, end: range.end, what, history });
@@ -176,16 +180,36 @@ impl State {
         value
     }
 
-    /// A PE that has read a value orders it with its own DSB as if it had stored it: memory is multi-copy atomic
-    /// (B2.3), so a value that one other PE has read is there for all.
+    /// A PE that has read a value orders it with its own DSB as if it had stored it: memory is other-multi-copy atomic
+    /// (B2.3), so what one other PE has read is there for all. For `DSB ISHST`, which orders no loads, it takes a store of
+    /// its own in between, which the acquiring load comes before.
     fn observe(&mut self, pe: u8, frame: FrameId, index: usize) {
-        for store in self.unordered.get_mut(&(frame, index as u16)).into_iter().flatten() {
-            store.readers |= 1 << pe;
+        let key = (frame, index as u16);
+        for store in self.unordered.get_mut(&key).into_iter().flatten() {
+            if store.writer != pe && store.readers & 1 << pe == 0 {
+                store.readers |= 1 << pe;
+                self.pes[pe as usize].read.push(key);
+            }
+        }
+    }
+
+    /// A store comes after everything that its PE has read.
+    fn carry(&mut self, pe: u8) {
+        for key in core::mem::take(&mut self.pes[pe as usize].read) {
+            for store in self.unordered.get_mut(&key).into_iter().flatten() {
+                store.carriers |= store.readers & 1 << pe;
+            }
         }
     }
 
     /// Writes a descriptor. The event is in the history already.
     pub fn write(&mut self, pe: u8, frame: FrameId, index: usize, new: u64, how: How) {
+        if how == How::Exchange && !self.unordered.is_empty() {
+            self.observe(pe, frame, index);
+        }
+        if how != How::Hardware && !self.pes[pe as usize].read.is_empty() {
+            self.carry(pe);
+        }
         if !self.memory.is_reachable(frame) {
             self.settle_ghosts(frame);
             let data = self.memory.frame_mut(frame);
@@ -200,9 +224,6 @@ impl State {
         let old = self.memory.frame_mut(frame).set(index, new);
         let change = Change { pe, frame, index, place, span: place.entry(index), old, new, how };
         self.judge_ownership(&change);
-        if how == How::Exchange {
-            self.observe(pe, frame, index);
-        }
         if noticed(old) == noticed(new) {
             return;
         }
@@ -272,7 +293,7 @@ impl State {
         };
         let key = self.hold(space, stale);
         let stores = self.unordered.entry((change.frame, change.index as u16)).or_default();
-        stores.push(Unordered { space, key, writer: change.pe, readers: 0 });
+        stores.push(Unordered { space, key, writer: change.pe, readers: 0, carriers: 0 });
     }
 
     /// Adds to what may be held, and keeps count of the ways into frames.
@@ -439,7 +460,8 @@ impl State {
             return;
         }
         let now = self.history.now();
-        let ordered = |s: &Unordered| s.writer == pe || loads && s.readers & 1 << pe != 0;
+        let me = 1 << pe;
+        let ordered = |s: &Unordered| s.writer == pe || s.carriers & me != 0 || loads && s.readers & me != 0;
         let tlbs = &mut self.tlbs;
         self.unordered.retain(|_, stores| {
             // A store to the same descriptor that is ordered hides the values of earlier ones (coherence).

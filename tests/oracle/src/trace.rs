@@ -25,7 +25,7 @@ impl core::error::Error for Mismatch {}
 impl Model {
     /// Replays events in their order. The model judges them as if an engine had caused them.
     ///
-    /// Loads are skipped: nothing depends on them but the engine. A descriptor that hardware has marked dirty meanwhile
+    /// Of loads only the place is judged, not the value: nothing depends on it but the engine. A descriptor that hardware has marked dirty meanwhile
     /// (the trace can't know when) is marked in the model too.
     ///
     /// # Errors
@@ -33,19 +33,15 @@ impl Model {
     /// The first compare-exchange that found another value than the model has: events are missing, or out of order.
     pub fn replay(&self, events: &[Event]) -> Result<(), Mismatch> {
         for event in events {
-            match event.action {
-                Action::Load { .. } => continue,
-                Action::CompareExchange { slot, found, .. } => {
-                    let mut here = self.descriptor(slot);
-                    if here != found && self.setup().hardware_dirty {
-                        self.apply(event.pe, Action::HardwareUpdate { slot, value: found });
-                        here = self.descriptor(slot);
-                    }
-                    if here != found {
-                        return Err(Mismatch { event: *event, found: here });
-                    }
+            if let Action::CompareExchange { slot, found, .. } = event.action {
+                let mut here = self.descriptor(slot);
+                if here != found && self.setup().hardware_dirty {
+                    self.apply(event.pe, Action::HardwareUpdate { slot, value: found });
+                    here = self.descriptor(slot);
                 }
-                _ => {}
+                if here != found {
+                    return Err(Mismatch { event: *event, found: here });
+                }
             }
             self.apply(event.pe, event.action);
         }

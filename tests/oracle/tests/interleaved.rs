@@ -1,0 +1,183 @@
+//! Several engine threads at once: every event is a scheduling point, and the adversary walks between any two of them.
+//! Small configurations are tried in every order with few preemptions, larger ones at random.
+
+mod common;
+
+use common::{GIB, MIB, Machine, range, scaled, seed, vmid};
+use core::cell::RefCell;
+use core::sync::atomic::AtomicU64;
+use stage2::*;
+use stage2_oracle::schedule::{Body, Chooser, Random, explore, run};
+use stage2_oracle::{Checked, Model, Reference, Setup};
+
+const BASE: u64 = 2 * GIB;
+
+fn machine(bbm: BbmLevel, contiguous: bool, hardware_dirty: bool) -> Machine {
+    Machine { bbm, contiguous, hardware_dirty, ipa_bits: 32, tlbi_range: true }
+}
+
+fn setup(machine: Machine) -> Setup {
+    Setup { pes: 3, mark_rate: 0, frames: 256, ..machine.setup() }
+}
+
+fn page(n: u64) -> u64 {
+    BASE + n * PAGE_SIZE
+}
+
+fn pages(first: u64, last: u64) -> IpaRange {
+    range(page(first), page(last + 1))
+}
+
+/// Two blocks of RAM.
+fn table(model: &Model, machine: Machine) -> Checked<'_> {
+    let mut table = Checked::new(model, machine.config()).expect("a table");
+    table.map(range(BASE, BASE + 4 * MIB), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
+    table
+}
+
+/// Threads that share a table; what they do must commute, so that the result is one for all orders.
+type Scene = fn(&Checked<'_>, u8);
+
+fn split_and_protect(table: &Checked<'_>, thread: u8) {
+    match thread {
+        0 => table.split(pages(0, 511), LeafSize::Page).expect("memory"),
+        _ => table.protect(pages(7, 8), Permissions::READ).expect("memory"),
+    }
+}
+
+fn split_twice(table: &Checked<'_>, _: u8) {
+    table.split(pages(0, 511), LeafSize::Page).expect("memory");
+}
+
+fn protect_both_edges(table: &Checked<'_>, thread: u8) {
+    let n = 16 * u64::from(thread);
+    table.protect(pages(n + 3, n + 20), Permissions::READ).expect("memory");
+}
+
+fn play(machine: Machine, threads: u8, scene: Scene, expected: &Reference, chooser: &mut dyn Chooser) {
+    let model = Model::new(setup(machine));
+    let table = table(&model, machine);
+    let bodies = (0..threads).map(|n| -> Body<'_> {
+        let table = &table;
+        (n, Box::new(move || scene(table, n)))
+    });
+    run(&model, bodies.collect(), chooser);
+    model.set_pe(0);
+    model.assert_clean();
+    if let Some(difference) = expected.difference(&model, vmid(), range(BASE, BASE + 4 * MIB)) {
+        panic!("{difference}");
+    }
+    table.release();
+    model.assert_clean();
+    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
+}
+
+fn scenes() -> [(&'static str, Scene, Reference); 3] {
+    let mut whole = Reference::new();
+    whole.map(range(BASE, BASE + 4 * MIB), PhysAddr(BASE), Attributes::RAM);
+    let (mut few, mut edges) = (whole.clone(), whole.clone());
+    few.protect(pages(7, 8), Permissions::READ);
+    edges.protect(pages(3, 36), Permissions::READ);
+    [
+        ("split and protect", split_and_protect as Scene, few),
+        ("split twice", split_twice, whole),
+        ("protect overlapping ranges", protect_both_edges, edges),
+    ]
+}
+
+#[test]
+fn every_order_with_two_preemptions() {
+    for bbm in Machine::LEVELS {
+        for contiguous in [false, true] {
+            for (name, scene, expected) in scenes() {
+                let machine = machine(bbm, contiguous, false);
+                let (runs, all) =
+                    explore(2, scaled(6000) as usize, |chooser| play(machine, 2, scene, &expected, chooser));
+                println!("{name} at {bbm:?}, runs {contiguous}: {runs} orders{}", if all { ", all" } else { "" });
+                assert!(runs > 100, "{name}: too few orders to mean anything");
+            }
+        }
+    }
+}
+
+#[test]
+fn three_threads_in_random_order() {
+    for bbm in Machine::LEVELS {
+        for (name, scene, mut expected) in scenes() {
+            if name.starts_with("protect") {
+                expected.protect(pages(3, 52), Permissions::READ);
+            }
+            for n in 0..u64::from(scaled(600)) {
+                let seed = seed() + n;
+                println!("{name} at {bbm:?}: ORACLE_SEED={seed}");
+                play(machine(bbm, n % 2 == 0, false), 3, scene, &expected, &mut Random::new(seed));
+            }
+        }
+    }
+}
+
+/// Two vCPUs write, a third PE harvests and splits: no write is missed.
+fn log_race(machine: Machine, mechanism: Mechanism, all_dirty: bool, chooser: &mut dyn Chooser) {
+    let model = Model::new(setup(machine));
+    let mut table = table(&model, machine);
+    let logged = pages(0, 511);
+    let words = Layout::new(logged).words();
+    let storage: &'static [AtomicU64] = (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+    let log = table.start_log(logged, storage, LogOptions { mechanism, all_dirty }).expect("a log");
+    let log = RefCell::new(log);
+    {
+        let (table, log) = (&table, &log);
+        let writer = |pe: u8, first: u64| -> Body<'_> {
+            let body = move || {
+                let mut history = FaultHistory::new();
+                for n in [first, 9, first] {
+                    table.store(Ipa(page(n)), &mut history).expect("a store that lands");
+                }
+            };
+            (pe, Box::new(body))
+        };
+        let harvester: Body<'_> = (
+            2,
+            Box::new(move || {
+                let mut log = log.borrow_mut();
+                let mut words = vec![0; log.layout().words()];
+                let mut report = PageSet::new(log.layout(), &mut words).expect("words enough");
+                table.harvest(&mut log, &mut report).expect("a harvest");
+                table.split(pages(0, 511), LeafSize::Page).expect("memory");
+                table.harvest(&mut log, &mut report).expect("a harvest");
+            }),
+        );
+        run(&model, vec![writer(0, 3), writer(1, 9), harvester], chooser);
+    }
+    model.set_pe(2);
+    let mut log = log.into_inner();
+    let mut words = vec![0; log.layout().words()];
+    let mut report = PageSet::new(log.layout(), &mut words).expect("words enough");
+    // Nobody is in a fault handler now, so this one sees every mark.
+    table.harvest(&mut log, &mut report).expect("a harvest");
+    let storage = table.stop_log(log).expect("the log's own words");
+    // SAFETY: the words were leaked above, and the engine has given them back.
+    drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
+    model.assert_clean();
+    table.release();
+    model.assert_clean();
+    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
+}
+
+#[test]
+fn no_write_is_missed_in_any_order() {
+    for bbm in Machine::LEVELS {
+        for (mechanism, hardware) in
+            [(Mechanism::WriteProtect, false), (Mechanism::HardwarePage, true), (Mechanism::HardwareBlock, true)]
+        {
+            let machine = machine(bbm, false, hardware);
+            let (runs, _) = explore(1, scaled(1200) as usize, |chooser| log_race(machine, mechanism, false, chooser));
+            for n in 0..u64::from(scaled(600)) {
+                let seed = seed() + n;
+                println!("{mechanism:?} at {bbm:?}: ORACLE_SEED={seed}");
+                log_race(machine, mechanism, n % 2 == 1, &mut Random::new(seed));
+            }
+            println!("{mechanism:?} at {bbm:?}: {runs} orders tried one by one");
+        }
+    }
+}
