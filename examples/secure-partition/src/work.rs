@@ -136,7 +136,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -145,7 +145,7 @@ impl Random {
 
     /// The next number, below `limit`, which is not 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit.max(1)
+        (self.next_number() >> 16) % limit.max(1)
     }
 }
 

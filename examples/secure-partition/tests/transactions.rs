@@ -266,7 +266,12 @@ fn bad_requests_get_their_error_and_change_nothing() {
             }
             match kind {
                 Kind::Donate => {
-                    bad.push(("less than all", Second, Wish { instr_access: NotExecutable, ..good }, InvalidParameters));
+                    bad.push((
+                        "less than all",
+                        Second,
+                        Wish { instr_access: NotExecutable, ..good },
+                        InvalidParameters,
+                    ));
                 }
                 Kind::Lend => bad.push(("to write", Second, writer, Denied)),
                 Kind::Share => {
@@ -479,18 +484,18 @@ fn nonsense_is_survived() {
             let length = calls.tx(caller, |bytes| {
                 let length = offer.header.pack(&offer.ranges, &offer.access, bytes);
                 for _ in 0..random.below(3) {
-                    bytes[random.below(length as u64) as usize] = random.next() as u8;
+                    bytes[random.below(length as u64) as usize] = random.next_number() as u8;
                 }
                 length as u32
             });
-            let total_len = if random.below(8) == 0 { random.next() as u32 } else { length };
+            let total_len = if random.below(8) == 0 { random.next_number() as u32 } else { length };
             let mut registers = [0; REGISTERS];
             offer.call(total_len, total_len).to_regs(secure_partition::service::VERSION, &mut registers);
             if random.below(8) == 0 {
                 registers[0] = 0x8400_0060 + random.below(0x40);
             }
             if random.below(8) == 0 {
-                registers[1 + random.below(7) as usize] = random.next() >> random.below(64);
+                registers[1 + random.below(7) as usize] = random.next_number() >> random.below(64);
             }
             let Ok(call) = decode(&registers) else { continue };
             if matches!(call, Interface::RxTxUnmap { .. } | Interface::RxTxMap { .. }) {

@@ -49,7 +49,7 @@ fn pick(home: &Home, random: &mut Random) -> Ranges {
 }
 
 fn move_once(home: &Home, kind: Kind, ranges: &[IpaRange], random: &mut Random) -> Result<(), Answer> {
-    let seed = random.next();
+    let seed = random.next_number();
     let writable = kind == Kind::Donate || random.below(4) != 0;
     let zeroed = writable && kind != Kind::Share && random.below(8) == 0;
     let probe = random.below(16) == 0;

@@ -175,8 +175,7 @@ impl OfferOf {
         let mem_region_attr = if kind == Kind::Share { NORMAL } else { MemRegionAttributes::default() };
         let header =
             MemTransactionDesc { sender_id: sender.id(), mem_region_attr, tag: 7, ..MemTransactionDesc::default() };
-        let access =
-            vec![MemAccessPerm { endpoint_id: sender.other().id(), data_access, ..MemAccessPerm::default() }];
+        let access = vec![MemAccessPerm { endpoint_id: sender.other().id(), data_access, ..MemAccessPerm::default() }];
         let ranges = ranges.iter().map(|&(address, page_cnt)| ConstituentMemRegion { address, page_cnt }).collect();
         Self { kind, header, access, ranges }
     }
@@ -233,8 +232,7 @@ impl<W: Bench> Calls<'_, W> {
 
     pub fn register_buffers(&self) {
         for partition in Partition::ALL {
-            let addr =
-                RxTxAddr::Addr64 { rx: layout::rx_buffer(partition).0, tx: layout::tx_buffer(partition).0 };
+            let addr = RxTxAddr::Addr64 { rx: layout::rx_buffer(partition).0, tx: layout::tx_buffer(partition).0 };
             self.raw(partition, &Interface::RxTxMap { addr, page_cnt: 1 }).unwrap();
         }
     }
