@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_a_flat_table(sets in proptest::collection::vec((0u64..20, 1u64..8, 0..3), 0..20)) {
+        fn as_a_flat_table(sets in proptest::collection::vec((0u64..20, 1u64..8, 0usize..3), 0..20)) {
             let mut policies = Policies::new();
             let mut flat = [None; 32];
             for (start, length, policy) in sets {

@@ -120,13 +120,15 @@ fn storm(bbm: &str, every: &str, mib: u32) -> Vec<u64> {
 #[test]
 fn checksums_hold_while_blocks_split_and_collapse_directly() {
     let counted = storm("direct", "0.2", 64);
-    assert!(matches!(counted[..], [20.., 0, 0]), "{counted:?}");
+    let [rounds, windows, faults] = counted[..] else { panic!("{counted:?}") };
+    assert!(rounds >= 20 && windows == 0 && faults == 0, "{counted:?}");
 }
 
 #[test]
 fn checksums_hold_while_blocks_split_and_collapse_by_break_before_make() {
     let counted = storm("break", "0.5", 32);
-    assert!(matches!(counted[..], [20.., 1.., _]), "{counted:?}");
+    let [rounds, windows, _] = counted[..] else { panic!("{counted:?}") };
+    assert!(rounds >= 20 && windows > 0, "{counted:?}");
 }
 
 #[test]
