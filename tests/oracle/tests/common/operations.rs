@@ -75,7 +75,7 @@ fn ranges(middle: u64) -> impl Strategy<Value = IpaRange> {
             range(start, start + n * PAGE_SIZE)
         }),
         // Runs of sixteen pages.
-        6 => (0..256u64, 1..34u64).prop_map(move |(run, n)| range(middle - 8 * MIB + (run << 16), middle - 8 * MIB + (run + n << 16))),
+        6 => (0..256u64, 1..34u64).prop_map(move |(run, n)| range(middle - 8 * MIB + (run << 16), middle - 8 * MIB + ((run + n) << 16))),
         // Blocks.
         6 => (0..18u64, 1..20u64).prop_map(move |(block, n)| range(low + 2 * MIB * block, low + 2 * MIB * (block + n))),
         // Ragged edges far apart.
