@@ -104,7 +104,7 @@ mod tests {
                 if let Frame::Whole(frame) = frames.push(byte[0]) {
                     let number = decode::<Request>(frame).unwrap().number;
                     for &(offset, body) in &replies {
-                        let message = Message { number: if offset == 9 { 0 } else { number - offset }, body };
+                        let message = Message { number: if offset == 9 { 0 } else { number + offset }, body };
                         stream.write_all(encode(&message, &mut [0; MAX_FRAME]).unwrap()).unwrap();
                     }
                 }
