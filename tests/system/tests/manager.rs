@@ -102,13 +102,13 @@ fn stores_are_reported_with_address_instruction_and_cpu() {
     }
 }
 
-/// Splits and collapses all memory while every CPU computes checksums, and the checksums hold. A break of each block
-/// leaves an emulated CPU little time in between, so the pauses are the caller's.
-fn storm(bbm: &str, every: &str, mib: u32) -> Vec<u64> {
-    let shell = "dd if=/dev/urandom of=/tmp/a bs=1M count=@MIB@ 2>/dev/null; sum=$(sha256sum </tmp/a); \
-                 loop() { for n in 1 2 3 4 5; do [ \"$(sha256sum </tmp/a)\" = \"$sum\" ] || echo wrong; done; }; \
-                 loop & loop & wait; echo sums hold";
-    let shell = shell.replace("@MIB@", &mib.to_string());
+/// Splits and collapses all memory while every CPU computes checksums for so many seconds, and the checksums hold. A break
+/// of each block leaves an emulated CPU little time in between, so the time and the pauses are the caller's.
+fn storm(bbm: &str, every: &str, seconds: u32) -> Vec<u64> {
+    let shell = "dd if=/dev/urandom of=/tmp/a bs=1M count=16 2>/dev/null; sum=$(sha256sum </tmp/a); \
+                 end=$(($(date +%s) + @SECONDS@)); loop() { while [ $(date +%s) -lt $end ]; do \
+                 [ \"$(sha256sum </tmp/a)\" = \"$sum\" ] || echo wrong; done; }; loop & loop & wait; echo sums hold";
+    let shell = shell.replace("@SECONDS@", &seconds.to_string());
     let output = linux(&["--split-storm", "20", "--every", every, "--smp", "2", "--bbm", bbm], &shell);
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
@@ -119,14 +119,14 @@ fn storm(bbm: &str, every: &str, mib: u32) -> Vec<u64> {
 
 #[test]
 fn checksums_hold_while_blocks_split_and_collapse_directly() {
-    let counted = storm("direct", "0.2", 64);
+    let counted = storm("direct", "0.2", 20);
     let [rounds, windows, faults] = counted[..] else { panic!("{counted:?}") };
     assert!(rounds >= 20 && windows == 0 && faults == 0, "{counted:?}");
 }
 
 #[test]
 fn checksums_hold_while_blocks_split_and_collapse_by_break_before_make() {
-    let counted = storm("break", "0.5", 32);
+    let counted = storm("break", "0.5", 60);
     let [rounds, windows, _] = counted[..] else { panic!("{counted:?}") };
     assert!(rounds >= 20 && windows > 0, "{counted:?}");
 }
