@@ -171,18 +171,20 @@ impl<R: Regime> El2<R> {
     #[inline]
     pub fn tlbi_for(vmid: Vmid, tlbi: Tlbi) {
         let current = read_vttbr();
-        if current >> 48 == u64::from(vmid.get()) {
-            return Self::tlbi(tlbi);
+        let another = current >> 48 != u64::from(vmid.get());
+        if another {
+            // The roots stay the current machine's. That makes no wrong entry: EL1&0 is out of context at EL2, so no walk
+            // begins before the register is put back, and AT is not used in between.
+            set_vttbr(current & !VMID | u64::from(vmid.get()) << 48);
+            // The TLBI must see the new VMID.
+            Self::isb();
         }
-        // The roots stay the current machine's. That makes no wrong entry: EL1&0 is out of context at EL2, so no walk
-        // begins before the register is put back, and AT is not used in between.
-        set_vttbr(current & !VMID | u64::from(vmid.get()) << 48);
-        // The TLBI must see the new VMID.
-        Self::isb();
         Self::tlbi(tlbi);
-        set_vttbr(current);
-        // What follows must see the old one.
-        Self::isb();
+        if another {
+            set_vttbr(current);
+            // What follows must see the old one.
+            Self::isb();
+        }
     }
 
     /// Executes the invalidation for the VMID in VTTBR_EL2.

@@ -24,6 +24,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::OutOfRange`].
+    #[cfg_attr(feature = "small", inline(never))]
     pub fn collapse(&mut self, range: IpaRange) -> Result<(), Error> {
         self.check(range)?;
         if self.has_hardware_dirty_state() {
@@ -35,7 +36,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// The one leaf that entries `first..first + count` of a table amount to, without the Contiguous bit.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     fn uniform(&self, first: Slot, count: usize, level: Level) -> Option<Descriptor> {
         let leaf = Descriptor(self.load(first) & !bits::CONTIGUOUS);
         let Kind::Leaf { output, .. } = leaf.kind(level) else { return None };
@@ -55,6 +57,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Opens every leaf of `range` that a log which has ended left to hardware.
     /// On return no PE holds one that hardware marks.
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn reopen_all(&mut self, range: IpaRange) -> Result<(), Error> {
         let mut reopen = Reopen { pending: Pending::new() };
         self.visit(range, &mut reopen)?;
@@ -63,7 +66,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Opens a leaf that a log which has ended left held back or marked by hardware.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     fn reopen(&self, slot: Slot, level: Level) {
         let mut value = Descriptor(self.load(slot));
         // More rights need no invalidation; who holds an older entry faults once, and finds the leaf open.

@@ -171,6 +171,21 @@ impl Descriptor {
     /// Invalid, and a PE will soon make it valid again.
     pub const BROKEN: Descriptor = Descriptor(bits::BUSY);
 
+    /// A leaf taken out for a break, with all that it says but that it is valid: it remembers itself.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn broken(self) -> Self {
+        Self(self.0 & !bits::VALID | bits::BUSY)
+    }
+
+    /// The leaf that [`Descriptor::broken`] made invalid. What was invalid before stays so.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn mended(self) -> Self {
+        let value = self.0 & !bits::BUSY;
+        if value == Self::INVALID.0 { Self::INVALID } else { Self(value | bits::VALID) }
+    }
+
     /// A table descriptor. Table descriptors of stage 2 carry no attributes.
     #[must_use]
     #[inline(always)]

@@ -19,7 +19,7 @@ use crate::walk::{Entry, Next, Visitor};
 use core::sync::atomic::AtomicU64;
 
 /// Logs that one table can have at a time.
-pub const LOGS: usize = 8;
+pub const LOGS: usize = if cfg!(feature = "small") { 2 } else { 8 };
 
 /// How writes are noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -311,7 +311,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// The first write to a leaf whose writes are held back. `entry` is what the walk found.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn open_for_write(&self, entry: Entry, ipa: Ipa) {
         let Some(tracked) = self.logs.at(ipa) else {
             // A log has ended: the leaf is opened whole. If another PE was first, the guest finds out by trying again.

@@ -177,7 +177,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Handles a stage-2 abort of the calling PE, as far as the tables are concerned.
     ///
     /// Cost of a first write to a write-protected page: one walk, one compare-exchange, two local TLBIs.
-    #[inline]
+    #[cfg_attr(not(feature = "small"), inline)]
+    #[cfg_attr(feature = "small", inline(never))]
     pub fn fault(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         match abort.status {
             Status::Conflict => return self.conflict(abort, history),

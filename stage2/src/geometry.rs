@@ -51,6 +51,18 @@ impl Level {
         }
     }
 
+    /// The level above, towards the root; level 0 has none.
+    #[must_use]
+    #[inline(always)]
+    pub const fn above(self) -> Option<Level> {
+        match self {
+            Level::L0 => None,
+            Level::L1 => Some(Level::L0),
+            Level::L2 => Some(Level::L1),
+            Level::L3 => Some(Level::L2),
+        }
+    }
+
     /// Index of `ipa`'s entry in a table of this level (not the root, which may be concatenated).
     #[must_use]
     #[inline(always)]

@@ -8,7 +8,7 @@ use crate::table::Stage2;
 /// Most pages that are invalidated one by one where there is no range form; more, and the VMID is invalidated whole.
 const SINGLY: u64 = 16;
 /// Ranges that are kept apart; one more, and the VMID is invalidated whole.
-const RANGES: usize = 4;
+const RANGES: usize = if cfg!(feature = "small") { 2 } else { 4 };
 /// The largest reach of one range TLBI: 8 GiB.
 const LARGEST: u64 = range_tlbi_pages(3, 31);
 
@@ -25,7 +25,9 @@ impl Pending {
     }
 
     pub(crate) const fn of(range: IpaRange) -> Self {
-        Self { ranges: [Some(range), None, None, None], all: false }
+        let mut pending = Self::new();
+        pending.ranges[0] = Some(range);
+        pending
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -69,7 +71,8 @@ pub(crate) fn range_operands(pages: u64) -> Option<(u8, u8)> {
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn dsb(&self, barrier: Dsb) {
         self.count(match barrier {
             Dsb::IshSt => Event::DsbIshst,
@@ -85,7 +88,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.platform.isb();
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn tlbi(&self, tlbi: Tlbi) {
         self.count(match tlbi {
             Tlbi::Ipa { scope: Scope::Broadcast, .. } => Event::TlbiIpaBroadcast,
@@ -159,7 +163,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Before an invalidation: waits until no run is half taken apart. A member that still has its Contiguous bit would
     /// let a walk cache the whole run anew, over members that have been changed. Whoever takes a run apart waits for
     /// nobody meanwhile, so this ends.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     fn settle(&self) {
         self.under_way.note_change();
         while self.under_way.dissolving() {
@@ -180,7 +185,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Invalidates this PE's entries for a faulting access, after the tables came to allow more than they did.
     ///
     /// Other PEs may fault once more (and come here). `VMALLE1` would wipe the guest's own TLB for one page.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn invalidate_local(&self, ipa: Ipa, va: u64) {
         // Orders the page's new descriptor before the invalidation: the walk after it sees the descriptor.
         self.dsb(Dsb::IshSt);
@@ -219,7 +225,7 @@ mod tests {
         pending.add(range(2, 5));
         pending.add(range(0, 1));
         assert_eq!(pending.ranges[0], Some(range(0, 5)));
-        for n in 1..4 {
+        for n in 1..RANGES as u64 {
             pending.add(range(n * 100, n * 100 + 1));
             assert!(!pending.all);
         }

@@ -77,6 +77,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::OutOfRange`]; [`Error::BadOutput`]; [`Error::OutOfMemory`], before anything has changed.
+    #[cfg_attr(feature = "small", inline(never))]
     pub fn map(&mut self, range: IpaRange, output: PhysAddr, attributes: Attributes) -> Result<(), Error> {
         self.check(range)?;
         let last = output.0.checked_add(range.bytes() - PAGE_SIZE);
@@ -85,12 +86,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Err(Error::BadOutput { output });
         }
         let target = Target { range, output, attributes };
-        let mut count = Count { target, tables: 0, conflict: false };
-        self.visit(range, &mut count)?;
-        let mut reserve = Reserve::new(self, count.tables, range.start())?;
-        if count.conflict {
+        let (tables, conflict) = self.survey(target)?;
+        let mut reserve = Reserve::new(self, tables, range.start())?;
+        if conflict {
             self.split_edges(range, |entry| target.conflicts_with(entry), &mut reserve)?;
-            self.visit(range, &mut Evict { target, detached: Detached::new(self) })?;
+            self.evict(target)?;
         }
         self.visit(range, &mut Install { target, reserve })?;
         // Orders the new descriptors before whatever tells the guest that its memory is there.
@@ -98,6 +98,20 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // What is new in a log is dirty, and writable until a harvest finds it.
         self.mark_written(range);
         Ok(())
+    }
+
+    /// The tables that mapping `target` takes, and whether something else is mapped there.
+    #[cfg_attr(feature = "small", inline(never))]
+    fn survey(&self, target: Target) -> Result<(usize, bool), Error> {
+        let mut count = Count { target, tables: 0, conflict: false };
+        self.visit(target.range, &mut count)?;
+        Ok((count.tables, count.conflict))
+    }
+
+    /// Takes out what conflicts with `target`; its edges are split.
+    #[cfg_attr(feature = "small", inline(never))]
+    fn evict(&self, target: Target) -> Result<(), Error> {
+        self.visit(target.range, &mut Evict { target, detached: Detached::new(self) })
     }
 }
 
@@ -168,19 +182,19 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
             // Met already: everything else was evicted.
             return Ok(Next::Onward);
         }
-        let Some(below) = entry.level.below().filter(|_| !self.target.fits(table, entry.level, entry.ipa, part)) else {
+        if entry.level == Level::L3 || self.target.fits(table, entry.level, entry.ipa, part) {
             if !self.install_run(table, entry) {
                 table.overwrite(entry.slot, self.target.leaf(entry.level, entry.ipa).0);
             }
             return Ok(Next::Onward);
-        };
+        }
         let child = self.reserve.take(entry.ipa)?;
         // SAFETY: the child was taken from the reserve and is reachable by this PE only.
         unsafe { table.platform.fill(child, Descriptor::INVALID.0, 0) };
-        table.visit_table(child, below, part, self)?;
-        // Orders the child's entries before the entry that leads to them.
+        // Orders the child's entries, all invalid, before the entry that leads to them.
         table.dsb(Dsb::IshSt);
         table.overwrite(entry.slot, Descriptor::table(child).0);
-        Ok(Next::Onward)
+        // What goes into the child is for the next steps of the walk.
+        Ok(Next::Again)
     }
 }

@@ -30,6 +30,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
     /// # Errors
     ///
     /// As for [`Stage2::protect`].
+    #[cfg_attr(feature = "small", inline(never))]
     pub fn protect(&mut self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
         let table = self.table;
         table.check(range)?;
@@ -71,7 +72,8 @@ impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     fn tracking(&self, entry: &Entry) -> Tracking {
         self.logs.at(entry.ipa).map(|tracked| tracked.mechanism)
     }

@@ -40,7 +40,8 @@ impl<'t, P: TableMemory + Maintenance> Reserve<'t, P> {
     }
 
     /// A frame for a table that translates `ipa`: a reserved one while there are any.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn take(&mut self, ipa: Ipa) -> Result<PhysAddr, Error> {
         let Some(frame) = self.head else {
             return self.table.allocate(ipa);
@@ -88,6 +89,7 @@ fn tables_at(entry: &Entry, edge: Ipa) -> [Option<(Level, Ipa)>; 2] {
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Reserves what splitting at the edges of `range` takes: at most two tables an edge, those that serve both edges
     /// counted once. Leaves that `wants` turns down are not going to be split.
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn reserve_edges(
         &self,
         range: IpaRange,

@@ -40,7 +40,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// The entry held something else than `old`; nothing was published.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn publish_table(&self, entry: &Entry, old: Descriptor, child: PhysAddr) -> Result<(), u64> {
         let new = Descriptor::table(child).0;
         match self.method {
@@ -117,10 +118,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 if leader.is_busy(entry.level) {
                     return self.wait_for(&Entry { slot: first, ..*entry });
                 }
-                if !leader.is_contiguous() || self.replace(first, leader.0, Descriptor::BROKEN.0).is_err() {
+                if !leader.is_contiguous() || self.replace(first, leader.0, leader.broken().0).is_err() {
                     return;
                 }
-                self.rebuild_run(first, Some(leader.0), entry.run(), |value| value & !bits::CONTIGUOUS);
+                self.rebuild_run(first, 1, entry.run(), |value| value & !bits::CONTIGUOUS);
                 self.count(Event::SplitRun);
             }
             // The Contiguous bit changes directly from level 1 on. No invalidation: all entries that may be held agree,
@@ -189,7 +190,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     fn rewrite_run(&self, first: Slot, run: IpaRange, change: impl Fn(u64) -> u64) {
         if self.method == Method::Break {
-            return self.rebuild_run(first, None, run, change);
+            return self.rebuild_run(first, 0, run, change);
         }
         for index in first.index..first.index + RUN {
             let slot = Slot { index, ..first };
@@ -197,34 +198,25 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
-    /// Break-before-make for a whole run, in one window. `leader` is the first member's value if it is broken already.
-    fn rebuild_run(&self, first: Slot, leader: Option<u64>, run: IpaRange, change: impl Fn(u64) -> u64) {
-        let mut saved = [0; RUN];
-        for (n, saved) in saved.iter_mut().enumerate() {
-            let slot = Slot { index: first.index + n, ..first };
-            *saved = match leader {
-                Some(value) if n == 0 => value,
-                // Other PEs may still change a member's permissions until it is broken.
-                _ => self.take_out(slot),
-            };
+    /// Break-before-make for a whole run, in one window. The first `broken` members are broken already.
+    fn rebuild_run(&self, first: Slot, broken: usize, run: IpaRange, change: impl Fn(u64) -> u64) {
+        let slot = |n| Slot { index: first.index + n, ..first };
+        for n in broken..RUN {
+            // Other PEs may still change a member's permissions until it is broken.
+            let mut value = self.load(slot(n));
+            while let Err(found) = self.replace(slot(n), value, Descriptor(value).broken().0) {
+                value = found;
+            }
         }
         self.count(Event::InvalidWindow);
         // Nobody may hold a member or the run when the new members appear.
         self.complete(&Pending::of(run));
-        for (n, saved) in saved.iter().enumerate() {
-            self.overwrite(Slot { index: first.index + n, ..first }, change(*saved));
+        for n in 0..RUN {
+            let value = Descriptor(self.load(slot(n))).mended();
+            self.overwrite(slot(n), change(value.0));
         }
         // Orders the new entries before anything that relies on the memory being mapped again.
         self.dsb(Dsb::IshSt);
-    }
-
-    /// Breaks one entry and returns what it held.
-    fn take_out(&self, slot: Slot) -> u64 {
-        let mut value = self.load(slot);
-        while let Err(found) = self.replace(slot, value, Descriptor::BROKEN.0) {
-            value = found;
-        }
-        value
     }
 
     /// Before a leaf that hardware may mark dirty changes its size without a break: takes its write permission and DBM

@@ -60,6 +60,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Splits the leaves at both edges of `range`, the less aligned edge first: its split often serves the other.
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn split_edges(
         &self,
         range: IpaRange,
@@ -70,13 +71,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if first.0.trailing_zeros() > second.0.trailing_zeros() {
             core::mem::swap(&mut first, &mut second);
         }
-        self.split_edge(first, range, &wants, reserve)?;
-        self.split_edge(second, range, &wants, reserve)
+        [first, second].into_iter().try_for_each(|edge| self.split_edge(edge, range, &wants, reserve))
     }
 
     /// Makes one block a table, or takes its run apart if it is a member of one. Says whether the entry is a table of
     /// this call's making now; otherwise read it again.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn split_leaf(&self, entry: &Entry, plain: &Plain, reserve: &mut Reserve<'_, P>) -> Result<bool, Error> {
         if entry.is_run_member() {
             self.dissolve_run(entry);
@@ -104,7 +105,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Writes all 512 entries of a child that is not published yet: same output, same attributes.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     fn fill_child(&self, entry: &Entry, value: Descriptor, child: PhysAddr, plain: &Plain) {
         let Some(below) = entry.level.below() else { return };
         let output = value.address().align_down(entry.level.entry_bytes());

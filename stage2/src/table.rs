@@ -80,7 +80,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             // SAFETY: the frame was just allocated and nothing leads to it yet.
             unsafe { platform.fill(root.offset(n as u64 * crate::PAGE_SIZE), 0, 0) };
         }
-        let table = Self {
+        // Orders the root's entries before whatever makes it reachable, which is a write of VTTBR_EL2.
+        platform.counters().add(Event::DsbIshst, 1);
+        platform.dsb(Dsb::IshSt);
+        Ok(Self {
             platform,
             root,
             geometry,
@@ -89,10 +92,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             logs: Logs::new(),
             frozen: None,
             under_way: UnderWay::new(),
-        };
-        // Orders the root's entries before whatever makes it reachable, which is a write of VTTBR_EL2.
-        table.dsb(Dsb::IshSt);
-        Ok(table)
+        })
     }
 
     /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0.
@@ -174,7 +174,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Whether runs of sixteen entries of `level` are made contiguous in `range`. Never in a log: one page of a run can
     /// neither be opened alone nor marked alone (R_JKCXG).
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn makes_runs(&self, level: Level, range: IpaRange) -> bool {
         self.config.contiguous
             && self.logs.spare(range)
@@ -234,13 +235,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.config.features.bbm
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn count(&self, event: Event) {
         self.platform.counters().add(event, 1);
     }
 
     /// Allocates one frame for a table that translates `ipa`.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn allocate(&self, ipa: crate::Ipa) -> Result<PhysAddr, Error> {
         let frame = self.platform.allocate(1).ok_or(Error::OutOfMemory { ipa })?;
         self.count(Event::FrameAllocated);
@@ -252,7 +255,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Safety
     ///
     /// As for [`TableMemory::free`]: nothing leads to the frame, in memory or in a cache.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) unsafe fn free(&self, frame: PhysAddr) {
         self.count(Event::FrameFreed);
         // SAFETY: the caller's promise; single frames are allocated by `allocate`.
@@ -276,7 +280,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Replaces `old` by `new` in a reachable table, or says what was there.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn replace(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
         // SAFETY: see above.
         let result = unsafe { self.platform.compare_exchange(slot, old, new) };

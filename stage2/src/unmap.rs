@@ -3,28 +3,29 @@
 use crate::address::{IpaRange, PhysAddr};
 use crate::descriptor::{Descriptor, Kind};
 use crate::error::Error;
-use crate::geometry::Level;
+use crate::geometry::{ENTRIES, Level};
 use crate::invalidate::Pending;
-use crate::platform::{Maintenance, TableMemory};
+use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
-use crate::walk::{Entry, Next, Visitor, slots};
+use crate::walk::{Entry, Next, Visitor};
 
 /// Tables that wait for one invalidation.
-const DETACHED: usize = 32;
+const DETACHED: usize = if cfg!(feature = "small") { 8 } else { 32 };
 
 /// Tables that no descriptor leads to any more, but that walk caches may: they are freed after the invalidation, never
 /// before. Use under `&mut self` only.
 pub(crate) struct Detached<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
     pub(crate) pending: Pending,
-    frames: [(PhysAddr, Level); DETACHED],
+    /// Each with its level in the bits that a frame's address has no use for.
+    frames: [u64; DETACHED],
     count: usize,
 }
 
 impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     pub(crate) fn new(table: &'t Stage2<P>) -> Self {
-        Self { table, pending: Pending::new(), frames: [(PhysAddr(0), Level::L3); DETACHED], count: 0 }
+        Self { table, pending: Pending::new(), frames: [0; DETACHED], count: 0 }
     }
 
     /// Takes over a table of `level`, with all tables below it. The entry that led to it has been replaced, and its range
@@ -34,7 +35,7 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
             self.flush();
         }
         if let Some(place) = self.frames.get_mut(self.count) {
-            *place = (frame, level);
+            *place = frame.0 | level as u64;
             self.count += 1;
         }
     }
@@ -43,7 +44,14 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     pub(crate) fn flush(&mut self) {
         self.table.complete(&self.pending);
         self.pending = Pending::new();
-        for &(frame, level) in self.frames.iter().take(self.count) {
+        for &packed in self.frames.iter().take(self.count) {
+            let frame = PhysAddr(packed).align_down(crate::PAGE_SIZE);
+            let level = match packed - frame.0 {
+                1 => Level::L1,
+                2 => Level::L2,
+                // The root is never pushed.
+                _ => Level::L3,
+            };
             self.table.free_tables_below(frame, level, 1);
             // SAFETY: nothing leads to the table since it was pushed, and walk caches are empty of it since `complete`.
             unsafe { self.table.free(frame) };
@@ -81,13 +89,29 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Frees all tables that `tables` adjacent tables of `level` lead to, but not these themselves.
     ///
     /// Nothing may lead to the given tables any more, in memory or in a cache.
-    pub(crate) fn free_tables_below(&self, first: PhysAddr, level: Level, tables: usize) {
-        let Some(below) = level.below() else { return };
-        for slot in slots(first, tables) {
-            if let Kind::Table(frame) = Descriptor(self.load(slot)).kind(level) {
-                self.free_tables_below(frame, below, 1);
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn free_tables_below(&self, first: PhysAddr, top: Level, tables: usize) {
+        // The table of each level that is being gone through, and its next entry.
+        let mut path = [(first, 0); Level::L3 as usize + 1];
+        let mut level = top;
+        while let Some((table, next)) = path.get_mut(level as usize) {
+            let entries = if level == top { tables * ENTRIES } else { ENTRIES };
+            let Some(below) = level.below().filter(|_| *next < entries) else {
+                // All below the table is free.
+                let Some(above) = level.above().filter(|_| level != top) else { return };
                 // SAFETY: the only way to the frame was through a table that nothing leads to any more.
-                unsafe { self.free(frame) };
+                unsafe { self.free(*table) };
+                level = above;
+                continue;
+            };
+            let part = (*next / ENTRIES) as u64 * crate::PAGE_SIZE;
+            let slot = Slot { table: table.offset(part), index: *next % ENTRIES };
+            *next += 1;
+            if let Kind::Table(frame) = Descriptor(self.load(slot)).kind(level) {
+                if let Some(place) = path.get_mut(below as usize) {
+                    *place = (frame, 0);
+                }
+                level = below;
             }
         }
     }

@@ -133,7 +133,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Walks to the entry that translates `ipa` (or fails to). The entry may be busy. `ipa` lies in the IPA space.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn lookup(&self, ipa: Ipa) -> Entry {
         let mut level = self.geometry.start_level();
         let mut slot = self.root_slot(ipa);
@@ -170,7 +171,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Like [`Stage2::lookup`], after any PE that is changing the entry has finished.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn lookup_settled(&self, ipa: Ipa) -> Entry {
         loop {
             let entry = self.lookup(ipa);
@@ -197,41 +199,62 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.visit_table(self.root, self.geometry.start_level(), range, visitor)
     }
 
-    /// [`Stage2::visit`] from `table` down, which may be one that is not published yet.
+    /// [`Stage2::visit`] from `table` of level `top` down, which may be one that is not published yet.
+    ///
+    /// A loop, not a recursion: an embedder's stack may be small.
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn visit_table(
         &self,
         table: PhysAddr,
-        level: Level,
+        top: Level,
         range: IpaRange,
         visitor: &mut impl Visitor<P>,
     ) -> Result<(), Error> {
-        let bytes = level.entry_bytes();
-        let mut ipa = range.start();
-        while ipa < range.end() {
-            let start = ipa.align_down(bytes);
-            let part = IpaRange::trusted(ipa, start.offset(bytes).min(range.end()));
-            let slot = self.slot(table, level, ipa);
-            loop {
-                let value = Descriptor(self.load(slot));
-                let entry = Entry { slot, level, ipa: start, value };
-                match (value.kind(level), level.below()) {
-                    (Kind::Busy, _) => self.wait_for(&entry),
+        let (mut table, mut level, mut bytes) = (table, top, top.entry_bytes());
+        let (mut ipa, mut end) = (range.start(), range.end());
+        // The tables that led here, each in its level's place.
+        let mut above = [PhysAddr(0); Level::L3 as usize];
+        loop {
+            while ipa < end {
+                let start = ipa.align_down(bytes);
+                let part = IpaRange::trusted(ipa, start.offset(bytes).min(end));
+                let slot = self.slot(table, level, ipa);
+                let entry = Entry { slot, level, ipa: start, value: Descriptor(self.load(slot)) };
+                match (entry.value.kind(level), level.below()) {
+                    (Kind::Busy, _) => {
+                        self.wait_for(&entry);
+                        continue;
+                    }
                     (Kind::Table(next), Some(below)) => {
                         if visitor.enter(self, &entry, part)? {
-                            self.visit_table(next, below, part, visitor)?;
-                            visitor.leave(self, &entry, part)?;
+                            if let Some(place) = above.get_mut(level as usize) {
+                                *place = table;
+                            }
+                            (table, level, bytes, end) = (next, below, below.entry_bytes(), part.end());
+                            continue;
                         }
-                        break;
                     }
-                    _ => match visitor.entry(self, &entry, part)? {
-                        Next::Onward => break,
-                        Next::Again => {}
-                    },
+                    _ => {
+                        if let Next::Again = visitor.entry(self, &entry, part)? {
+                            continue;
+                        }
+                    }
                 }
+                ipa = part.end();
             }
-            ipa = part.end();
+            // Back up, behind the entry that led to the table.
+            let Some(parent) = level.above().filter(|_| level != top) else { return Ok(()) };
+            let Some(&led_here) = above.get(parent as usize) else { return Ok(()) };
+            let value = Descriptor::table(table);
+            (table, level, bytes) = (led_here, parent, parent.entry_bytes());
+            let last = Ipa(end.0 - 1);
+            let entry = Entry { slot: self.slot(table, level, last), level, ipa: last.align_down(bytes), value };
+            visitor.leave(self, &entry, IpaRange::trusted(entry.ipa.max(range.start()), end))?;
+            end = match level.above().filter(|_| level != top) {
+                Some(above) => entry.ipa.align_down(above.entry_bytes()).offset(above.entry_bytes()).min(range.end()),
+                None => range.end(),
+            };
         }
-        Ok(())
     }
 
     /// The leaf that translates `ipa`, or `None` where nothing is mapped (or a break is under way).
