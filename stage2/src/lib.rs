@@ -1,5 +1,4 @@
-//! Stage-2 translation tables for 64-bit Arm: large blocks, split on demand, without break-before-make where the CPU
-//! has FEAT_BBM level 2.
+#![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(target_arch = "aarch64")]

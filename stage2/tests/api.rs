@@ -1,0 +1,151 @@
+//! The public API, listed: `api.txt` is what users can rely on, and this test keeps it what the source says.
+//!
+//! After a change that is meant: `UPDATE_API=1 cargo test -p stage2 --test api`, and a line in CHANGELOG.md.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// What a listed line begins with, visibility included.
+const ITEMS: [&str; 13] = [
+    "pub fn ",
+    "pub const fn ",
+    "pub unsafe fn ",
+    "pub const unsafe fn ",
+    "pub struct ",
+    "pub enum ",
+    "pub trait ",
+    "pub unsafe trait ",
+    "pub type ",
+    "pub const ",
+    "pub static ",
+    "pub mod ",
+    "pub use ",
+];
+
+/// The declarations of one source file, in their order: items, fields, variants, the methods of traits.
+fn declarations(source: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = source.lines().peekable();
+    // Inside of a `pub enum`, `pub trait` or the table of a macro that makes one: what is listed there has no `pub`.
+    let mut inside = None;
+    while let Some(line) = lines.next() {
+        let text = line.trim();
+        if text == "#[cfg(test)]" {
+            break;
+        }
+        if text.starts_with("//") || text.starts_with("#[") {
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len();
+        if inside.is_some_and(|(_, outer)| indent <= outer && text.starts_with('}')) {
+            inside = None;
+        }
+        let field = text.starts_with("pub ") && text.contains(": ") && text.ends_with(',');
+        let listed = match inside {
+            _ if ITEMS.iter().any(|item| text.starts_with(item)) || field => true,
+            Some(("trait", outer)) => {
+                indent == outer + 4
+                    && (text.starts_with("fn ") || text.starts_with("unsafe fn ") || text.starts_with("const "))
+            }
+            Some((_, outer)) => indent == outer + 4 && text.starts_with(|c: char| c.is_ascii_uppercase()),
+            None => false,
+        };
+        if text == "events! {" || text.starts_with("pub enum ") && text.ends_with('{') {
+            inside = Some(("enum", indent));
+        } else if text.contains("trait ") && text.starts_with("pub ") && text.ends_with('{') {
+            inside = Some(("trait", indent));
+        }
+        if !listed {
+            continue;
+        }
+        // A declaration goes on until its body or its end.
+        let mut whole = text.to_owned();
+        let complete =
+            |text: &str| text.ends_with(['{', ';', ',', '}']) && text.matches('(').count() == text.matches(')').count();
+        while !complete(&whole) {
+            let Some(next) = lines.next() else { break };
+            let _ = write!(whole, " {}", next.trim());
+        }
+        found.push(whole.trim_end_matches(['{', ' ', ',', ';']).to_owned());
+    }
+    found
+}
+
+#[test]
+fn the_api_is_what_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> = std::fs::read_dir(root.join("src")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut listing = String::new();
+    for file in files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let found = declarations(&std::fs::read_to_string(&file).unwrap());
+        if !found.is_empty() {
+            let _ = writeln!(listing, "[{name}]");
+            found.iter().for_each(|line| {
+                let _ = writeln!(listing, "{line}");
+            });
+        }
+    }
+    let path = root.join("api.txt");
+    if std::env::var_os("UPDATE_API").is_some() {
+        std::fs::write(&path, &listing).unwrap();
+    }
+    let recorded = std::fs::read_to_string(&path).unwrap();
+    for (number, (now, before)) in listing.lines().zip(recorded.lines()).enumerate() {
+        assert_eq!(
+            now,
+            before,
+            "line {} of api.txt: is the change meant? Then UPDATE_API=1 cargo test -p stage2 --test api, and a line in \
+             CHANGELOG.md",
+            number + 1
+        );
+    }
+    assert_eq!(listing.lines().count(), recorded.lines().count(), "something was added to or removed from the API");
+}
+
+#[test]
+fn declarations_are_found() {
+    let source = "\
+/// Doc.
+pub struct Thing {
+    pub field: u64,
+    private: u64,
+}
+pub(crate) fn hidden() {}
+impl Thing {
+    #[must_use]
+    pub const fn new(
+        a: u64,
+        b: u64,
+    ) -> Self {
+        let x = 1;
+    }
+}
+pub enum Choice {
+    /// Doc.
+    One,
+    Two { x: u64 },
+}
+pub unsafe trait Door {
+    fn open(&self) -> bool;
+    unsafe fn kick(&self) {
+        todo()
+    }
+}
+#[cfg(test)]
+mod tests { pub fn not_me() {} }
+";
+    let expected = [
+        "pub struct Thing",
+        "pub field: u64",
+        "pub const fn new( a: u64, b: u64, ) -> Self",
+        "pub enum Choice",
+        "One",
+        "Two { x: u64 }",
+        "pub unsafe trait Door",
+        "fn open(&self) -> bool",
+        "unsafe fn kick(&self)",
+    ];
+    assert_eq!(declarations(source), expected);
+}
