@@ -37,7 +37,11 @@ impl<P: TableMemory + Maintenance> Tables<P> {
     /// A partition's table: to read it, to share it.
     #[must_use]
     pub fn of(&self, partition: Partition) -> &RwLock<Stage2<P>> {
-        &self.tables[partition.index()]
+        let [first, second] = &self.tables;
+        match partition {
+            Partition::First => first,
+            Partition::Second => second,
+        }
     }
 
     /// [`Machine::set_access`](crate::relayer::Machine::set_access).
@@ -56,17 +60,17 @@ impl<P: TableMemory + Maintenance> Tables<P> {
         let table = self.of(partition).read();
         // One invalidation for all ranges, when the batch ends.
         let mut batch = table.batch();
-        for (done, &range) in ranges.iter().enumerate() {
-            if let Err(error) = batch.protect(range, after) {
-                for &range in &ranges[..done] {
-                    // Needs no frame, since the range was split off just now and nothing collapses under the lock.
-                    batch.protect(range, before)?;
-                }
-                return Err(error);
-            }
+        let mut done = 0;
+        let result = ranges.iter().try_for_each(|&range| {
+            batch.protect(range, after)?;
+            done += 1;
+            Ok(())
+        });
+        if result.is_err() {
+            // Needs no frame: the ranges were split off just now, and nothing collapses under the lock.
+            ranges.iter().take(done).try_for_each(|&range| batch.protect(range, before))?;
         }
-        batch.finish();
-        Ok(())
+        result
     }
 
     /// [`Machine::collapse`](crate::relayer::Machine::collapse).
@@ -87,22 +91,6 @@ impl<P: TableMemory + Maintenance> Tables<P> {
     pub fn fault(&self, partition: Partition, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         self.of(partition).read().fault(abort, history)
     }
-
-    /// Whether all of `range` is memory that `partition` may read and write.
-    #[must_use]
-    #[inline(never)]
-    pub fn is_writable(&self, partition: Partition, range: IpaRange) -> bool {
-        let table = self.of(partition).read();
-        let mut covered = range.start();
-        for leaf in table.leaves(range) {
-            let Permissions { read, write, .. } = leaf.attributes.permissions;
-            if leaf.ipa > covered || !read || !write || leaf.attributes.memory != stage2::MemoryType::Normal {
-                return false;
-            }
-            covered = leaf.range().end();
-        }
-        covered >= range.end()
-    }
 }
 
 #[inline(never)]
@@ -119,14 +107,24 @@ fn new_table<P: TableMemory + Maintenance>(
         ..Config::new(vmid, features)
     };
     let mut table = Stage2::new(platform, config)?;
-    let mut map = |range: IpaRange, attributes| table.map(range, physical(range.start()), attributes);
-    map(layout::PROGRAM, Attributes { permissions: Permissions::READ_EXECUTE, ..Attributes::RAM })?;
-    map(layout::memory(partition), Attributes::RAM)?;
-    map(layout::memory(partition.other()), Attributes { permissions: Permissions::NONE, ..Attributes::RAM })?;
+    let program = Attributes { permissions: Permissions::READ_EXECUTE, ..Attributes::RAM };
+    let other = Attributes { permissions: Permissions::NONE, ..Attributes::RAM };
+    map(&mut table, layout::PROGRAM, program)?;
+    map(&mut table, layout::memory(partition), Attributes::RAM)?;
+    map(&mut table, layout::memory(partition.other()), other)?;
     if partition == Partition::First {
-        map(layout::DEVICE, Attributes::DEVICE)?;
+        map(&mut table, layout::DEVICE, Attributes::DEVICE)?;
     }
     Ok(table)
+}
+
+#[inline(never)]
+fn map<P: TableMemory + Maintenance>(
+    table: &mut Stage2<P>,
+    range: IpaRange,
+    attributes: Attributes,
+) -> Result<(), Error> {
+    table.map(range, physical(range.start()), attributes)
 }
 
 /// Partitions see memory where it is.

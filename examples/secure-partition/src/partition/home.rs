@@ -81,12 +81,12 @@ impl Home {
         const ADD_X0_1: u32 = 0x9100_0400;
         const RET: u32 = 0xd65f_03c0;
         let code = (&raw const self.shared().code).cast_mut();
-        // SAFETY: nobody reads or calls it yet. The function must be in memory where fetches find it, and no older
-        // instruction may be: clean the line, DSB, invalidate, DSB, ISB.
-        unsafe {
-            code.write_volatile([ADD_X0_1, RET]);
-            asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", "dsb ish", "isb", in(reg) code, options(nostack));
-        }
+        // SAFETY: inside the partition's own page; nobody reads or calls it yet.
+        unsafe { code.write_volatile([ADD_X0_1, RET]) };
+        // The function must be in memory where fetches find it (DC, which the first DSB completes), and no older instruction
+        // may be found (IC, which the second one completes; the ISB drops what was fetched).
+        // SAFETY: maintenance of a line of this page.
+        unsafe { asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", "dsb ish", "isb", in(reg) code, options(nostack)) };
     }
 
     /// Uses the first block: its data (the stack anyway), its code. What a transaction that splits the block must not

@@ -51,15 +51,14 @@ pub enum Access {
 pub fn must_fault(ranges: &[IpaRange], access: Access) -> Result<(), Answer> {
     for range in ranges {
         for address in [range.start().0, range.end().0 - PAGE_SIZE] {
+            let probe = match access {
+                Access::Read => probe_read,
+                Access::Write => probe_write,
+                Access::Execute => probe_execute,
+            };
             // SAFETY: a store that goes through against all expectation changes memory that no Rust object is in; a fetch
             // that does, ends the partition or the test. Faults are answered in entry.S.
-            let faulted = unsafe {
-                match access {
-                    Access::Read => probe_read(address),
-                    Access::Write => probe_write(address),
-                    Access::Execute => probe_execute(address),
-                }
-            };
+            let faulted = unsafe { probe(address) };
             if faulted == 0 {
                 return Err(Answer::Failed(Failure::Permitted, address));
             }

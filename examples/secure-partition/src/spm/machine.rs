@@ -52,7 +52,7 @@ impl World for Board {
         let from = pointer(page).cast::<u64>();
         for (n, bytes) in into.chunks_exact_mut(8).enumerate() {
             // SAFETY: inside the page. Volatile: the partition may be writing there, so nothing may be read twice.
-            let word = unsafe { from.add(n).read_volatile() };
+            let word = unsafe { from.wrapping_add(n).read_volatile() };
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
     }
@@ -61,7 +61,7 @@ impl World for Board {
         let to = pointer(page);
         for (n, &byte) in bytes.iter().take(PAGE).enumerate() {
             // SAFETY: inside the page. Volatile: the partition may be reading there.
-            unsafe { to.add(n).write_volatile(byte) };
+            unsafe { to.wrapping_add(n).write_volatile(byte) };
         }
     }
 }

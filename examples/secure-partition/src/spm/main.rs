@@ -156,12 +156,11 @@ impl Spm {
             // The VMIDs were made for the features that the table has, so that it takes them all.
             let _ = table.write().set_vmid(vmid);
         }
-        // SAFETY: both tables live as long as the machine, and no partition runs on this CPU now. The exception return
-        // into the partition synchronises the registers.
-        unsafe {
-            SecureNonSecureIpa::set_table(self.non_secure.vttbr());
-            Secure::set_table(table.read().vttbr());
-        }
+        // SAFETY: the table lives as long as the machine, and no partition runs on this CPU now. The exception return into
+        // the partition synchronises the registers.
+        unsafe { SecureNonSecureIpa::set_table(self.non_secure.vttbr()) };
+        // SAFETY: as above.
+        unsafe { Secure::set_table(table.read().vttbr()) };
     }
 }
 

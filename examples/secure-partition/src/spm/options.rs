@@ -21,6 +21,17 @@ enum Bbm {
     Direct,
 }
 
+impl Bbm {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "break" => Some(Self::Break),
+            "direct" => Some(Self::Direct),
+            _ => None,
+        }
+    }
+}
+
 impl Options {
     /// Reads the command line. A word that makes no sense ends the machine, with a sentence that names it.
     pub fn read() -> Self {
@@ -28,9 +39,7 @@ impl Options {
         let mut options = Self { bbm: Bbm::Auto, moves: 10_000, seed: 1 };
         for word in semihosting::command_line(&mut buffer).split_ascii_whitespace() {
             let understood = match word.split_once('=') {
-                Some(("bbm", "auto")) => Some(options.bbm = Bbm::Auto),
-                Some(("bbm", "break")) => Some(options.bbm = Bbm::Break),
-                Some(("bbm", "direct")) => Some(options.bbm = Bbm::Direct),
+                Some(("bbm", name)) => Bbm::named(name).map(|bbm| options.bbm = bbm),
                 Some(("moves", number)) => number.parse().ok().map(|number| options.moves = number),
                 Some(("seed", number)) => number.parse().ok().map(|number| options.seed = number),
                 // The image's own name comes first.
