@@ -1,10 +1,11 @@
-//! How much code some functions of an image add, and how much stack a call of them takes: read from the linked image.
+//! How much code a library adds to an image, and how much stack a call of it takes: read from the linked image.
 //!
-//! The code is that of the given functions and of all that they call, by the branches in their instructions; what was
-//! inlined into them counts, whosever it was, and what others of the image call as well counts too. So it is an upper bound
-//! for the library behind them. The stack is that of the deepest chain of calls, by the instructions that move SP; functions
-//! that call themselves through one another are counted as often as a table has levels, since the engine's recursion
-//! follows the levels of its tables. Calls through pointers can't be followed: they are listed.
+//! The code is that of the library's functions that its user calls, and of all that they call in turn, by the branches in
+//! their instructions; what was inlined into them counts, whosever it was, and so does what others call as well. What of
+//! the library was inlined into its user does not count, so its entry points should not be inlined. The stack is that of
+//! the deepest chain of calls from an entry point on, by the instructions that move SP; functions that call themselves,
+//! also through one another, are counted as often as a table has levels, since the engine's recursion follows the levels of
+//! its tables. Calls through pointers can't be followed: they are listed.
 
 use anyhow::{Context, Result, ensure};
 use object::read::elf::{ElfFile64, FileHeader};
@@ -32,20 +33,23 @@ pub struct CodeSize {
     pub text: u64,
     /// Each function, the largest first: its name, bytes of code, bytes of stack of its own.
     pub functions: Vec<(String, u64, u64)>,
-    /// For each function that was asked for: its name, and bytes of stack that a call of it takes.
+    /// For each entry point: its name, and bytes of stack that a call of it takes.
     pub stack: Vec<(String, u64)>,
     /// Functions that call through pointers.
     pub indirect: Vec<String>,
 }
 
-/// Measures the functions whose demangled names `wanted` accepts, with all that they call.
+/// Measures the functions that `is_library` accepts and that are called by those that `is_user` accepts, by their demangled
+/// names, with all that they call.
 ///
 /// # Errors
 /// If `elf` is no ELF with a symbol table, or there is no such function.
-pub fn measure(elf: &[u8], wanted: impl Fn(&str) -> bool) -> Result<CodeSize> {
+pub fn measure(elf: &[u8], is_user: impl Fn(&str) -> bool, is_library: impl Fn(&str) -> bool) -> Result<CodeSize> {
     let functions = functions(elf)?;
-    let roots: Vec<u64> =
-        functions.iter().filter(|(_, function)| wanted(&function.name)).map(|(&address, _)| address).collect();
+    let called: BTreeSet<u64> =
+        functions.values().filter(|function| is_user(&function.name)).flat_map(|user| user.calls.clone()).collect();
+    let is_entry = |address: &u64| functions.get(address).is_some_and(|function| is_library(&function.name));
+    let roots: Vec<u64> = called.into_iter().filter(is_entry).collect();
     ensure!(!roots.is_empty(), "the image has none of the functions to measure");
     let mut reached = BTreeSet::new();
     let mut todo = roots.clone();
@@ -225,6 +229,6 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_refused() {
-        assert!(measure(b"not an ELF", |_| true).is_err());
+        assert!(measure(b"not an ELF", |_| true, |_| true).is_err());
     }
 }

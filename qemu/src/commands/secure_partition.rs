@@ -15,7 +15,10 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const PACKAGE: &str = "secure-partition";
+/// The example's package.
+pub const PACKAGE: &str = "secure-partition";
+/// Its feature for the bare-metal images.
+pub const FEATURE: &str = "image";
 /// The example's images: the manager, which QEMU starts at EL3, and the partitions' program.
 const SPM: &str = "spm";
 const PARTITION: &str = "partition";
@@ -62,12 +65,26 @@ pub fn secure_partition(workspace: &Workspace, options: &SecurePartition) -> Res
     Ok(status)
 }
 
+/// What `cargo hv test` runs: the moves, by either way to change a size, and the limits of the engine's size.
+pub fn checks() -> [SecurePartition; 3] {
+    let moves = |bbm| SecurePartition {
+        size: false,
+        bbm,
+        moves: 10_000,
+        seed: 1,
+        cpu: "max".into(),
+        qemu: std::env::var_os("HV_QEMU").map(PathBuf::from),
+        timeout: None,
+    };
+    [moves(Bbm::Direct), moves(Bbm::Break), SecurePartition { size: true, ..moves(Bbm::Auto) }]
+}
+
 /// Builds both images and returns their folder.
 fn build(workspace: &Workspace) -> Result<PathBuf> {
     let toolchain = Toolchain::find_or_install(workspace)?;
     let step = Step::begin("Building the secure-partition example");
     let mut command = toolchain.cargo("build");
-    command.args(["--profile", PROFILE, "--package", PACKAGE, "--features", "image", "--bin", SPM, "--bin", PARTITION]);
+    command.args(["--profile", PROFILE, "--package", PACKAGE, "--features", FEATURE, "--bin", SPM, "--bin", PARTITION]);
     run_cargo(workspace, command, &step).context("the example does not build")?;
     step.done("built");
     Ok(build_folder(workspace)?.join(TARGET).join(PROFILE))
@@ -97,9 +114,10 @@ fn machine(images: &Path, options: &SecurePartition) -> Result<Machine> {
 /// Prints how large the engine is in the example, and how deep its calls go.
 fn size(image: &Path) -> Result<Status> {
     let bytes = std::fs::read(image).with_context(|| format!("can't read {}", image.display()))?;
-    // `tables.rs` is the only file of the example that calls the engine, and none of its functions is inlined.
-    let measured = code_size::measure(&bytes, |name| name.contains("secure_partition::tables::"))?;
-    println!("The engine in {}, with all that it calls (opt-level s):", image.display());
+    // `tables.rs` is where the example calls the engine.
+    let is_user = |name: &str| name.contains("secure_partition::tables::");
+    let measured = code_size::measure(&bytes, is_user, |name| name.trim_start_matches('<').starts_with("stage2::"))?;
+    println!("The engine in {}, with all that it calls (opt-level s, feature `small`):", image.display());
     println!("{:>7} {:>6}  function", "code", "stack");
     for (name, code, stack) in &measured.functions {
         println!("{code:>7} {stack:>6}  {name}");

@@ -1,5 +1,6 @@
 //! `cargo hv test`: everything that CI checks.
 
+use crate::commands::secure_partition;
 use crate::ending::Status;
 use crate::images::{self, Image};
 use crate::progress::Step;
@@ -93,7 +94,10 @@ pub fn test(workspace: &Workspace) -> Result<Status> {
             command.args(["--package", package, kind, "--", "-D", "warnings"]);
             images::run_cargo(workspace, command, step)?;
         }
-        Ok(ONE)
+        let mut command = toolchain.cargo("clippy");
+        command.args(["--package", secure_partition::PACKAGE, "--features", secure_partition::FEATURE]);
+        command.args(["--bins", "--", "-D", "warnings"]);
+        images::run_cargo(workspace, command, step).map(|()| ONE)
     });
     check("Documentation", &mut |step| {
         let mut command = host(&["doc", "--no-deps"]);
@@ -115,7 +119,18 @@ pub fn test(workspace: &Workspace) -> Result<Status> {
         let exclude = ["--exclude", SYSTEM_TESTS, "--exclude", BARE_METAL];
         tests(host(&[&["test", "--workspace", "--no-fail-fast"], &exclude[..]].concat()), step)
     });
+    check("A crate that embeds the engine", &mut |step| {
+        tests(host(&["test", "--manifest-path", "tests/embedder/Cargo.toml"]), step)
+    });
     if ready {
+        check("The engine embedded at S-EL2", &mut |_| {
+            let mut tally = Tally::default();
+            for options in secure_partition::checks() {
+                let passed = secure_partition::secure_partition(workspace, &options)? == Status::Success;
+                tally.add(Tally { passed: passed.into(), failed: (!passed).into() });
+            }
+            Ok(tally)
+        });
         check("Tests that boot machines", &mut |step| {
             tests(host(&["test", "--package", SYSTEM_TESTS, "--no-fail-fast"]), step)
         });
