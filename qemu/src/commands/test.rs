@@ -119,6 +119,9 @@ pub fn test(workspace: &Workspace) -> Result<Status> {
         let exclude = ["--exclude", SYSTEM_TESTS, "--exclude", BARE_METAL];
         tests(host(&[&["test", "--workspace", "--no-fail-fast"], &exclude[..]].concat()), step)
     });
+    check("The engine, built for size", &mut |step| {
+        tests(host(&["test", "--package", ENGINE, "--features", "small", "--lib", "--test", "engine"]), step)
+    });
     check("A crate that embeds the engine", &mut |step| {
         tests(host(&["test", "--manifest-path", "tests/embedder/Cargo.toml"]), step)
     });
