@@ -84,8 +84,8 @@ impl<W: World> Service<W> {
         look(&self.state.lock().relayer)
     }
 
-    /// Serves a call given by its registers, and returns what it returns in them. For what this file does not serve, see
-    /// [`decode`].
+    /// Serves a call and says what it returns. [`decode`] reads calls from registers; those that switch contexts are none of
+    /// these.
     pub fn call(&self, caller: Partition, call: &Interface) -> Interface {
         self.serve(caller, call).unwrap_or_else(error)
     }
@@ -283,8 +283,8 @@ fn features(feature: Feature) -> Result<Interface, FfaError> {
             | MsgSendDirectResp64 | MemDonate32 | MemDonate64 | MemLend32 | MemLend64 | MemShare32 | MemShare64
             | MemRetrieveResp | MemRelinquish | MemReclaim | ConsoleLog32 | ConsoleLog64,
         ) => Ok(with(SuccessArgsFeatures::default())),
-        // Retrieved once by each borrower (bits 7:0 of the second property: the count is 2^0).
-        Feature::FuncId(MemRetrieveReq32 | MemRetrieveReq64) => Ok(with(SuccessArgsFeatures::default())),
+        // Second property, bits 7:0: a borrower retrieves a region at most 2^(0 + 1) - 1 times, which is once.
+        Feature::FuncId(MemRetrieveReq32 | MemRetrieveReq64) => Ok(with(SuccessArgsFeatures { properties: [0, 0] })),
         _ => Err(NotSupported),
     }
 }

@@ -50,7 +50,7 @@ static SPM: Once<Spm> = Once::new();
 static READY: AtomicUsize = AtomicUsize::new(0);
 static GO: AtomicUsize = AtomicUsize::new(0);
 static FINISHED: AtomicUsize = AtomicUsize::new(0);
-/// Moves of each kind and pages, of all CPUs; a failure is `u64::MAX` moves of the first kind.
+/// Donations, loans, shares and pages moved, of all CPUs.
 static MOVED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
 /// Where every CPU comes from boot.S, with the MMU on and a stack of its own.

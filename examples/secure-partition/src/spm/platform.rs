@@ -6,7 +6,10 @@ use stage2::aarch64::{El2, Secure};
 use stage2::pool::StaticPool;
 use stage2::{Counters, Dsb, Event, Identity, Maintenance, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
 
-/// Table frames: 64 of 4 KiB.
+/// Table frames in the pool.
+pub const FRAMES: usize = 64;
+
+/// All table frames: the root of each table, and a table for each 2 MiB block that is split.
 pub static POOL: StaticPool<1> = StaticPool::new();
 
 static COUNTERS: [Counters; CPUS] = [const { Counters::new() }; CPUS];

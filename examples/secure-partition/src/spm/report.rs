@@ -1,7 +1,7 @@
 //! What happened, and whether that is what had to.
 
 use crate::console::say;
-use crate::platform::{POOL, Platform, count};
+use crate::platform::{FRAMES, POOL, Platform, count};
 use crate::runner::{DENIED, WINDOWS_SEEN};
 use crate::{MOVED, Spm};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +53,7 @@ pub fn print(spm: &Spm) -> bool {
     );
     let tables = &spm.service.world().tables;
     let now = Baseline::of(tables);
-    say!("table frames in use {} at first, {} now", 64 - spm.baseline.frames, 64 - now.frames);
+    say!("table frames in use {} at first, {} now", FRAMES - spm.baseline.frames, FRAMES - now.frames);
     let (pending, owned) = spm.service.with_relayer(|relayer| {
         (relayer.pending(), Partition::ALL.map(|partition| relayer.ledger().pages_of(partition) as u64))
     });
