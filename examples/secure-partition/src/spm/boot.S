@@ -21,6 +21,9 @@ _start:
     mrs     x0, CurrentEL
     cmp     x0, #(3 << 2)
     b.ne    park
+    mrs     x0, id_aa64pfr0_el1
+    tst     x0, #(0xf << 36)
+    b.eq    no_secure_el2
     ldr     x0, =SCR_EL3_VALUE
     msr     scr_el3, x0
     msr     cptr_el3, xzr
@@ -64,9 +67,30 @@ secure_el2:
     mov     x0, x19
     bl      main
 
+// ID_AA64PFR0_EL1.SEL2 is 0: there is nowhere to go. Says so on the UART, and ends the machine with status 3 (semihosting).
+no_secure_el2:
+    mrs     x0, mpidr_el1
+    tst     x0, #0xff
+    b.ne    park
+    adr     x0, no_secure_el2_text
+    mov     x1, #0x09000000
+1:  ldrb    w2, [x0], #1
+    cbz     w2, 2f
+    str     w2, [x1]
+    b       1b
+2:  mov     x0, #0x18
+    adr     x1, no_secure_el2_exit
+    hlt     #0xf000
 park:
     wfe
     b       park
+
+.balign 8
+no_secure_el2_exit:
+    .quad   0x20026, 3
+no_secure_el2_text:
+    .asciz  "[spm] this CPU has no Secure EL2 (FEAT_SEL2); QEMU's `max` has\r\n[spm] end: refused\r\n"
+.balign 4
 
 // The SPM's own map: each 2 MiB block that it uses, at its physical address (linker/secure-partition-spm.ld).
 .equ BLOCK, 1
