@@ -2,6 +2,7 @@
 
 use crate::span::{Span, intersection};
 use crate::translation::{Translation, is_leaf, is_table};
+use core::cell::Cell;
 use core::ops::Range;
 use rustc_hash::FxHashMap;
 use stage2::geometry::ENTRIES;
@@ -78,6 +79,8 @@ impl Frame {
 pub(crate) struct Memory {
     frames: Vec<Frame>,
     by_address: FxHashMap<u64, FrameId>,
+    /// The last one found: most accesses stay in one table.
+    last: Cell<(u64, FrameId)>,
     /// Single frames of the pool that were used and given back.
     free: Vec<FrameId>,
     pool_end: u64,
@@ -92,6 +95,7 @@ impl Memory {
         Self {
             frames: Vec::new(),
             by_address: FxHashMap::default(),
+            last: Cell::new((u64::MAX, 0)),
             free: Vec::new(),
             pool_end: POOL,
             in_use: 0,
@@ -109,7 +113,13 @@ impl Memory {
     }
 
     pub fn find(&self, address: PhysAddr) -> Option<FrameId> {
-        self.by_address.get(&address.0).copied()
+        let (known, id) = self.last.get();
+        if known == address.0 {
+            return Some(id);
+        }
+        let id = *self.by_address.get(&address.0)?;
+        self.last.set((address.0, id));
+        Some(id)
     }
 
     pub fn in_use(&self) -> usize {

@@ -77,9 +77,9 @@ fn ranges(middle: u64) -> impl Strategy<Value = IpaRange> {
         // Runs of sixteen pages.
         6 => (0..256u64, 1..34u64).prop_map(move |(run, n)| range(middle - 8 * MIB + (run << 16), middle - 8 * MIB + ((run + n) << 16))),
         // Blocks.
-        6 => (0..18u64, 1..20u64).prop_map(move |(block, n)| range(low + 2 * MIB * block, low + 2 * MIB * (block + n))),
+        6 => (0..18u64, 1..8u64).prop_map(move |(block, n)| range(low + 2 * MIB * block, low + 2 * MIB * (block + n))),
         // Ragged edges far apart.
-        3 => (1..511u64, 1..2048u64).prop_map(move |(a, b)| {
+        3 => (1..511u64, 1..1024u64).prop_map(move |(a, b)| {
             range(middle - 6 * MIB + a * PAGE_SIZE, middle - 4 * MIB + b * PAGE_SIZE)
         }),
         // Runs of sixteen blocks.
