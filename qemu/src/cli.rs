@@ -32,6 +32,7 @@ Examples:
   cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
   cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
   cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
+  cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
   cargo hv linux --audit --run 'sha256sum /hv/busybox'
   cargo hv payload                            the EL1 test suite
   cargo hv secure-partition                   the engine in another program: a secure-partition manager at S-EL2
@@ -61,6 +62,8 @@ pub enum Command {
     SecurePartition(SecurePartition),
     /// Check on Linux that no dirty page is missed: every mechanism, 1, 2 and 4 CPUs, with and without FEAT_BBM
     Audit(Audit),
+    /// Let the oracle judge the events that `cargo hv linux --oracle --events FILE` has kept
+    Replay(Replay),
     /// Run every check there is: format, lints, docs, host tests, system tests
     Test,
     /// Print what is installed, what is missing, and what would be done about it
@@ -125,6 +128,15 @@ pub struct Services {
     /// Split all memory to pages and collapse it again, at least so often, one round every --every seconds
     #[arg(long, value_name = "ROUNDS", conflicts_with_all = ["dirty", "audit"])]
     pub split_storm: Option<u64>,
+    /// Split, protect and collapse ranges of the guest's memory at random, every --every seconds
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["dirty", "audit", "split_storm"])]
+    pub churn: Option<u64>,
+    /// Log everything that the engine does, and let the oracle judge it at the end (slow)
+    #[arg(long)]
+    pub oracle: bool,
+    /// Keep the oracle's log in a file, for `cargo hv replay`
+    #[arg(long, value_name = "FILE", requires = "oracle")]
+    pub events: Option<PathBuf>,
     /// Keep a CPU back for management [default: on if a service is used]
     #[arg(long, value_enum, value_name = "on|off")]
     pub manager: Option<Switch>,
@@ -150,7 +162,8 @@ impl Services {
             !self.eager || mechanism == Some(Mechanism::WriteProtectEager),
             "--eager belongs to --dirty write-protect"
         );
-        let used = mechanism.is_some() || !self.protect.is_empty() || self.split_storm.is_some();
+        let changes = self.split_storm.is_some() || self.churn.is_some();
+        let used = mechanism.is_some() || !self.protect.is_empty() || changes || self.oracle;
         match self.manager {
             Some(Switch::Off) if used => {
                 anyhow::bail!("--manager off leaves nobody to do what is asked for: leave it out")
@@ -168,6 +181,8 @@ impl Services {
             audit: self.audit,
             rounds: self.rounds,
             storm: self.split_storm,
+            churn: self.churn,
+            events: self.events.clone(),
             drop_dirty: self.drop_dirty,
         }))
     }
@@ -259,6 +274,14 @@ pub struct Audit {
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
     #[arg(long, value_name = "PATH", env = "HV_QEMU")]
     pub qemu: Option<PathBuf>,
+}
+
+/// `cargo hv replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `cargo hv doctor`.

@@ -1,4 +1,4 @@
-//! Building the two images: the hypervisor and the payload.
+//! Building the images: the hypervisor and the payload.
 
 use crate::flatten::flatten;
 use crate::progress::Step;
@@ -17,6 +17,8 @@ pub const PROFILE: &str = "image";
 pub enum Image {
     /// The EL2 image.
     Hypervisor,
+    /// The EL2 image that keeps the engine's events for the oracle.
+    EventKeeper,
     /// The EL1 test suite.
     Payload,
 }
@@ -25,7 +27,7 @@ impl Image {
     /// Its Cargo package.
     pub fn package(self) -> &'static str {
         match self {
-            Self::Hypervisor => "hypervisor",
+            Self::Hypervisor | Self::EventKeeper => "hypervisor",
             Self::Payload => "guest-payload",
         }
     }
@@ -33,9 +35,14 @@ impl Image {
     /// Its binary in that package.
     pub fn binary(self) -> &'static str {
         match self {
-            Self::Hypervisor => "unbroken",
+            Self::Hypervisor | Self::EventKeeper => "unbroken",
             Self::Payload => "guest-payload",
         }
+    }
+
+    /// Its Cargo features, and what its file's name says of them.
+    fn features(self) -> Option<&'static str> {
+        (self == Self::EventKeeper).then_some("events")
     }
 }
 
@@ -49,11 +56,13 @@ pub fn build(workspace: &Workspace, image: Image) -> Result<PathBuf> {
     let step = Step::begin(format!("Building {}", image.binary()));
     let mut command = toolchain.cargo("build");
     command.args(["--profile", PROFILE, "--package", image.package(), "--bin", image.binary()]);
+    command.args(image.features().map(|features| format!("--features={features}")));
     run_cargo(workspace, command, &step).with_context(|| format!("{} does not build", image.binary()))?;
     let elf = target.join(TARGET).join(PROFILE).join(image.binary());
     let bytes = std::fs::read(&elf).with_context(|| format!("can't read {}", elf.display()))?;
     let flat = flatten(&bytes).with_context(|| format!("{} can't be made into an Image", elf.display()))?;
-    let path = workspace.folder("images")?.join(format!("{}.img", image.binary()));
+    let suffix = image.features().map_or(String::new(), |features| format!("-{features}"));
+    let path = workspace.folder("images")?.join(format!("{}{suffix}.img", image.binary()));
     write_whole(&path, &flat)?;
     step.done(&format!("{} KiB", flat.len().div_ceil(1024)));
     Ok(path)

@@ -9,6 +9,7 @@ pub mod code_size;
 pub mod commands;
 pub mod console;
 pub mod ending;
+pub mod events;
 mod flatten;
 pub mod guest_kernel;
 pub mod images;

@@ -7,6 +7,8 @@
 #![no_std]
 
 #[cfg(feature = "manager")]
+pub mod events;
+#[cfg(feature = "manager")]
 pub mod manager;
 
 /// Function identifiers.

@@ -9,7 +9,7 @@ use crc::{CRC_32_ISO_HDLC, Crc};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. Hosts and hypervisors of different versions do not talk.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The most bytes that a message may take before it is framed.
 pub const MAX_MESSAGE: usize = 4096;
@@ -97,8 +97,18 @@ pub enum Request {
     Thaw,
     /// Splits all of the guest's memory to pages and collapses it again: [`Reply::Done`].
     Storm,
+    /// Splits, protects and collapses ranges of the guest's memory at random, so many times: [`Reply::Done`].
+    Churn {
+        /// What the choice comes from.
+        seed: u64,
+        /// How often.
+        changes: u32,
+    },
     /// What the engine has done on all CPUs: [`Reply::Counter`], then [`Reply::Done`].
     Counters,
+    /// The engine's events so far that were not asked for yet, where the hypervisor keeps them (its feature `events`):
+    /// [`Reply::Events`], then [`Reply::EventsLeft`].
+    Events,
     /// Answers after so many milliseconds, or as soon as the guest has ended: [`Reply::Waited`].
     Wait {
         /// Milliseconds.
@@ -208,6 +218,13 @@ pub enum Reply<'a> {
         /// Stores that there was no room for.
         lost: u64,
     },
+    /// Records of the engine's event log ([`crate::events`]), in the order of the events.
+    Events(#[serde(borrow)] &'a [u8]),
+    /// The last answer to [`Request::Events`].
+    EventsLeft {
+        /// Events that there was no room for: the log has a hole.
+        lost: u64,
+    },
     /// How often something has happened.
     Counter {
         /// What.
@@ -231,7 +248,10 @@ impl Reply<'_> {
     /// Whether nothing more comes for the request.
     #[must_use]
     pub const fn is_last(&self) -> bool {
-        !matches!(self, Self::Memory { .. } | Self::Pages(_) | Self::Store { .. } | Self::Counter { .. })
+        !matches!(
+            self,
+            Self::Memory { .. } | Self::Pages(_) | Self::Store { .. } | Self::Counter { .. } | Self::Events(_)
+        )
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, this_cpu};
 use crate::el2::crash;
+use crate::el2::events;
 use crate::el2::frames::FRAMES;
 use crate::el2::gic;
 use crate::el2::guest::Guest;
@@ -12,11 +13,12 @@ use alloc::vec::Vec;
 use hypervisor::machine::Machine;
 use hypervisor::options::{Options, SizeChangeChoice};
 use hypervisor::range::{PhysRange, merged};
+use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
 use spin::{Once, RwLock};
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
     Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
-    PAGE_SIZE, PhysAddr, Slot, Stage2, TableMemory, Tlbi, Vmid,
+    PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Vmid,
 };
 
 /// The engine's doors to this machine.
@@ -28,38 +30,45 @@ pub struct Platform;
 unsafe impl TableMemory for Platform {
     #[inline(always)]
     fn allocate(&self, frames: usize) -> Option<PhysAddr> {
-        FRAMES.allocate(frames as u64, frames as u64)
+        let allocate = || FRAMES.allocate(frames as u64, frames as u64);
+        events::ordered(allocate, |first| first.map(|first| Record::allocate(first.0, frames)))
     }
 
     unsafe fn free(&self, first: PhysAddr, frames: usize) {
-        for frame in 0..frames as u64 {
-            // SAFETY: the caller's promise, frame by frame.
-            unsafe { FRAMES.free(first.offset(frame * PAGE_SIZE)) };
-        }
+        let free = || {
+            for frame in 0..frames as u64 {
+                // SAFETY: the caller's promise, frame by frame.
+                unsafe { FRAMES.free(first.offset(frame * PAGE_SIZE)) };
+            }
+        };
+        events::ordered(free, |()| Some(Record::free(first.0, frames)));
     }
 
     #[inline(always)]
     unsafe fn load(&self, slot: Slot) -> u64 {
         // SAFETY: the caller's promise; frames are identity mapped.
-        unsafe { Identity::load(slot) }
+        events::load(|| unsafe { Identity::load(slot) }, |value| Record::load(slot.table.0, slot.index, value))
     }
 
     #[inline(always)]
     unsafe fn store(&self, slot: Slot, value: u64) {
         // SAFETY: the caller's promise; frames are identity mapped.
-        unsafe { Identity::store(slot, value) };
+        let store = || unsafe { Identity::store(slot, value) };
+        events::stored(store, |()| Some(Record::store(slot.table.0, slot.index, value)));
     }
 
     #[inline(always)]
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
         // SAFETY: the caller's promise; frames are identity mapped.
-        unsafe { Identity::compare_exchange(slot, old, new) }
+        let exchange = || unsafe { Identity::compare_exchange(slot, old, new) };
+        events::stored(exchange, |done| done.is_ok().then(|| Record::exchange(slot.table.0, slot.index, old, new)))
     }
 
     #[inline(always)]
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
         // SAFETY: the caller's promise; frames are identity mapped.
-        unsafe { Identity::fill(table, first, step) };
+        let fill = || unsafe { Identity::fill(table, first, step) };
+        events::stored(fill, |()| Some(Record::fill(table.0, first, step)));
     }
 }
 
@@ -68,17 +77,36 @@ unsafe impl TableMemory for Platform {
 unsafe impl Maintenance for Platform {
     #[inline(always)]
     fn dsb(&self, barrier: Dsb) {
-        El2::<NonSecure>::dsb(barrier);
+        let execute = || El2::<NonSecure>::dsb(barrier);
+        events::ordered(execute, |()| {
+            Some(Record::barrier(match barrier {
+                Dsb::IshSt => Barrier::IshSt,
+                Dsb::Ish => Barrier::Ish,
+                Dsb::Nsh => Barrier::Nsh,
+            }))
+        });
     }
 
     #[inline(always)]
     fn isb(&self) {
         El2::<NonSecure>::isb();
+        events::push(Record::isb);
     }
 
     #[inline(always)]
-    fn tlbi(&self, _vmid: Vmid, tlbi: Tlbi) {
-        El2::<NonSecure>::tlbi(tlbi);
+    fn tlbi(&self, vmid: Vmid, tlbi: Tlbi) {
+        let execute = || El2::<NonSecure>::tlbi(tlbi);
+        events::ordered(execute, |()| {
+            let is_broadcast = |scope| scope == Scope::Broadcast;
+            let invalidation = match tlbi {
+                Tlbi::Ipa { ipa, scope } => Invalidation::Ipas2E1 { ipa: ipa.0, broadcast: is_broadcast(scope) },
+                Tlbi::Range { base, scale, num } => Invalidation::Ripas2E1 { base: base.0, scale, num },
+                Tlbi::VaLocal { va } => Invalidation::Vaae1 { va },
+                Tlbi::VmallE1(scope) => Invalidation::VmallE1 { broadcast: is_broadcast(scope) },
+                Tlbi::VmallS12E1(scope) => Invalidation::VmallS12E1 { broadcast: is_broadcast(scope) },
+            };
+            Some(Record::tlbi(vmid.get(), invalidation))
+        });
     }
 
     #[inline(always)]
@@ -114,9 +142,11 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
     let devices = merged(devices.filter_map(|range| range.grown_to(PAGE_SIZE)).collect());
     let ipa_bits = ipa_bits(guest.memory.iter().chain(&devices), features.pa_bits);
     let config = Config { hardware_dirty, ipa_bits, ..Config::new(vmid, features) };
-    let mut table = Stage2::new(Platform, config)?;
+    events::prepare();
+    let mut table = events::fallible(Call::New, None, || Stage2::new(Platform, config))?;
     let (vttbr, vtcr) = (table.vttbr(), table.vtcr());
     let root = (PhysAddr(vttbr & 0x0000_ffff_ffff_f000), table.geometry().root_tables());
+    events::push(|| Record::attach(vmid.get(), ipa_bits, root.0.0));
     // TLBIs act on the VMID that VTTBR_EL2 holds; mapping may need some.
     set_registers(vttbr, vtcr);
 
@@ -180,7 +210,7 @@ fn grant(machine: &Machine, address: u64) -> Result<PhysRange, Refusal> {
 
 fn map(table: &mut Stage2<Platform>, range: PhysRange, attributes: Attributes) -> Result<(), Error> {
     let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
-    table.map(ipas, PhysAddr(range.start()), attributes)
+    events::fallible(Call::Map, Some(ipas), || table.map(ipas, PhysAddr(range.start()), attributes))
 }
 
 fn report(table: &Stage2<Platform>) {
@@ -221,7 +251,7 @@ fn set_registers(vttbr: u64, vtcr: u64) {
 pub fn activate() {
     let Some(memory) = GUEST_MEMORY.get() else { return };
     set_registers(memory.vttbr, memory.vtcr);
-    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(stage2::Scope::Local));
+    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(Scope::Local));
     // The invalidation is complete before the guest is entered.
     El2::<NonSecure>::dsb(Dsb::Nsh);
 }
@@ -231,17 +261,30 @@ pub fn table() -> Option<&'static RwLock<Stage2<Platform>>> {
     GUEST_MEMORY.get().map(|memory| &memory.table)
 }
 
+/// The page that an abort is about, for the log of events.
+#[inline(always)]
+fn page_of(ipa: Ipa) -> Option<IpaRange> {
+    IpaRange::from_size(ipa.align_down(PAGE_SIZE), PAGE_SIZE).ok()
+}
+
 /// Lets the first store to a tracked page through, and says whether the store at `va` to `ipa` was that.
 #[inline(always)]
 pub fn first_write(ipa: Ipa, va: u64) -> bool {
     let Some(memory) = GUEST_MEMORY.get() else { return false };
-    cpu::with_fault_history(|history| memory.table.read().first_write(ipa, va, history))
+    events::make_room();
+    let table = memory.table.read();
+    let write = || cpu::with_fault_history(|history| table.first_write(ipa, va, history));
+    events::operation(Call::Fault, page_of(ipa), write, |_| true)
 }
 
 /// The engine's answer to a stage-2 abort of the executing CPU.
 pub fn fault(abort: &Abort) -> Outcome {
     let Some(memory) = GUEST_MEMORY.get() else { return Outcome::Unmapped };
-    let outcome = cpu::with_fault_history(|history| memory.table.read().fault(abort, history));
+    events::make_room();
+    let table = memory.table.read();
+    let answer = || cpu::with_fault_history(|history| table.fault(abort, history));
+    let outcome = events::operation(Call::Fault, page_of(abort.ipa), answer, |_| true);
+    drop(table);
     if outcome == Outcome::Stuck {
         stuck(abort);
     }
@@ -279,7 +322,7 @@ pub fn revoke() {
         unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
     }
     El2::<NonSecure>::dsb(Dsb::IshSt);
-    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(stage2::Scope::Broadcast));
+    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(Scope::Broadcast));
     // No translation is left on any CPU when this returns.
     El2::<NonSecure>::dsb(Dsb::Ish);
 }

@@ -4,7 +4,7 @@
 //! executed; below each stack lies a page that is not mapped at all.
 
 use crate::el2::boot::Refusal;
-use crate::el2::{cpu, registers};
+use crate::el2::{cpu, events, registers};
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
@@ -146,6 +146,7 @@ impl OwnMemory {
         let wanted = ram / 512 / 4 * 5 + FIXED;
         // The management core keeps a hash of 8 bytes for each page, and device memory.
         let wanted = if manager { wanted + ram / 512 + (1 << 20) } else { wanted };
+        let wanted = wanted + events::BYTES;
 
         let kept = machine.reserved.iter().copied();
         let modules = [Some(machine.kernel.range), machine.initrd.as_ref().map(|initrd| initrd.range), Some(tree)];

@@ -3,6 +3,8 @@
 use crate::cli::{Linux, Log};
 use crate::console::Extract;
 use crate::ending::{self, Status};
+use crate::events;
+use crate::images::Image;
 use crate::initramfs::{self, Command};
 use crate::manager::session::Summary;
 use crate::manager::show::Show;
@@ -27,7 +29,7 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     for file in [&options.kernel, &options.initrd].into_iter().flatten() {
         std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
     }
-    let plan = options.services.plan()?;
+    let mut plan = options.services.plan()?;
     anyhow::ensure!(
         plan.is_none() || !options.common.icount,
         "--icount counts the instructions of all CPUs together, and the management core never rests: use one of them"
@@ -36,8 +38,22 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
         !options.services.protect_late || options.run.is_some(),
         "--protect-late waits for a command: give one with --run"
     );
+    let oracle = options.services.oracle;
+    anyhow::ensure!(
+        !oracle || options.common.smp < events::MAX_CPUS,
+        "--oracle models {} CPUs, the management core included: use --smp {} or less",
+        events::MAX_CPUS,
+        events::MAX_CPUS - 1
+    );
+    let mut _removed_after_the_judgement = None;
+    if let Some(plan) = plan.as_mut().filter(|plan| oracle && plan.events.is_none()) {
+        let path = workspace.folder("images")?.join(format!("events-{}.bin", std::process::id()));
+        _removed_after_the_judgement = Some(Temporary(path.clone()));
+        plan.events = Some(path);
+    }
     let command = options.run.as_ref().map(Command::new);
-    let (emulator, mut machine) = super::prepare(workspace, &options.common)?;
+    let image = if oracle { Image::EventKeeper } else { Image::Hypervisor };
+    let (emulator, mut machine) = super::prepare(workspace, &options.common, image)?;
     let kernel = match &options.kernel {
         Some(kernel) => kernel.clone(),
         None => Guest::get(workspace)?.kernel,
@@ -61,7 +77,12 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let summary = session.map(manager::Running::finish).transpose();
     let status = status?;
     let Some(summary) = summary? else { return Ok(status) };
-    let good = tell(&summary);
+    let mut good = tell(&summary);
+    if let Some(path) = &summary.events {
+        let judgement = events::judge(path)?;
+        events::tell(&judgement);
+        good &= judgement.is_good();
+    }
     Ok(if good || !matches!(status, Status::Success | Status::Command(0)) { status } else { Status::Failure })
 }
 
@@ -91,6 +112,9 @@ fn tell(summary: &Summary) -> bool {
             of("invalid-windows"),
             of("fault-translation")
         );
+    }
+    if let Some(rounds) = summary.churn {
+        eprintln!("hv: {rounds} rounds of random changes of the table");
     }
     for failure in &summary.failures {
         eprintln!("hv: {failure}");

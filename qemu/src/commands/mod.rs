@@ -4,6 +4,7 @@ pub mod audit;
 pub mod doctor;
 pub mod linux;
 pub mod payload;
+pub mod replay;
 pub mod secure_partition;
 pub mod test;
 
@@ -14,14 +15,14 @@ use crate::setup::emulator::Emulator;
 use crate::workspace::Workspace;
 use anyhow::Result;
 
-/// A QEMU, and a machine with the hypervisor on it that is still without a guest, as the common options want it.
+/// A QEMU, and a machine with the hypervisor `image` on it that is still without a guest, as the common options want it.
 ///
 /// # Errors
 /// If an option makes no sense, or something can't be set up or built.
-fn prepare(workspace: &Workspace, common: &Common) -> Result<(Emulator, Machine)> {
+fn prepare(workspace: &Workspace, common: &Common, image: Image) -> Result<(Emulator, Machine)> {
     let emulator = Emulator::find_or_install(common.qemu.as_deref())?;
     emulator.check_cpu(&common.cpu)?;
-    let mut machine = Machine::new(images::build(workspace, Image::Hypervisor)?);
+    let mut machine = Machine::new(images::build(workspace, image)?);
     machine.cpu = common.cpu.clone();
     machine.gic = common.gic;
     machine.smp = common.smp;

@@ -16,7 +16,7 @@ const TIMEOUT: u64 = 300;
 /// # Errors
 /// If something can't be set up.
 pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
-    let (emulator, mut machine) = super::prepare(workspace, &options.common)?;
+    let (emulator, mut machine) = super::prepare(workspace, &options.common, Image::Hypervisor)?;
     let payload = images::build(workspace, Image::Payload)?;
     machine.append += " hypercalls=on";
     let bootargs = options.filter.as_ref().map_or_else(String::new, |filter| format!("filter={filter}"));

@@ -24,6 +24,10 @@ pub struct Plan {
     pub rounds: Option<u64>,
     /// Splits and collapses all of the guest's memory so often.
     pub storm: Option<u64>,
+    /// Changes the table at random, from this seed, as long as the guest runs.
+    pub churn: Option<u64>,
+    /// Where the engine's events go.
+    pub events: Option<PathBuf>,
     /// Every so manyth dirty page is left out, to show that an audit finds it.
     pub drop_dirty: Option<u64>,
 }

@@ -4,6 +4,7 @@ use super::link::{Gone, Link};
 use super::plan::Plan;
 use super::record::{PAGE, Record, Round};
 use super::show::Show;
+use crate::events::{Header, Writer};
 use anyhow::{Context, Result, ensure};
 use hypervisor_abi::manager::{Census, Findings, Mechanism, Reply, Request, VERSION, words};
 use std::collections::BTreeMap;
@@ -32,6 +33,10 @@ pub struct Summary {
     pub stores: Option<[u64; 3]>,
     /// Rounds of splitting and collapsing, and what the engine counted meanwhile.
     pub storm: Option<(u64, BTreeMap<String, u64>)>,
+    /// Rounds of random changes.
+    pub churn: Option<u64>,
+    /// Where the engine's events are.
+    pub events: Option<PathBuf>,
     /// What was asked for and did not happen, in sentences.
     pub failures: Vec<String>,
 }
@@ -69,6 +74,7 @@ pub struct Session {
     plan: Plan,
     show: Arc<Show>,
     stores: Option<BufWriter<File>>,
+    events: Option<Writer>,
     summary: Summary,
     memory: Vec<(u64, u64)>,
 }
@@ -109,7 +115,7 @@ impl Session {
                 stores = Some(file);
             }
         }
-        Ok(Self { plan, show, stores, summary: Summary::default(), memory: Vec::new() })
+        Ok(Self { plan, show, stores, events: None, summary: Summary::default(), memory: Vec::new() })
     }
 
     /// Does it all. A machine that ends early ends the session, which is no error.
@@ -118,6 +124,9 @@ impl Session {
     /// If the management core refuses, or a file can't be written.
     pub fn run(mut self, mut link: Link) -> Result<Summary> {
         let result = self.perform(&mut link);
+        if let Some(events) = self.events.take() {
+            self.summary.events = Some(events.finish()?);
+        }
         if let Some(file) = &mut self.stores {
             file.flush()?;
         }
@@ -156,24 +165,40 @@ impl Session {
         if let Some(mechanism) = self.plan.dirty {
             ended = self.log(link, mechanism)?;
         }
-        while self.summary.stores.is_some() && !ended {
-            ended = wait(link, self.plan.every)?;
-            self.take_stores(link)?;
+        if let Some(seed) = self.plan.churn {
+            self.churn(link, seed)?;
+            ended = true;
         }
+        while (self.summary.stores.is_some() || self.events.is_some()) && !ended {
+            ended = wait(link, self.plan.every)?;
+            if self.summary.stores.is_some() {
+                self.take_stores(link)?;
+            }
+            self.take_events(link)?;
+        }
+        self.take_events(link)?;
         link.ask(Request::Bye, |_| Ok(()))
     }
 
     fn hello(&mut self, link: &mut Link) -> Result<()> {
         let mut spoken = 0;
+        let mut header = None;
         link.ask(Request::Hello { version: VERSION }, |reply| {
             match reply {
                 Reply::Memory { start, end } => self.memory.push((start, end)),
-                Reply::Welcome { version, .. } => spoken = version,
+                Reply::Welcome { version, cpus, hardware_dirty, bbm } => {
+                    spoken = version;
+                    let cpus = u8::try_from(cpus + 1).unwrap_or(u8::MAX);
+                    header = Some(Header { bbm, hardware_dirty, cpus, lost: 0 });
+                }
                 _ => {}
             }
             Ok(())
         })?;
         ensure!(spoken == VERSION, "the hypervisor speaks version {spoken} of the protocol, and this tool {VERSION}");
+        if let (Some(path), Some(header)) = (&self.plan.events, header) {
+            self.events = Some(Writer::begin(path, header)?);
+        }
         Ok(())
     }
 
@@ -194,6 +219,7 @@ impl Session {
                 rounds += 1;
                 self.show.state(&format!("split all memory to pages and collapsed it again {rounds} times"));
             }
+            self.take_events(link)?;
             let mut counted = counters(link)?;
             for (name, value) in &mut counted {
                 *value -= before.get(name).copied().unwrap_or(0);
@@ -203,6 +229,36 @@ impl Session {
                 return Ok(());
             }
         }
+    }
+
+    /// Changes the table at random until the guest ends, then makes it as it was.
+    fn churn(&mut self, link: &mut Link, seed: u64) -> Result<()> {
+        /// Changes in a round.
+        const CHANGES: u32 = 32;
+        let mut rounds = 0;
+        while !wait(link, self.plan.every)? {
+            link.ask(Request::Churn { seed: seed.wrapping_add(rounds << 32), changes: CHANGES }, |_| Ok(()))?;
+            rounds += 1;
+            self.summary.churn = Some(rounds);
+            self.take_events(link)?;
+            // The stores that met a range of the churn's are nobody's news, but their pages are to be closed again.
+            link.ask(Request::Stores, |_| Ok(()))?;
+            self.show.state(&format!("changed the table at random {} times", rounds * u64::from(CHANGES)));
+        }
+        link.ask(Request::Churn { seed, changes: 0 }, |_| Ok(()))
+    }
+
+    /// Asks for the engine's events, if they are wanted.
+    fn take_events(&mut self, link: &mut Link) -> Result<()> {
+        let Some(events) = &mut self.events else { return Ok(()) };
+        link.ask(Request::Events, |reply| match reply {
+            Reply::Events(records) => events.add(records),
+            Reply::EventsLeft { lost } => {
+                events.lose(lost);
+                Ok(())
+            }
+            _ => Ok(()),
+        })
     }
 
     /// Logs until the guest ends, or there were rounds enough. Says whether the guest has ended.
@@ -246,11 +302,13 @@ impl Session {
                 ended = wait(link, self.plan.every / 2)?;
                 let harvest = self.take(link, Request::Harvest)?;
                 self.note(logging, harvest)?;
+                self.take_events(link)?;
             }
             let every = if self.plan.audit { self.plan.every / 2 } else { self.plan.every };
             ended = ended || wait(link, every)?;
             let harvest = self.take(link, if self.plan.audit { Request::Audit } else { Request::Harvest })?;
             self.note(logging, harvest)?;
+            self.take_events(link)?;
             if self.summary.stores.is_some() {
                 self.take_stores(link)?;
             }
@@ -375,6 +433,9 @@ impl Session {
             && self.plan.protect.is_empty()
         {
             fail(format!("the log's end has not restored the leaves: before {before:?}, after {after:?}"));
+        }
+        if self.plan.events.is_some() && summary.events.is_none() {
+            fail("the machine ended before its events could be taken".into());
         }
         if let Some(wanted) = self.plan.storm {
             let rounds = summary.storm.as_ref().map_or(0, |storm| storm.0);

@@ -16,7 +16,7 @@ pub struct Setup {
     pub bbm: BbmLevel,
     /// VTCR_EL2.HD: hardware marks descriptors with DBM at any moment.
     pub hardware_dirty: bool,
-    /// PEs, 1 to 4. Two show whether a local invalidation was enough: all that run no engine are alike.
+    /// PEs, 1 to 5. Two show whether a local invalidation was enough: all that run no engine are alike.
     pub pes: usize,
     /// Table frames that there are.
     pub frames: usize,
@@ -114,7 +114,7 @@ impl Model {
     ///
     /// # Panics
     ///
-    /// If `setup.pes` is not 1 to 4.
+    /// If `setup.pes` is not 1 to 5.
     #[must_use]
     pub fn new(setup: Setup) -> Self {
         Self { state: RefCell::new(State::new(setup)), pe: Cell::new(0), counters: Default::default() }

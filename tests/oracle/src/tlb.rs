@@ -11,7 +11,7 @@ use core::ops::Range;
 use std::collections::BTreeMap;
 
 /// PEs that the model can have.
-pub const MAX_PES: usize = 4;
+pub const MAX_PES: usize = 5;
 
 /// A set of PEs.
 pub(crate) type Mask = u8;

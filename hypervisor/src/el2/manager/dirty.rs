@@ -1,13 +1,15 @@
 //! The dirty log of all of the guest's memory: one of the engine's logs for each range of RAM.
 
+use crate::el2::events;
 use crate::el2::frames::FRAMES;
 use crate::el2::guest_memory::Platform;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
+use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
 use spin::RwLock;
-use stage2::{Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Stage2};
+use stage2::{Error, Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Permissions, Stage2};
 
 /// The guest's table.
 pub type Table = RwLock<Stage2<Platform>>;
@@ -37,7 +39,44 @@ fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
 
 /// Splits a range while the guest uses it.
 pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), String> {
-    pieces(range, PIECE).try_for_each(|piece| table.read().split(piece, to)).map_err(|error| error.to_string())
+    let split = |piece| {
+        let table = table.read();
+        events::fallible(Call::Split, Some(piece), || table.split(piece, to))
+    };
+    pieces(range, PIECE).try_for_each(split).map_err(|error| error.to_string())
+}
+
+/// Changes what the guest may do to a range.
+///
+/// # Errors
+///
+/// The engine's.
+pub fn protect(table: &Table, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+    let table = table.read();
+    events::fallible(Call::Protect, Some(range), || table.protect(range, permissions))
+}
+
+/// Stops every walk, or says why not.
+///
+/// # Errors
+///
+/// The engine's.
+pub fn freeze(table: &Table) -> Result<(), Error> {
+    exclusively(table, |table| events::fallible(Call::Freeze, None, || table.freeze()))
+}
+
+/// Lets walks go on.
+pub fn thaw(table: &Table) {
+    exclusively(table, |table| events::operation(Call::Thaw, None, || table.thaw(), |()| true));
+}
+
+/// Makes the leaves of a range as large as they can be, at once.
+///
+/// # Errors
+///
+/// The engine's.
+pub fn collapse_piece(table: &Table, range: IpaRange) -> Result<(), Error> {
+    exclusively(table, |table| events::fallible(Call::Collapse, Some(range), || table.collapse(range)))
 }
 
 /// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
@@ -49,10 +88,7 @@ pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -
         let whole = IpaRange::new(range.start().align_down(largest), end).map_err(|error| error.to_string())?;
         for large in pieces(whole, largest) {
             let small = pieces(large, PIECE).chain([large]);
-            small
-                .into_iter()
-                .try_for_each(|piece| exclusively(table, |table| table.collapse(piece)))
-                .map_err(|error| error.to_string())?;
+            small.into_iter().try_for_each(|piece| collapse_piece(table, piece)).map_err(|error| error.to_string())?;
         }
     }
     Ok(())
@@ -132,7 +168,9 @@ impl Region {
         };
         let options = LogOptions { mechanism: how, all_dirty };
         let storage = self.storage.ok_or("this range is logged already")?;
-        let log = exclusively(table, |table| table.start_log(self.range, storage, options));
+        let log = exclusively(table, |table| {
+            events::fallible(Call::Start, Some(self.range), || table.start_log(self.range, storage, options))
+        });
         self.log = Some(log.map_err(|error| error.to_string())?);
         self.storage = None;
         self.heat.fill(0);
@@ -150,7 +188,9 @@ impl Region {
     /// Ends its log. Leaves stay as they are.
     pub fn stop(&mut self, table: &Table) {
         if let Some(log) = self.log.take() {
-            self.storage = exclusively(table, |table| table.end_log(log));
+            let range = log.range();
+            self.storage =
+                exclusively(table, |table| events::operation(Call::End, Some(range), || table.end_log(log), |_| true));
         }
     }
 
@@ -163,7 +203,10 @@ impl Region {
     pub fn harvest(&mut self, table: &Table, drops: &mut Drops, mut each: impl FnMut(u64, u64)) -> Result<u64, String> {
         let Some(log) = &mut self.log else { return Ok(0) };
         let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
-        table.read().harvest(log, &mut set).map_err(|error| error.to_string())?;
+        let table = table.read();
+        let harvest = || table.harvest(log, &mut set).inspect(|()| tell_pages(&set));
+        events::fallible(Call::Harvest, Some(self.range), harvest).map_err(|error| error.to_string())?;
+        drop(table);
         let words = set.bitmap().len();
         let mut pages = 0;
         for word in 0..words {
@@ -189,10 +232,29 @@ impl Region {
             let bytes = LeafSize::Block2M.bytes();
             let start = Ipa(self.range.start().align_down(bytes).0 + block as u64 * bytes);
             // No memory: it stays a block, reported whole.
-            let _ =
-                IpaRange::new(start, start.offset(bytes)).and_then(|block| table.read().split(block, LeafSize::Page));
+            let _ = IpaRange::new(start, start.offset(bytes)).map(|block| split(table, block, LeafSize::Page));
         }
     }
+}
+
+/// Writes down which pages a harvest reports.
+fn tell_pages(set: &PageSet<'_>) {
+    if !events::is_kept() {
+        return;
+    }
+    let mut open: Option<(u64, u64)> = None;
+    let tell = |open: Option<(u64, u64)>| open.map(|(start, end)| events::push(|| Record::pages(start, end)));
+    set.for_each(|page| {
+        let start = match open {
+            Some((start, end)) if end == page.0 => start,
+            before => {
+                tell(before);
+                page.0
+            }
+        };
+        open = Some((start, page.0 + PAGE_SIZE));
+    });
+    tell(open);
 }
 
 /// Leaves out one reported page in so many, to show that an audit finds it.

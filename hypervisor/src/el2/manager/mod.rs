@@ -2,6 +2,7 @@
 //! runs on the others.
 
 mod audit;
+mod churn;
 mod dirty;
 mod port;
 mod service;
@@ -141,6 +142,12 @@ fn heard() {
 /// Whether the guest has turned the machine off.
 fn guest_has_ended() -> bool {
     ENDED.load(Ordering::Relaxed)
+}
+
+/// Whether the host is there.
+#[cfg(feature = "events")]
+pub fn is_attended() -> bool {
+    ATTENDED.load(Ordering::Relaxed)
 }
 
 /// The host is there, or has gone.

@@ -1,16 +1,17 @@
 //! What the host can ask for, and the answers.
 
 use crate::el2::boot::Refusal;
-use crate::el2::manager::dirty::{self, Drops, Region, Table, exclusively};
+use crate::el2::manager::dirty::{self, Drops, Region, Table};
 use crate::el2::manager::port::{Port, Received};
-use crate::el2::manager::{attend, audit, guest_has_ended, watch};
+use crate::el2::manager::{attend, audit, churn, guest_has_ended, watch};
 use crate::el2::registers::read_register;
-use crate::el2::{cpu, crash, guest_memory};
+use crate::el2::{cpu, crash, events, guest_memory};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use hypervisor::policy;
 use hypervisor::range::PhysRange;
+use hypervisor_abi::events::RECORD;
 use hypervisor_abi::manager::{
     Census, Findings, MAX_WORDS, Mechanism, Message, Policy, Reply, Request, VERSION, WORD_BYTES,
 };
@@ -109,16 +110,21 @@ impl Service {
             Request::Stop => self.stop(table),
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
             Request::Stores => self.stores(number),
-            Request::Freeze => exclusively(table, |table| table.freeze()).map(done).map_err(|error| error.to_string()),
+            Request::Freeze => dirty::freeze(table).map(done).map_err(|error| error.to_string()),
             Request::Thaw => {
-                exclusively(table, |table| table.thaw());
+                dirty::thaw(table);
                 Ok(Reply::Done)
             }
             Request::Storm => self.storm(table),
+            Request::Churn { seed, changes } => {
+                self.no_log_runs()?;
+                churn::churn(table, &self.regions, seed, changes).map(done)
+            }
+            Request::Events => self.events(number),
             Request::Counters => Ok(self.counters(number)),
             Request::Wait { milliseconds } => Ok(Reply::Waited { ended: self.wait(milliseconds) }),
             Request::Bye => {
-                exclusively(table, |table| table.thaw());
+                dirty::thaw(table);
                 attend(false);
                 Ok(Reply::Done)
             }
@@ -193,7 +199,7 @@ impl Service {
     fn audit(&mut self, table: &Table, number: u32) -> Answer {
         let was_frozen = table.read().is_frozen();
         // With the lock for writing nobody is in a fault handler: every mark of every store so far is there.
-        exclusively(table, |table| table.freeze()).map_err(|error| error.to_string())?;
+        dirty::freeze(table).map_err(|error| error.to_string())?;
         let result = self.take_pages(table, number).map(|pages| {
             let mut findings = Findings::default();
             for region in &mut self.regions {
@@ -203,7 +209,7 @@ impl Service {
             (pages, findings)
         });
         if !was_frozen {
-            exclusively(table, |table| table.thaw());
+            dirty::thaw(table);
         }
         let (pages, findings) = result?;
         let findings = core::mem::replace(&mut self.hashed, true).then_some(findings);
@@ -244,10 +250,32 @@ impl Service {
         Ok(Reply::Stores { lost: watch::take_lost() })
     }
 
-    fn storm(&mut self, table: &Table) -> Answer {
-        if self.running.is_some() {
-            return Err("a log runs, whose leaves stay as they are: stop it first".into());
+    fn no_log_runs(&self) -> Result<(), String> {
+        match self.running {
+            Some(_) => Err("a log runs, whose leaves stay as they are: stop it first".into()),
+            None => Ok(()),
         }
+    }
+
+    /// Sends the events that there are now. More come meanwhile; they are for the next time.
+    fn events(&mut self, number: u32) -> Answer {
+        if !events::is_kept() {
+            return Err("this hypervisor keeps no events: build it with the feature `events`".into());
+        }
+        const RECORDS: usize = MAX_WORDS / RECORD;
+        let mut left = events::BYTES as usize / RECORD;
+        while left > 0 {
+            let mut bytes = [0; RECORDS * RECORD];
+            let used = events::take(&mut bytes);
+            let Some(bytes) = bytes.get(..used).filter(|bytes| !bytes.is_empty()) else { break };
+            self.port.send(number, Reply::Events(bytes));
+            left = left.saturating_sub(used / RECORD);
+        }
+        Ok(Reply::EventsLeft { lost: events::lost() })
+    }
+
+    fn storm(&mut self, table: &Table) -> Answer {
+        self.no_log_runs()?;
         self.regions.iter().try_for_each(|region| dirty::split(table, region.range, LeafSize::Page))?;
         dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
         Ok(Reply::Done)

@@ -3,6 +3,7 @@
 //! The table forbids writes in both cases; what a CPU does when it meets that is decided here. A store that is only
 //! reported opens its page, which stays open until reports are next asked for: one report a page and round.
 
+use crate::el2::manager::dirty::protect;
 use crate::el2::registers::read_register;
 use crate::el2::{cpu, guest_memory};
 use hypervisor::policy::{Policies, Policy};
@@ -78,7 +79,7 @@ pub fn set(range: PhysRange, policy: Option<Policy>) -> Result<bool, Error> {
     if watch.policies.set(range, policy).is_none() {
         return Ok(false);
     }
-    let result = guest_memory::table().map_or(Ok(()), |table| table.read().protect(ipas, permissions));
+    let result = guest_memory::table().map_or(Ok(()), |table| protect(table, ipas, permissions));
     if result.is_err() {
         watch.policies = before;
     }
@@ -98,7 +99,7 @@ pub fn rearm() -> Result<(), Error> {
     let Some(table) = guest_memory::table() else { return Ok(()) };
     for (range, _) in watch.policies.iter().filter(|(_, policy)| *policy == Policy::Report) {
         let range = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
-        table.read().protect(range, Permissions::READ_EXECUTE)?;
+        protect(table, range, Permissions::READ_EXECUTE)?;
     }
     watch.opened = false;
     Ok(())
@@ -139,8 +140,7 @@ pub fn lets_through(abort: &Abort) -> bool {
     }
     watch.opened = true;
     let start = abort.ipa.align_down(PAGE_SIZE);
-    let opened =
-        IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| table.read().protect(page, Permissions::ALL));
+    let opened = IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| protect(table, page, Permissions::ALL));
     if let Err(error) = opened {
         // The guest must go on: its page cannot be opened alone, so the policy ends.
         log::error!(
@@ -152,7 +152,7 @@ pub fn lets_through(abort: &Abort) -> bool {
             let _ = watch.policies.set(range, None);
             let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()));
             // Both edges were split when the policy was set, so this needs no memory.
-            let _ = ipas.and_then(|ipas| table.read().protect(ipas, Permissions::ALL));
+            let _ = ipas.and_then(|ipas| protect(table, ipas, Permissions::ALL));
         }
     }
     true
