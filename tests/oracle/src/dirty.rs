@@ -98,10 +98,19 @@ impl State {
         let value = self.memory.frame(id).values[slot.index];
         let level = self.memory.frame(id).place.map_or(Level::L0, |place| place.level);
         let clean = value & (bits::DBM | bits::WRITE) == bits::DBM;
-        if self.setup.hardware_dirty && clean && is_leaf(level, value) && self.memory.is_reachable(id) {
+        let reachable = self.memory.is_reachable(id);
+        if self.setup.hardware_dirty && clean && is_leaf(level, value) && (reachable || self.frozen) {
             let value = value | bits::WRITE;
-            self.history.push(pe, Action::HardwareUpdate { slot, value }, self.slot_range(id, slot.index));
-            self.write(pe, id, slot.index, value, How::Hardware);
+            let range = self.slot_range(id, slot.index);
+            self.history.push(pe, Action::HardwareUpdate { slot, value }, range.clone());
+            if reachable {
+                self.write(pe, id, slot.index, value, How::Hardware);
+            } else {
+                // No walk reaches a frozen table: a trace that finds the mark there tells of one from before.
+                self.memory.frame_mut(id).set(slot.index, value);
+                let page = range.unwrap_or(0..0);
+                self.logs.iter_mut().for_each(|log| log.note(&page));
+            }
         }
     }
 
