@@ -11,6 +11,7 @@ use qemu::setup::emulator::Emulator;
 use qemu::setup::guest::Guest;
 use qemu::workspace::Workspace;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -160,6 +161,33 @@ pub fn linux(mut machine: Machine, shell: &str) -> Ran {
         Flow::Continue
     });
     Ran { output: String::from_utf8_lossy(&output).into_owned(), status: extract.status(), outcome }
+}
+
+/// Runs `cargo hv linux` in its turn, as a user does, with these options and this shell command.
+///
+/// # Panics
+/// If Cargo can't be run.
+pub fn hv_linux(options: &[&str], shell: &str) -> Output {
+    let _turn = turn();
+    std::process::Command::new(qemu::workspace::cargo())
+        .args(["run", "--quiet", "--package", "qemu", "--bin", "hv", "--", "linux", "--timeout", "500"])
+        .args(options)
+        .args(["--run", shell])
+        .current_dir(workspace().root())
+        .env("CARGO_TARGET_DIR", workspace().target())
+        .stdin(Stdio::null())
+        .output()
+        .expect("cargo runs")
+}
+
+/// What a command wrote to standard output.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a command wrote to standard error.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Asserts how the hypervisor says it ended, and shows the console if it did not end so.
