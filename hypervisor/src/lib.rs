@@ -9,6 +9,7 @@ pub mod guest_tree;
 pub mod id_registers;
 pub mod image;
 pub mod injection;
+pub mod late_cpu;
 pub mod machine;
 pub mod mmio;
 pub mod options;

@@ -2,6 +2,7 @@
 //!
 //! A key that stands twice counts as it stands last, as on Linux's command line; `grant-dma` adds up.
 
+use crate::late_cpu;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -24,6 +25,10 @@ pub struct Options {
     pub manager: Option<bool>,
     /// Whether the guest may use the hypervisor's own calls for its memory.
     pub hypercalls: bool,
+    /// What happens to a CPU that has less than those that were compared before the guest started.
+    pub late_cpu: late_cpu::Choice,
+    /// The CPU with these affinity fields seems to have no FEAT_BBM from its second start on, to test `late-cpu`.
+    pub weaken: Option<u64>,
     /// The management core leaves every so manyth dirty page out of its reports, to test that an audit finds it.
     pub drop_dirty: Option<u64>,
 }
@@ -38,6 +43,8 @@ impl Default for Options {
             crash: None,
             manager: None,
             hypercalls: false,
+            late_cpu: late_cpu::Choice::Refuse,
+            weaken: None,
             drop_dirty: None,
         }
     }
@@ -76,7 +83,7 @@ struct Key {
 }
 
 /// All keys; messages list them in this order.
-const KEYS: [Key; 8] = [
+const KEYS: [Key; 10] = [
     Key {
         name: "log",
         values: "off|error|warn|info|debug|trace",
@@ -115,10 +122,7 @@ const KEYS: [Key; 8] = [
         name: "grant-dma",
         values: "ADDRESS in hexadecimal",
         set: |options, value| {
-            let digits = value.strip_prefix("0x").unwrap_or(value);
-            // from_str_radix takes a sign; an address has none.
-            let unsigned = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-            options.grant_dma.push(u64::from_str_radix(digits, 16).ok().filter(|_| unsigned)?);
+            options.grant_dma.push(hexadecimal(value)?);
             Some(())
         },
     },
@@ -156,6 +160,23 @@ const KEYS: [Key; 8] = [
         },
     },
     Key {
+        name: "late-cpu",
+        values: "refuse|repaint",
+        set: |options, value| {
+            options.late_cpu =
+                choose(value, [("refuse", late_cpu::Choice::Refuse), ("repaint", late_cpu::Choice::Repaint)])?;
+            Some(())
+        },
+    },
+    Key {
+        name: "weaken",
+        values: "MPIDR in hexadecimal",
+        set: |options, value| {
+            options.weaken = Some(hexadecimal(value)?);
+            Some(())
+        },
+    },
+    Key {
         name: "drop-dirty",
         values: "NUMBER from 1",
         set: |options, value| {
@@ -168,6 +189,13 @@ const KEYS: [Key; 8] = [
 /// The choice that `value` names.
 fn choose<T: Copy, const N: usize>(value: &str, choices: [(&str, T); N]) -> Option<T> {
     choices.iter().find(|(name, _)| *name == value).map(|&(_, choice)| choice)
+}
+
+fn hexadecimal(value: &str) -> Option<u64> {
+    let digits = value.strip_prefix("0x").unwrap_or(value);
+    // from_str_radix takes a sign; an address has none.
+    let unsigned = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u64::from_str_radix(digits, 16).ok().filter(|_| unsigned)
 }
 
 fn switch(value: &str) -> Option<bool> {
@@ -241,7 +269,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 icount=on crash=overflow manager=off \
-                    hypercalls=on                     drop-dirty=1000";
+                    hypercalls=on late-cpu=repaint weaken=0x1 drop-dirty=1000";
         assert_eq!(
             Options::parse(line),
             Ok(Options {
@@ -252,6 +280,8 @@ mod tests {
                 crash: Some(Crash::Overflow),
                 manager: Some(false),
                 hypercalls: true,
+                late_cpu: late_cpu::Choice::Repaint,
+                weaken: Some(1),
                 drop_dirty: Some(1000),
             })
         );
@@ -285,7 +315,9 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_named_and_the_legal_ones_are_listed() {
-        for word in ["log=loud", "log", "log=", "bbm=2", "icount=yes", "crash=off", "manager=1", "drop-dirty=0"] {
+        for word in
+            ["log=loud", "log", "log=", "bbm=2", "icount=yes", "crash=off", "manager=1", "weaken=x", "drop-dirty=0"]
+        {
             let error = Options::parse(word).unwrap_err();
             let name = word.split('=').next();
             let values = KEYS.iter().find(|key| Some(key.name) == name).unwrap().values;

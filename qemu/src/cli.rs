@@ -55,7 +55,7 @@ Exit status: 0 the guest powered off or rebooted; with --run, the command's own 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot Linux under the hypervisor: a shell, or one command
-    Linux(Linux),
+    Linux(Box<Linux>),
     /// Run the EL1 test suite under the hypervisor
     Payload(Payload),
     /// Run the engine inside a secure-partition manager at S-EL2 (examples/secure-partition)

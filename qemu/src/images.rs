@@ -40,9 +40,9 @@ impl Image {
         }
     }
 
-    /// Its Cargo features, and what its file's name says of them.
-    fn features(self) -> Option<&'static str> {
-        (self == Self::EventKeeper).then_some("events")
+    /// Its Cargo features.
+    pub fn features(self) -> &'static str {
+        if self == Self::EventKeeper { "events" } else { "" }
     }
 }
 
@@ -56,13 +56,13 @@ pub fn build(workspace: &Workspace, image: Image) -> Result<PathBuf> {
     let step = Step::begin(format!("Building {}", image.binary()));
     let mut command = toolchain.cargo("build");
     command.args(["--profile", PROFILE, "--package", image.package(), "--bin", image.binary()]);
-    command.args(image.features().map(|features| format!("--features={features}")));
+    command.args(["--features", image.features()]);
     run_cargo(workspace, command, &step).with_context(|| format!("{} does not build", image.binary()))?;
     let elf = target.join(TARGET).join(PROFILE).join(image.binary());
     let bytes = std::fs::read(&elf).with_context(|| format!("can't read {}", elf.display()))?;
     let flat = flatten(&bytes).with_context(|| format!("{} can't be made into an Image", elf.display()))?;
-    let suffix = image.features().map_or(String::new(), |features| format!("-{features}"));
-    let path = workspace.folder("images")?.join(format!("{}{suffix}.img", image.binary()));
+    let name = [image.binary(), image.features()].join("-");
+    let path = workspace.folder("images")?.join(format!("{}.img", name.trim_end_matches('-')));
     write_whole(&path, &flat)?;
     step.done(&format!("{} KiB", flat.len().div_ceil(1024)));
     Ok(path)

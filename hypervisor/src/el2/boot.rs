@@ -77,6 +77,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     memory::switch_to_own_map(&machine, &own, device)?;
 
     let features = secondary::start_all(&machine)?;
+    secondary::settle(&options);
     control::check(&machine)?;
     let guest = guest::load(&machine, &options, &own)?;
     guest_memory::create(&machine, &options, &guest, features)?;

@@ -213,7 +213,8 @@ fn map(table: &mut Stage2<Platform>, range: PhysRange, attributes: Attributes) -
     events::fallible(Call::Map, Some(ipas), || table.map(ipas, PhysAddr(range.start()), attributes))
 }
 
-fn report(table: &Stage2<Platform>) {
+/// Says of what leaves the table consists.
+pub fn report(table: &Stage2<Platform>) {
     let census = table.census();
     let names = LeafSize::DESCENDING.into_iter().zip(census.leaves);
     let leaves: Vec<_> = names.map(|(size, count)| alloc::format!("{count} of {}", size_name(size))).collect();

@@ -5,14 +5,19 @@
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, CpuArea};
 use crate::el2::registers::read_register;
-use crate::el2::{control, exceptions, manager, report};
+use crate::el2::{control, events, exceptions, guest_memory, manager, report};
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use hypervisor::late_cpu::{self, Answer};
 use hypervisor::machine::Machine;
+use hypervisor::options::Options;
+use hypervisor_abi::events::Call;
 use smccc::psci::error::Error as PsciError;
 use smccc::psci::{AffinityState, LowestAffinityLevel};
 use smccc::{Smc, psci};
-use stage2::Features;
+use spin::Once;
 use stage2::features::{ConflictAborts, HardwareUpdate};
+use stage2::{BbmLevel, Features};
 
 unsafe extern "C" {
     fn secondary_entry();
@@ -128,9 +133,57 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
     if manager::is_core(area) {
         manager::run();
     }
+    if let Err(why) = join() {
+        log::error!("CPU {:#x} is not let in: {why}", cpu::read_id().affinity());
+        cpu.power.turned_off();
+        turn_off();
+        loop {
+            aarch64_cpu::asm::wfi();
+        }
+    }
     control::apply();
     let (entry, context) = cpu.power.turned_on();
     enter(entry, context)
+}
+
+/// What is done about CPUs that have less than they had, or than the others.
+static LATE: Once<(late_cpu::Choice, Option<u64>)> = Once::new();
+
+/// Settles what is done about CPUs that come late.
+pub fn settle(options: &Options) {
+    LATE.call_once(|| (options.late_cpu, options.weaken));
+}
+
+/// Compares the executing CPU, which the guest has turned on, with what the table relies on; repaints the table for it if
+/// that is wanted.
+///
+/// # Errors
+///
+/// Why the guest must do without this CPU.
+fn join() -> Result<(), String> {
+    let id = cpu::read_id();
+    let (choice, weaken) = LATE.get().copied().unwrap_or((late_cpu::Choice::Refuse, None));
+    let mut features = Features::from_id_registers(&id.stage2(), ConflictAborts::Handled);
+    if weaken == Some(id.affinity()) {
+        features.bbm = BbmLevel::Level0;
+    }
+    let Some(table) = guest_memory::table() else { return Ok(()) };
+    let in_use = table.read().config().features;
+    match late_cpu::answer(choice, in_use, features) {
+        Answer::Join => Ok(()),
+        Answer::Refuse(why) => Err(why.into()),
+        Answer::Repaint => {
+            let mut table = table.upgradeable_read().upgrade();
+            log::warn!(
+                "CPU {:#x} has less than the others: the guest's memory is split to pages, and stays so",
+                id.affinity()
+            );
+            events::fallible(Call::Split, None, || table.repaint()).map_err(|error| error.to_string())?;
+            table.admit(features).map_err(|error| error.to_string())?;
+            guest_memory::report(&table);
+            Ok(())
+        }
+    }
 }
 
 /// Enters the guest for the first time since the CPU was turned on: at `entry`, with `context` in x0.

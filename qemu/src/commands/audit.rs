@@ -81,7 +81,7 @@ fn command(options: &Audit, cpu: &str, smp: u32, bbm: &str, dirty: &[&str]) -> R
         words.extend(["--qemu", qemu]);
     }
     match Cli::try_parse_from(words)?.command {
-        Command::Linux(linux) => Ok(linux),
+        Command::Linux(linux) => Ok(*linux),
         _ => bail!("an audit is a run of Linux"),
     }
 }

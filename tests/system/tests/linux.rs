@@ -133,3 +133,29 @@ fn the_installer_reaches_its_userspace() {
     });
     assert_eq!(outcome.stop, Stop::Satisfied, "{}", outcome.console.tail(40));
 }
+
+/// A machine whose second CPU has no FEAT_BBM when the guest turns it on.
+fn late_cpu(choice: &str) -> (String, Console) {
+    let append = format!("log=info weaken=1 late-cpu={choice}");
+    let ran = linux(Machine { smp: 2, append, ..machine() }, "nproc; sha256sum /hv/busybox >/dev/null && echo runs");
+    assert_end!(ran.outcome, End::PowerOff);
+    (ran.output, ran.outcome.console)
+}
+
+#[test]
+fn a_weaker_cpu_that_comes_late_is_refused() {
+    let (output, console) = late_cpu("refuse");
+    assert_eq!(output, "1\nruns\n");
+    let said = console.hypervisor();
+    assert!(said.iter().any(|line| line.contains("CPU 0x1 is not let in: it has a lower FEAT_BBM level")), "{said:?}");
+}
+
+#[test]
+fn a_weaker_cpu_that_comes_late_joins_once_all_is_pages() {
+    let (output, console) = late_cpu("repaint");
+    assert_eq!(output, "2\nruns\n");
+    let said = console.hypervisor();
+    let last = said.iter().rfind(|line| line.contains("stage 2: ")).unwrap_or_else(|| panic!("{said:?}"));
+    let none = ["0 of 1 GiB", "0 of 32 MiB", "0 of 2 MiB", "0 of 64 KiB"];
+    assert!(none.iter().all(|size| last.contains(size)) && last.contains("level 0"), "{last}");
+}

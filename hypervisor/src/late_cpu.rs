@@ -1,0 +1,85 @@
+//! CPUs that come to EL2 when the guest runs already, and have less than the ones that were compared before it started.
+
+use stage2::Features;
+
+/// What is to happen to a CPU that has less: the option `late-cpu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It stays off.
+    Refuse,
+    /// All of the guest's memory is split to pages, so that no size has to change any more, and the CPU may join.
+    Repaint,
+}
+
+/// What happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has all that is in use.
+    Join,
+    /// The table is repainted first.
+    Repaint,
+    /// It stays off, for this reason.
+    Refuse(&'static str),
+}
+
+/// Compares what a CPU has with what is in use.
+pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
+    let common = in_use.weakest(found);
+    if common == in_use {
+        return Answer::Join;
+    }
+    // What the table's registers, or code that was chosen at boot, rely on can't be taken back from the other CPUs.
+    if (Features { bbm: in_use.bbm, tlbi_range: in_use.tlbi_range, ..common }) != in_use {
+        return Answer::Refuse("it lacks address bits, VMID bits, FEAT_LSE or hardware dirty state that are in use");
+    }
+    match choice {
+        Choice::Repaint => Answer::Repaint,
+        Choice::Refuse => Answer::Refuse(
+            "it has a lower FEAT_BBM level, or no FEAT_TLBIRANGE; late-cpu=repaint would split the guest's memory to pages \
+             and let it join",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stage2::features::{BbmLevel, HardwareUpdate};
+
+    const IN_USE: Features = Features {
+        pa_bits: 40,
+        bbm: BbmLevel::Level2,
+        hardware_update: HardwareUpdate::AccessFlag,
+        tlbi_range: true,
+        vmid_bits: 8,
+        lse: true,
+    };
+
+    #[test]
+    fn who_has_all_that_is_in_use_joins() {
+        let more = Features { bbm: BbmLevel::Level3, pa_bits: 48, vmid_bits: 16, ..IN_USE };
+        for choice in [Choice::Refuse, Choice::Repaint] {
+            assert_eq!(answer(choice, IN_USE, IN_USE), Answer::Join);
+            assert_eq!(answer(choice, IN_USE, more), Answer::Join);
+        }
+    }
+
+    #[test]
+    fn who_splits_by_other_means_joins_after_a_repaint_or_not_at_all() {
+        for weak in [Features { bbm: BbmLevel::Level0, ..IN_USE }, Features { tlbi_range: false, ..IN_USE }] {
+            assert_eq!(answer(Choice::Repaint, IN_USE, weak), Answer::Repaint);
+            assert!(matches!(answer(Choice::Refuse, IN_USE, weak), Answer::Refuse(why) if why.contains("FEAT_BBM")));
+        }
+    }
+
+    #[test]
+    fn who_lacks_what_is_built_in_never_joins() {
+        for weak in [
+            Features { pa_bits: 36, ..IN_USE },
+            Features { hardware_update: HardwareUpdate::None, ..IN_USE },
+            Features { lse: false, bbm: BbmLevel::Level0, ..IN_USE },
+        ] {
+            assert!(matches!(answer(Choice::Repaint, IN_USE, weak), Answer::Refuse(why) if why.contains("in use")));
+        }
+    }
+}
