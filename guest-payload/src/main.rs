@@ -23,6 +23,7 @@ mod mmu;
 mod options;
 mod probe;
 mod random;
+mod services;
 mod smp;
 #[macro_use]
 mod suite;

@@ -1,6 +1,9 @@
 //! The payload's command line: words of `/chosen/bootargs`.
 //!
 //! - `filter=TEXT`: run the tests whose `group::name` contains TEXT;
+//! - `after=NAME`: skip all tests up to this one, which is how the tool goes on behind a test that took the machine down;
+//! - `dirty=MODE`: keep dirty logs in this way only: write-protect, hardware-page or hardware-block;
+//! - `storm=SECONDS`: how long each of the tests goes on that do as much as they can in a set time;
 //! - `seed=NUMBER`: seed of the random numbers, decimal or 0x…; without it, from the counter;
 //! - `timeout=N`: multiply every test's time limit by N;
 //! - `bare`: no hypervisor is expected; what needs one is skipped instead of failing;
@@ -9,6 +12,7 @@
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
 //! - `list`: print the names of the tests and end.
 
+use crate::services::MODES;
 use core::ops::Range;
 use spin::Once;
 
@@ -16,6 +20,12 @@ use spin::Once;
 pub struct Options {
     /// Text that a test's full name must contain.
     pub filter: &'static str,
+    /// The full name of the test to go on after; empty to begin with the first.
+    pub after: &'static str,
+    /// The only way in which dirty logs are kept.
+    pub dirty: Option<&'static str>,
+    /// Seconds that the tests take that run for a set time.
+    pub storm: u64,
     /// Seed of the random numbers.
     pub seed: u64,
     /// Factor on every time limit.
@@ -36,6 +46,9 @@ static OPTIONS: Once<Options> = Once::new();
 pub fn init(bootargs: &'static str) {
     let mut options = Options {
         filter: "",
+        after: "",
+        dirty: None,
+        storm: 5,
         seed: read_sysreg!("CNTVCT_EL0"),
         timeout: 1,
         bare: false,
@@ -50,6 +63,12 @@ pub fn init(bootargs: &'static str) {
                 options.filter = value;
                 true
             }
+            "after" => {
+                options.after = value;
+                true
+            }
+            "dirty" => MODES.iter().find(|(name, _)| *name == value).map(|_| options.dirty = Some(value)).is_some(),
+            "storm" => number(value).filter(|&n| n > 0).map(|n| options.storm = n).is_some(),
             "seed" => number(value).map(|n| options.seed = n).is_some(),
             "timeout" => number(value).filter(|&n| n > 0).map(|n| options.timeout = n).is_some(),
             "aim" => range(value).map(|range| options.aim = Some(range)).is_some(),

@@ -75,6 +75,52 @@ probe_\name:
     probe   zero_block
     dc      zva, x0
     ret
+    // Compares with a value that is not there.
+    probe   atomic_compare_other
+    mov     x2, #0x5a5a
+    cas     x2, x1, [x0]
+    mov     x0, x2
+    ret
+    // Stores without the reservation that it would take.
+    probe   write_without_reservation
+    clrex
+    stxr    w3, x1, [x0]
+    mov     w0, w3
+    ret
+    probe   prefetch_load
+    prfm    pldl1keep, [x0]
+    ret
+    probe   prefetch_store
+    prfm    pstl1keep, [x0]
+    ret
+    probe   prefetch_fetch
+    prfm    plil1keep, [x0]
+    ret
+    probe   translate_read
+    at      s1e1r, x0
+    isb
+    ret
+    probe   translate_write
+    at      s1e1w, x0
+    isb
+    ret
+    probe   clean_line
+    dc      cvac, x0
+    dsb     ish
+    ret
+    probe   clean_and_invalidate_line
+    dc      civac, x0
+    dsb     ish
+    ret
+    probe   invalidate_line
+    dc      ivac, x0
+    dsb     ish
+    ret
+    probe   invalidate_instructions
+    ic      ivau, x0
+    dsb     ish
+    isb
+    ret
     // Executes what is at the address; returns if that returns.
     probe   execute
     br      x0

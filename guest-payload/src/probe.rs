@@ -17,7 +17,9 @@ probes! {
     probe_read8 probe_read16 probe_read32 probe_read64 probe_read_pair probe_read_acquire probe_read_exclusive
     probe_write8 probe_write16 probe_write32 probe_write64 probe_write_pair probe_write_release probe_write_pre_index
     probe_write_post_index probe_write_exclusive probe_atomic_add probe_atomic_swap probe_atomic_compare probe_zero_block
-    probe_execute
+    probe_execute probe_atomic_compare_other probe_write_without_reservation probe_prefetch_load probe_prefetch_store
+    probe_prefetch_fetch probe_translate_read probe_translate_write probe_clean_line probe_clean_and_invalidate_line
+    probe_invalidate_line probe_invalidate_instructions
 }
 
 /// A kind of access.
@@ -31,14 +33,16 @@ pub struct Probe {
     writes: Option<bool>,
     /// Whether the CPU must have FEAT_LSE.
     pub needs_atomics: bool,
+    /// Bytes of instructions before the one that stores.
+    skips: u64,
 }
 
 const fn probe(name: &'static str, function: Caught, writes: bool) -> Probe {
-    Probe { name, function, writes: Some(writes), needs_atomics: false }
+    Probe { name, function, writes: Some(writes), needs_atomics: false, skips: 0 }
 }
 
 const fn atomic(name: &'static str, function: Caught) -> Probe {
-    Probe { name, function, writes: None, needs_atomics: true }
+    Probe { name, function, writes: None, needs_atomics: true, skips: 0 }
 }
 
 /// A byte load.
@@ -58,7 +62,8 @@ pub const WRITE32: Probe = probe("word store", probe_write32, true);
 /// A double-word store.
 pub const WRITE64: Probe = probe("double-word store", probe_write64, true);
 /// A branch to the address.
-pub const EXECUTE: Probe = Probe { name: "fetch", function: probe_execute, writes: None, needs_atomics: false };
+pub const EXECUTE: Probe =
+    Probe { name: "fetch", function: probe_execute, writes: None, needs_atomics: false, skips: 0 };
 
 /// Every kind of data access, all at naturally aligned addresses.
 pub const DATA_ACCESSES: [Probe; 20] = [
@@ -78,14 +83,43 @@ pub const DATA_ACCESSES: [Probe; 20] = [
     probe("pre-indexed store", probe_write_pre_index, true),
     probe("post-indexed store", probe_write_post_index, true),
     // Its load faults first.
-    probe("exclusive store", probe_write_exclusive, false),
+    Probe { skips: 4, ..probe("exclusive store", probe_write_exclusive, false) },
     atomic("atomic add", probe_atomic_add),
     atomic("atomic swap", probe_atomic_swap),
-    atomic("compare and swap", probe_atomic_compare),
+    Probe { skips: 4, ..atomic("compare and swap", probe_atomic_compare) },
     probe("DC ZVA", probe_zero_block, true),
 ];
 
+/// What accesses memory without changing what is in it, or without being an access to it at all.
+pub const HARMLESS: [Probe; 8] = [
+    probe("PRFM PLD", probe_prefetch_load, false),
+    probe("PRFM PST", probe_prefetch_store, false),
+    probe("PRFM PLI", probe_prefetch_fetch, false),
+    probe("AT S1E1R", probe_translate_read, false),
+    probe("AT S1E1W", probe_translate_write, false),
+    probe("DC CVAC", probe_clean_line, false),
+    probe("DC CIVAC", probe_clean_and_invalidate_line, false),
+    probe("IC IVAU", probe_invalidate_instructions, false),
+];
+
+/// What changes nothing here, but which the architecture treats, or may treat, as a store.
+pub const MAY_WRITE: [Probe; 3] = [
+    atomic("compare and swap of another value", probe_atomic_compare_other),
+    probe("exclusive store without reservation", probe_write_without_reservation, true),
+    probe("DC IVAC", probe_invalidate_line, true),
+];
+
 impl Probe {
+    /// Address of the instruction that makes the access; of an exclusive store, the one behind the load that it needs.
+    pub fn instruction(&self) -> u64 {
+        self.function as usize as u64 + self.skips
+    }
+
+    /// Whether an abort of the access reports a write; unknown for atomics.
+    pub fn is_write(&self) -> Option<bool> {
+        self.writes
+    }
+
     /// Makes the access.
     ///
     /// # Errors

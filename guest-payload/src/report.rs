@@ -27,10 +27,11 @@ struct Report {
     lines: u32,
     failed: u32,
     lost: u32,
+    counters: u32,
 }
 
 static REPORT: SpinMutex<Report> =
-    SpinMutex::new(Report { text: [0; CAPACITY], length: 0, lines: 0, failed: 0, lost: 0 });
+    SpinMutex::new(Report { text: [0; CAPACITY], length: 0, lines: 0, failed: 0, lost: 0, counters: 0 });
 
 impl Write for Report {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -82,6 +83,7 @@ pub fn clear() {
         report.lines = 0;
         report.failed = 0;
         report.lost = 0;
+        report.counters = 0;
     });
 }
 
@@ -95,6 +97,23 @@ pub fn failure(arguments: fmt::Arguments<'_>) {
     with_report(|report| {
         report.failed += 1;
         report.line(arguments);
+    });
+}
+
+/// Adds a counter and by how much it has grown to the last line, which it begins if there was no counter before it.
+pub fn counter(name: &str, grown: u64) {
+    with_report(|report| {
+        if report.counters == 0 {
+            report.lines = report.lines.min(LINES - 1);
+            report.line(format_args!("counters of the engine: {name} +{grown}"));
+        } else if report.length > 0 && report.text[report.length - 1] == b'\n' {
+            report.length -= 1;
+            let before = report.length;
+            if write!(report, ", {name} +{grown}").and_then(|()| report.push("\n")).is_err() {
+                report.length = before + 1;
+            }
+        }
+        report.counters += 1;
     });
 }
 

@@ -3,7 +3,7 @@
 use crate::exceptions::{self, Escape};
 use crate::report::{self, Outcome, Stop};
 use crate::tests::{GROUPS, MUST_FAIL};
-use crate::{hypercall, machine, memory, mmu, options, smp, timer};
+use crate::{hypercall, machine, memory, mmu, options, services, smp, timer};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A test.
@@ -62,9 +62,15 @@ pub fn run() {
     }
     let groups: &[Group] = if options.must_fail { &MUST_FAIL } else { &GROUPS };
     let mut totals = Totals::default();
+    let mut skipping = !options.after.is_empty();
     for group in groups {
         for test in group.tests {
-            if !Name(group, test).contains(options.filter) {
+            let name = Name(group, test);
+            if !name.contains(options.filter) {
+                continue;
+            }
+            if skipping {
+                skipping = !name.is(options.after);
                 continue;
             }
             if options.list {
@@ -74,7 +80,10 @@ pub fn run() {
             }
         }
     }
-    if totals.passed + totals.failed + totals.skipped == 0 && !options.list {
+    if skipping {
+        println!("payload: there is no test \"{}\" to go on after", options.after);
+        totals.failed = 1;
+    } else if totals.passed + totals.failed + totals.skipped == 0 && !options.list && options.after.is_empty() {
         println!("payload: no test's name contains \"{}\"", options.filter);
         totals.failed = 1;
     }
@@ -103,6 +112,11 @@ fn banner() {
 struct Name<'a>(&'a Group, &'a Test);
 
 impl Name<'_> {
+    /// Whether `group::name` is `text`.
+    fn is(&self, text: &str) -> bool {
+        text.split_once("::") == Some((self.0.name, self.1.name))
+    }
+
     /// Whether `group::name` contains `text`.
     fn contains(&self, text: &str) -> bool {
         let parts = [self.0.name, "::", self.1.name];
@@ -150,6 +164,7 @@ fn run_test(group: &Group, test: &Test, totals: &mut Totals) {
     print!("test {}::{} ... ", group.name, test.name);
     report::clear();
     let mark = memory::mark();
+    let counters = services::AllCounters::now();
     timer::start_watch(test.limit * 1000 * options::get().timeout);
     // SAFETY: `trampoline` gets what it asks for; tests keep the rules of `catch`.
     let result = unsafe { exceptions::catch(trampoline, core::ptr::from_ref(test) as u64, 0) };
@@ -166,6 +181,10 @@ fn run_test(group: &Group, test: &Test, totals: &mut Totals) {
         report::failure(format_args!("cpu {index} does not come back"));
     }
     mmu::clear_alias();
+    if report::failures() > 0 {
+        counters.report();
+    }
+    services::reset();
     memory::release_to(&mark);
     if report::failures() > 0 {
         totals.failed += 1;

@@ -305,9 +305,9 @@ pub struct Common {
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub smp: u32,
-    /// RAM of the machine: 512M, 4G
-    #[arg(long, value_name = "SIZE", default_value = "1G")]
-    pub memory: Size,
+    /// RAM of the machine: 512M, 4G [default: 1G; 3G for the payload]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
     #[arg(long, value_name = "PATH", env = "HV_QEMU")]
     pub qemu: Option<PathBuf>,
@@ -403,7 +403,7 @@ mod tests {
         ]);
         let Command::Linux(linux) = cli.unwrap().command else { panic!("not linux") };
         assert_eq!(linux.run.as_deref(), Some("-x 'y'"));
-        assert_eq!((linux.common.memory, linux.common.gic), (Size::mib(4096), Gic::V2));
+        assert_eq!((linux.common.memory, linux.common.gic), (Some(Size::mib(4096)), Gic::V2));
         assert_eq!(name(linux.common.bbm), "nt");
         assert_eq!(linux.common.extra, ["-seed", "1"]);
     }

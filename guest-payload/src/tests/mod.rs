@@ -1,22 +1,28 @@
 //! The tests, one file a group.
 
+mod access;
 mod boot;
 mod devices;
+mod dirty;
 mod engine;
+mod exhaustion;
+mod faults;
 mod features;
 mod interrupts;
 mod isolation;
 mod memory;
 mod must_fail;
+mod protection;
 mod psci;
 mod registers;
+mod sizes;
 mod smccc;
 mod tree;
 
 use crate::suite::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 11] = [
+pub const GROUPS: [Group; 17] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -28,6 +34,12 @@ pub const GROUPS: [Group; 11] = [
     isolation::GROUP,
     devices::GROUP,
     engine::GROUP,
+    dirty::GROUP,
+    sizes::GROUP,
+    access::GROUP,
+    protection::GROUP,
+    exhaustion::GROUP,
+    faults::GROUP,
 ];
 
 /// The tests that have to fail.

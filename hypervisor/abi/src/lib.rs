@@ -39,6 +39,17 @@ pub mod function {
     /// Handles an abort with the syndrome `x1` (ESR_EL2) at the virtual address `x2` and the IPA `x3`, as if the calling
     /// CPU had just taken it. The syndrome must be that of an abort from a lower exception level.
     pub const INJECT_ABORT: u32 = 0xc600_0003;
+    /// The leaf that maps the IPA `x1`: its first IPA in `x1`, its [size](super::leaf) in `x2`, what the guest may do there
+    /// as [`permissions`](super::permissions) in `x3`, with [`permissions::DEVICE`](super::permissions::DEVICE) added for
+    /// a device's registers. Answers [`NOT_FOUND`](super::status::NOT_FOUND) where nothing is mapped.
+    pub const LEAF: u32 = 0xc600_0004;
+    /// Hashes of what no guest can change: in `x1` the hypervisor's code, constants and own translation tables; in `x2` the
+    /// registers that control EL2 and stage 2 on the calling CPU; in `x3` the leaves of the guest's stage-2 table.
+    pub const INTEGRITY: u32 = 0xc600_0005;
+    /// Memory that runs out, for tests: the next `x1` requests for table frames are met, the `x2` after these are refused,
+    /// and then all is as before; `x2` = 0 ends a test early. `x1` is the number of requests that were refused since this
+    /// was called last.
+    pub const REFUSE_FRAMES: u32 = 0xc600_0006;
     /// Gives the range `x1`, `x2` the [`permissions`](super::permissions) `x3`.
     pub const PROTECT: u32 = 0xc600_0010;
     /// Splits the range `x1`, `x2` to leaves no larger than [`leaf`](super::leaf) `x3`.
@@ -57,6 +68,14 @@ pub mod function {
     pub const LOG_CLEAR: u32 = 0xc600_0023;
     /// Ends log `x1`; leaves become as large as they were.
     pub const LOG_STOP: u32 = 0xc600_0024;
+    /// Has stores to the range `x1`, `x2` [watched](super::watch) as `x3` says.
+    pub const WATCH: u32 = 0xc600_0030;
+    /// Reports the next store to each watched page anew. A page is reported once, then open until this is called.
+    pub const WATCH_REARM: u32 = 0xc600_0031;
+    /// The oldest store to a watched page that was not asked for yet: its IPA in `x1`, its virtual address in `x2`, the
+    /// instruction's address in `x3`, the affinity of its CPU in `x4`, and in `x5` whether it was denied. Answers
+    /// [`NOT_FOUND`](super::status::NOT_FOUND) if there is none.
+    pub const WATCH_TAKE: u32 = 0xc600_0032;
 }
 
 /// What [`function::PROTECT`] lets the guest do; bits that add up.
@@ -67,6 +86,8 @@ pub mod permissions {
     pub const WRITE: u64 = 2;
     /// Execute.
     pub const EXECUTE: u64 = 4;
+    /// In the answer of [`function::LEAF`](super::function::LEAF): these are a device's registers.
+    pub const DEVICE: u64 = 8;
 }
 
 /// Leaf sizes, for [`function::SPLIT`].
@@ -95,6 +116,16 @@ pub mod log {
     pub const ALL_DIRTY: u64 = 1 << 8;
 }
 
+/// What happens to stores to a range, for [`function::WATCH`].
+pub mod watch {
+    /// Nothing.
+    pub const NONE: u64 = 0;
+    /// The first one to each page is reported, and carried out.
+    pub const REPORT: u64 = 1;
+    /// They are reported and abort.
+    pub const DENY: u64 = 2;
+}
+
 /// What a call answers in `x0`.
 pub mod status {
     /// Done.
@@ -103,6 +134,8 @@ pub mod status {
     pub const NOT_SUPPORTED: i64 = -1;
     /// An argument is out of range; nothing has changed.
     pub const INVALID_PARAMETERS: i64 = -3;
+    /// There is none of what was asked for.
+    pub const NOT_FOUND: i64 = -2;
     /// There is no memory for it; nothing has changed, or what has is in the function's description.
     pub const NO_MEMORY: i64 = -12;
     /// The range is in a log already, or there are too many logs.

@@ -16,10 +16,17 @@ struct State {
     end: u64,
     /// Address of the first free frame below `next`, whose first word has the address of the second one; 0 ends it.
     free: u64,
+    /// For tests of what happens without memory: how many requests are met before the next `refuse` are not.
+    meet: u64,
+    refuse: u64,
+    refused: u64,
 }
 
+/// The value of [`State::meet`] outside of those tests.
+const ALWAYS: u64 = u64::MAX;
+
 /// All of the hypervisor's spare memory.
-pub static FRAMES: Frames = Frames(Mutex::new(State { next: 0, end: 0, free: 0 }));
+pub static FRAMES: Frames = Frames(Mutex::new(State::new(0, 0)));
 
 impl Frames {
     /// Hands over `memory`: whole frames, mapped, used by nothing else, ever.
@@ -28,7 +35,7 @@ impl Frames {
     ///
     /// What it says above; called once.
     pub unsafe fn init(&self, memory: PhysRange) {
-        *self.0.lock() = State { next: memory.start(), end: memory.end(), free: 0 };
+        *self.0.lock() = State::new(memory.start(), memory.end());
     }
 
     /// `count` adjacent frames, aligned to `alignment` frames, a power of two; or nothing when there are none. The
@@ -36,6 +43,9 @@ impl Frames {
     #[inline]
     pub fn allocate(&self, count: u64, alignment: u64) -> Option<PhysAddr> {
         let mut state = self.0.lock();
+        if state.meet != ALWAYS && !state.meets() {
+            return None;
+        }
         if count == 1 && state.free != 0 {
             let frame = state.free;
             // SAFETY: a frame in the list is in nobody else's hands, and its first word is the link.
@@ -56,6 +66,15 @@ impl Frames {
         Some(PhysAddr(first))
     }
 
+    /// Meets the next `meet` requests and refuses the `refuse` after these. Returns how many were refused since this was
+    /// called last.
+    pub fn refuse(&self, meet: u64, refuse: u64) -> u64 {
+        let mut state = self.0.lock();
+        state.meet = if refuse == 0 { ALWAYS } else { meet.min(ALWAYS - 1) };
+        state.refuse = refuse;
+        core::mem::take(&mut state.refused)
+    }
+
     /// Takes back one frame.
     ///
     /// # Safety
@@ -68,6 +87,25 @@ impl Frames {
 }
 
 impl State {
+    const fn new(next: u64, end: u64) -> Self {
+        Self { next, end, free: 0, meet: ALWAYS, refuse: 0, refused: 0 }
+    }
+
+    /// Whether the request that has come is one of those that are met.
+    #[cold]
+    fn meets(&mut self) -> bool {
+        if self.meet > 0 {
+            self.meet -= 1;
+            return true;
+        }
+        self.refused += 1;
+        self.refuse -= 1;
+        if self.refuse == 0 {
+            self.meet = ALWAYS;
+        }
+        false
+    }
+
     fn push(&mut self, frame: u64) {
         // SAFETY: the frame lies in the pool's memory and is in nobody's hands.
         unsafe { (frame as *mut u64).write(self.free) };

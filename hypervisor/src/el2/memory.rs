@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypervisor::machine::{Gic, Machine};
+use hypervisor::page_hash::{WORDS, page_hash};
 use hypervisor::range::{PhysRange, merged, without};
 use spin::Once;
 
@@ -230,4 +231,32 @@ pub fn switch_to_own_map(machine: &Machine, own: &OwnMemory, management: Option<
 /// A range whose ends are in order.
 fn range(start: u64, end: u64) -> PhysRange {
     PhysRange::new(start, end).unwrap_or(PhysRange::new(start, start).expect("an empty range is a range"))
+}
+
+/// A hash of what never changes once the guest runs: code, constants, and the tables that map EL2's memory.
+pub fn integrity() -> u64 {
+    let mut hash = 0;
+    let constants = image_start() & !(PAGE - 1)..(&raw const __rodata_end) as u64;
+    for page in constants.step_by(PAGE as usize) {
+        add_page(&mut hash, page);
+    }
+    add_table(&mut hash, ROOT_TABLE.load(Relaxed), 0);
+    hash
+}
+
+/// Adds a page of EL2's own to a hash, and returns its words.
+fn add_page(hash: &mut u64, address: u64) -> &'static [u64; WORDS] {
+    // SAFETY: a page of the image's constant part or of the tables in force: mapped, and nothing writes it any more.
+    let page = unsafe { &*(address as *const [u64; WORDS]) };
+    *hash = hash.rotate_left(1) ^ page_hash(page);
+    page
+}
+
+/// Adds a translation table, and those below it.
+fn add_table(hash: &mut u64, address: u64, level: u32) {
+    const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+    for entry in add_page(hash, address).iter().filter(|entry| level < 3 && **entry & (TABLE | VALID) == TABLE | VALID)
+    {
+        add_table(hash, entry & ADDRESS, level + 1);
+    }
 }

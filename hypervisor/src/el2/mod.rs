@@ -27,3 +27,4 @@ mod secondary;
 mod services;
 mod symbols;
 mod system_register;
+mod test_services;

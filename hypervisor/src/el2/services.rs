@@ -3,7 +3,7 @@
 //! Every argument is the guest's. Ranges and buffers are checked against what it is given, and a call that is refused has
 //! changed nothing.
 
-use crate::el2::{abort, cpu, guest_memory};
+use crate::el2::{abort, cpu, guest_memory, test_services};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use stage2::{
     Stage2,
 };
 
-type Table = Stage2<guest_memory::Platform>;
+pub type Table = Stage2<guest_memory::Platform>;
 
 /// Whether the guest may call these.
 static ENABLED: AtomicBool = AtomicBool::new(false);
@@ -26,7 +26,7 @@ pub fn enable() {
 
 /// How many of these the guest may call.
 pub fn count() -> i64 {
-    if ENABLED.load(Relaxed) { 11 } else { 0 }
+    if ENABLED.load(Relaxed) { 11 + test_services::COUNT } else { 0 }
 }
 
 /// A log that the guest has started.
@@ -69,7 +69,7 @@ pub fn call(id: u32, x: &mut [u64; 19]) -> i64 {
         function::LOG_HARVEST | function::LOG_PEEK => report(&mut logs, &table.read(), id == function::LOG_HARVEST, x),
         function::LOG_CLEAR => clear(&mut logs, &table.read(), x),
         function::LOG_STOP => stop(&mut logs, &mut table.write(), x),
-        _ => Err(status::NOT_SUPPORTED),
+        _ => test_services::call(id, table, x),
     };
     result.map_or_else(|status| status, |()| status::SUCCESS)
 }
@@ -77,7 +77,7 @@ pub fn call(id: u32, x: &mut [u64; 19]) -> i64 {
 const INVALID: i64 = status::INVALID_PARAMETERS;
 
 /// The status that an error of the engine's amounts to.
-fn done<T>(result: Result<T, Error>) -> Result<T, i64> {
+pub fn done<T>(result: Result<T, Error>) -> Result<T, i64> {
     result.map_err(|error| match error {
         Error::OutOfMemory { .. } => status::NO_MEMORY,
         Error::LogOverlap { .. } | Error::TooManyLogs => status::BUSY,
@@ -86,7 +86,7 @@ fn done<T>(result: Result<T, Error>) -> Result<T, i64> {
     })
 }
 
-fn range(start: u64, bytes: u64) -> Result<IpaRange, i64> {
+pub fn range(start: u64, bytes: u64) -> Result<IpaRange, i64> {
     IpaRange::from_size(Ipa(start), bytes).map_err(|_| INVALID)
 }
 
@@ -117,7 +117,7 @@ fn protect(table: &Table, x: &[u64; 19]) -> Result<(), i64> {
 }
 
 /// Whether all of `range` is RAM that is mapped for the guest.
-fn is_guest_ram(table: &Table, range: IpaRange) -> bool {
+pub fn is_guest_ram(table: &Table, range: IpaRange) -> bool {
     let mut next = range.start();
     for leaf in table.leaves(range) {
         if leaf.ipa > next || leaf.attributes.memory != MemoryType::Normal {

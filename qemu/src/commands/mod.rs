@@ -26,7 +26,7 @@ fn prepare(workspace: &Workspace, common: &Common, image: Image) -> Result<(Emul
     machine.cpu = common.cpu.clone();
     machine.gic = common.gic;
     machine.smp = common.smp;
-    machine.memory = common.memory;
+    machine.memory = common.memory.unwrap_or(machine.memory);
     machine.icount = common.icount;
     let mut options = vec![format!("log={}", cli::name(common.log)), format!("bbm={}", cli::name(common.bbm))];
     if common.icount {

@@ -5,11 +5,15 @@ use crate::console::{self, Lines, PREFIX};
 use crate::ending::{self, Status};
 use crate::images::{self, Image};
 use crate::run::{self, Flow};
+use crate::size::Size;
 use crate::workspace::Workspace;
 use anyhow::Result;
 
 /// Seconds that the suite may take, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 300;
+
+/// RAM, unless `--memory` says otherwise: enough for two leaves of 1 GiB side by side.
+const MEMORY: Size = Size::mib(3072);
 
 /// Runs the command.
 ///
@@ -18,6 +22,7 @@ const TIMEOUT: u64 = 300;
 pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
     let (emulator, mut machine) = super::prepare(workspace, &options.common, Image::Hypervisor)?;
     let payload = images::build(workspace, Image::Payload)?;
+    machine.memory = options.common.memory.unwrap_or(MEMORY);
     machine.append += " hypercalls=on";
     let bootargs = options.filter.as_ref().map_or_else(String::new, |filter| format!("filter={filter}"));
     machine.load_guest(&payload, None, &bootargs)?;

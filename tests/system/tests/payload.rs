@@ -2,10 +2,14 @@
 
 use qemu::console::{End, PREFIX, passed_and_failed};
 use qemu::machine::{Gic, Machine};
+use qemu::size::Size;
 use system_tests::{assert_end, machine, payload, run};
 
 fn passes(cpu: &str, gic: Gic, smp: u32) {
-    let mut machine = Machine { cpu: cpu.into(), gic, smp, ..machine() };
+    // Room for two leaves of 1 GiB side by side.
+    let memory = Size::mib(3072);
+    let mut machine = Machine { cpu: cpu.into(), gic, smp, memory, ..machine() };
+    machine.append += " hypercalls=on";
     machine.load_guest(payload(), None, "").unwrap();
     let outcome = run(&machine);
     assert_end!(outcome, End::PowerOff);
