@@ -136,6 +136,11 @@ pub fn start(index: usize) -> Result<(), i64> {
     if timer::wait_until(5000, || cpu.mailbox.state() == IDLE) { Ok(()) } else { Err(0) }
 }
 
+/// Whether CPU `index` has arrived and waits for a job.
+pub fn is_idle(index: usize) -> bool {
+    cpu::cpu(index).mailbox.state() == IDLE
+}
+
 /// The registers that CPU `index` last arrived with.
 pub fn entry_state(index: usize) -> EntryState {
     // SAFETY: written before the state became IDLE, which `start` waited for.

@@ -165,14 +165,14 @@ fn run_test(group: &Group, test: &Test, totals: &mut Totals) {
     report::clear();
     let mark = memory::mark();
     let counters = services::AllCounters::now();
-    timer::start_watch(test.limit * 1000 * options::get().timeout);
+    // Some go on for as long as they are told to.
+    let limit = test.limit * options::get().timeout + options::get().storm;
+    timer::start_watch(limit * 1000);
     // SAFETY: `trampoline` gets what it asks for; tests keep the rules of `catch`.
     let result = unsafe { exceptions::catch(trampoline, core::ptr::from_ref(test) as u64, 0) };
     timer::stop_watch();
     match result {
-        Err(Escape::Timeout) => {
-            report::failure(format_args!("still running after {} s", test.limit * options::get().timeout))
-        }
+        Err(Escape::Timeout) => report::failure(format_args!("still running after {limit} s")),
         Err(why) => report::failure(format_args!("unexpected {why}")),
         Ok(FAILED) if report::failures() == 0 => report::failure(format_args!("failed without saying why")),
         Ok(_) => {}

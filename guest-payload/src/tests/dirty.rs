@@ -30,7 +30,6 @@ struct Shared {
     round: AtomicU64,
     running: AtomicBool,
     written: AtomicU64,
-    words: AtomicU64,
     base: AtomicU64,
     pool: [AtomicU64; POOL],
 }
@@ -39,7 +38,6 @@ static SHARED: Shared = Shared {
     round: AtomicU64::new(0),
     running: AtomicBool::new(false),
     written: AtomicU64::new(0),
-    words: AtomicU64::new(0),
     base: AtomicU64::new(0),
     pool: [const { AtomicU64::new(0) }; POOL],
 };

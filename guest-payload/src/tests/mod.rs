@@ -8,6 +8,7 @@ mod engine;
 mod exhaustion;
 mod faults;
 mod features;
+mod hostile;
 mod interrupts;
 mod isolation;
 mod memory;
@@ -17,12 +18,13 @@ mod psci;
 mod registers;
 mod sizes;
 mod smccc;
+mod storm;
 mod tree;
 
 use crate::suite::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 17] = [
+pub const GROUPS: [Group; 19] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -40,6 +42,8 @@ pub const GROUPS: [Group; 17] = [
     protection::GROUP,
     exhaustion::GROUP,
     faults::GROUP,
+    storm::GROUP,
+    hostile::GROUP,
 ];
 
 /// The tests that have to fail.

@@ -6,7 +6,9 @@
 use crate::report::Outcome;
 use crate::{cpu, probe, smp};
 
-group!("must-fail", [check, panic, abort, hang: 1, hang_elsewhere, abort_elsewhere, stack_overflow, passes]);
+group!("must-fail", [
+    check, panic, abort, hang: 1, hang_elsewhere, abort_elsewhere, stack_overflow, ends_the_machine, passes,
+]);
 
 /// An address that is not mapped: the device window starts above it.
 const NOTHING: *const u64 = core::ptr::without_provenance(0x1008);
@@ -60,6 +62,11 @@ fn stack_overflow() -> Outcome {
     // SAFETY: the branch is to an instruction that pushes onto a stack pointer that points nowhere; the exception is taken
     // on its own stack.
     unsafe { core::arch::asm!("mov sp, {0}", "stp x0, x1, [sp, #-16]!", in(reg) 0x1000_u64, options(noreturn)) }
+}
+
+fn ends_the_machine() -> Outcome {
+    // The tool starts it anew behind this test.
+    crate::hypercall::system_off()
 }
 
 fn passes() -> Outcome {

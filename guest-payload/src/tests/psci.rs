@@ -3,6 +3,7 @@
 use crate::hypercall::{self, psci};
 use crate::report::Outcome;
 use crate::{boot, cpu, machine, memory, smp, timer};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use smccc::psci::{
     PSCI_AFFINITY_INFO_32, PSCI_AFFINITY_INFO_64, PSCI_CPU_OFF, PSCI_CPU_ON_32, PSCI_CPU_ON_64, PSCI_CPU_SUSPEND_64,
     PSCI_FEATURES, PSCI_MEM_PROTECT, PSCI_MIGRATE_INFO_TYPE, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_VERSION,
@@ -10,12 +11,13 @@ use smccc::psci::{
 
 group!("psci", [
     version, features, cpu_on_all, cpu_on_twice, cpu_on_bad_target, cpu_on_bad_entry, affinity_info, cpu_off,
-    off_and_on_100_times: 60, suspend_until_timer, migrate_info, unknown_functions,
+    off_and_on_100_times: 60, cpu_on_by_two: 60, suspend_until_timer, migrate_info, unknown_functions,
 ]);
 
 const NOT_SUPPORTED: i64 = -1;
 const INVALID_PARAMETERS: i64 = -2;
 const ALREADY_ON: i64 = -4;
+const ON_PENDING: i64 = -5;
 const INVALID_ADDRESS: i64 = -9;
 
 /// SMCCC_VERSION, which PSCI_FEATURES answers for.
@@ -167,6 +169,43 @@ fn off_and_on_100_times() -> Outcome {
         }
     }
     check_eq!(smp::run(last, |argument| argument + 1, 1)?, 2, "what cpu {last} computed at last");
+    Ok(())
+}
+
+/// Which CPU is to be started, and when.
+static TARGET: AtomicU64 = AtomicU64::new(0);
+static GO: AtomicBool = AtomicBool::new(false);
+
+fn start_target(context: u64) -> u64 {
+    while !GO.load(Acquire) {
+        cpu::relax();
+    }
+    psci(PSCI_CPU_ON_64, [TARGET.load(Relaxed), boot::secondary_entry_address(), context]) as u64
+}
+
+fn cpu_on_by_two() -> Outcome {
+    if smp::count() < 3 {
+        skip!("fewer than three CPUs");
+    }
+    let target = cpu::cpu(2).mpidr();
+    for round in 1..=50 {
+        smp::stop(2)?;
+        if !timer::wait_until(5000, || psci(PSCI_AFFINITY_INFO_64, [target, 0, 0]) == smp::AFFINITY_OFF) {
+            fail!("round {round}: cpu 2 did not go off within 5 s");
+        }
+        TARGET.store(target, Relaxed);
+        GO.store(false, Release);
+        let context = smp::context(2);
+        smp::post(1, start_target, context)?;
+        GO.store(true, Release);
+        let answers = [start_target(context) as i64, smp::wait(1, 5000)? as i64];
+        let started = answers.iter().filter(|&&answer| answer == 0).count();
+        let refused = answers.iter().filter(|&&answer| matches!(answer, ALREADY_ON | ON_PENDING)).count();
+        check!((started, refused) == (1, 1), "round {round}: CPU_ON by two CPUs at a time: {answers:?}");
+        if !timer::wait_until(5000, || smp::is_idle(2)) {
+            fail!("round {round}: cpu 2 did not arrive within 5 s");
+        }
+    }
     Ok(())
 }
 

@@ -228,7 +228,7 @@ fn bystander(executes: u64) -> u64 {
             } else {
                 // SAFETY: `bystanders` has put code there that returns the page's number.
                 let result = unsafe { exceptions::catch(execute, at, 0) };
-                result == Ok(at / PAGE & 0xffff)
+                result == Ok((at / PAGE) & 0xffff)
             };
             if !right {
                 wrong = at;

@@ -91,3 +91,30 @@ fn mistakes_are_told_before_anything_starts() {
         assert!(stderr(&output).contains(sentence), "{words:?}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn a_test_that_takes_the_machine_down_does_not_stop_the_others() {
+    let scratch = scratch();
+    let junit = scratch.path("junit.xml");
+    let output = hv(&["payload", "--smp", "2", "--append", "must-fail", "--junit", junit.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for name in ["check", "panic", "abort", "hang", "hang_elsewhere", "abort_elsewhere", "stack_overflow"] {
+        assert!(text.contains(&format!("test must-fail::{name} ... FAILED\n")), "{name} did not fail:\n{text}");
+    }
+    // It fails by switching the machine off; the last one runs on the next machine.
+    assert!(text.contains("test must-fail::passes ... ok\n"), "{text}");
+    assert!(text.contains("1 passed, 8 failed, 0 skipped in all; the machine was started anew 1 times"), "{text}");
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert!(xml.contains("tests=\"9\" disabled=\"0\" errors=\"0\" failures=\"8\""), "{xml}");
+}
+
+#[test]
+fn another_s_guest_is_run_and_its_result_passed_on() {
+    let image = system_tests::payload().to_str().unwrap();
+    let run = |append: &str| hv(&["payload", "--image", image, "--append", append]);
+    let output = run("filter=psci::version");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("test psci::version ... ok\n1 passed, 0 failed\n"));
+    assert_eq!(run("must-fail filter=must-fail::check").status.code(), Some(1));
+}
