@@ -35,6 +35,8 @@ Examples:
   cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
   cargo hv linux --audit --run 'sha256sum /hv/busybox'
   cargo hv payload                            the EL1 test suite
+  cargo hv payload --matrix --junit out.xml   the same on every kind of CPU
+  cargo hv payload --image FILE --append ARGS another's guest, run in the same way
   cargo hv secure-partition                   the engine in another program: a secure-partition manager at S-EL2
   cargo hv test                               everything that CI checks
   cargo hv doctor                             what is installed, what is missing
@@ -231,6 +233,18 @@ pub struct Payload {
     /// Run only the tests whose name contains this
     #[arg(long, value_name = "NAME", value_parser = filter)]
     pub filter: Option<String>,
+    /// Run the suite on every machine: CPU models, ways to change sizes, ways to keep dirty logs, 1, 2 and 4 CPUs
+    #[arg(long, conflicts_with_all = ["image", "cpu", "gic", "smp", "bbm"])]
+    pub matrix: bool,
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Run this guest, an arm64 Image, instead of the suite; a result that it prints is passed on
+    #[arg(long, value_name = "FILE", conflicts_with = "filter")]
+    pub image: Option<PathBuf>,
+    /// Arguments for the guest; the suite's own are described in guest-payload/src/options.rs
+    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    pub append: String,
     /// The machine.
     #[command(flatten)]
     pub common: Common,
@@ -415,6 +429,8 @@ mod tests {
             &["linux", "--smp", "0"],
             &["linux", "--memory", "big"],
             &["payload", "--filter", "a b"],
+            &["payload", "--matrix", "--cpu", "max"],
+            &["payload", "--image", "x", "--filter", "y"],
             &["linux", "--timeout", "0"],
             &["fly"],
             &[],

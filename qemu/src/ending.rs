@@ -48,7 +48,7 @@ pub fn judge(outcome: &Outcome) -> Status {
     match (outcome.end, outcome.stop) {
         (Some(End::Panic), _) => Status::Panic,
         (Some(End::Refused), _) => Status::Refused,
-        (_, Stop::TimedOut) => Status::Timeout,
+        (_, Stop::TimedOut | Stop::Silent) => Status::Timeout,
         (Some(End::PowerOff | End::Reset), _) => Status::Success,
         (None, Stop::Exited(status)) if !status.success() => Status::Emulator,
         (None, _) => Status::NoResult,

@@ -17,6 +17,7 @@ pub mod initramfs;
 pub mod machine;
 pub mod manager;
 pub mod newc;
+pub mod payload;
 pub mod placement;
 pub mod progress;
 pub mod run;

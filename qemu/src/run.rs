@@ -26,8 +26,19 @@ pub enum Stop {
     Lingered,
     /// The time was over, so QEMU was ended.
     TimedOut,
+    /// The console had been silent for too long, so QEMU was ended.
+    Silent,
     /// The observer had seen enough.
     Satisfied,
+}
+
+/// How long a run may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub total: Duration,
+    /// Without a byte on the console.
+    pub silence: Duration,
 }
 
 /// What a captured run left behind.
@@ -69,6 +80,19 @@ pub fn capture(
     emulator: &Emulator,
     machine: &Machine,
     timeout: Duration,
+    observe: impl FnMut(&[u8], &Console) -> Flow,
+) -> Result<Outcome> {
+    capture_within(emulator, machine, Limits { total: timeout, silence: timeout }, observe)
+}
+
+/// The same, with a limit for how long nothing may come.
+///
+/// # Errors
+/// As for [`capture`].
+pub fn capture_within(
+    emulator: &Emulator,
+    machine: &Machine,
+    limits: Limits,
     mut observe: impl FnMut(&[u8], &Console) -> Flow,
 ) -> Result<Outcome> {
     let mut command = command(emulator, machine)?;
@@ -82,12 +106,14 @@ pub fn capture(
 
     let mut console = Console::default();
     let mut complaints = Vec::new();
-    let mut deadline = Instant::now() + timeout;
+    let mut deadline = Instant::now() + limits.total;
+    let mut quiet = Instant::now() + limits.silence;
     let mut over = Stop::TimedOut;
     let mut open = 2;
     let stop = loop {
-        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match events.recv_timeout(deadline.min(quiet).saturating_duration_since(Instant::now())) {
             Ok(Event::Console(bytes)) => {
+                quiet = Instant::now() + limits.silence;
                 console.push(&bytes);
                 match observe(&bytes, &console) {
                     Flow::Continue => {}
@@ -108,6 +134,7 @@ pub fn capture(
                 let ended = qemu.0.wait_timeout(GRACE).context("can't wait for QEMU")?;
                 break ended.map_or(over, Stop::Exited);
             }
+            Err(RecvTimeoutError::Timeout) if quiet < deadline => break Stop::Silent,
             Err(RecvTimeoutError::Timeout) => break over,
         }
     };

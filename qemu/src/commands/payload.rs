@@ -1,15 +1,23 @@
-//! `cargo hv payload`: the EL1 test suite under the hypervisor.
+//! `cargo hv payload`: the EL1 test suite under the hypervisor, on one machine or on many; or another's guest.
 
 use crate::cli::{Log, Payload};
 use crate::console::{self, Lines, PREFIX};
 use crate::ending::{self, Status};
 use crate::images::{self, Image};
-use crate::run::{self, Flow};
+use crate::machine::Machine;
+use crate::payload::matrix::{self, Row};
+use crate::payload::suite::{self, Results, SILENCE};
+use crate::payload::{Counts, Verdict, junit};
+use crate::run::{self, Flow, Limits};
+use crate::setup::emulator::Emulator;
 use crate::size::Size;
 use crate::workspace::Workspace;
+use anstream::{eprintln, print, println};
 use anyhow::Result;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-/// Seconds that the suite may take, unless `--timeout` says otherwise.
+/// Seconds that the suite may take on one machine, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 300;
 
 /// RAM, unless `--memory` says otherwise: enough for two leaves of 1 GiB side by side.
@@ -21,40 +29,158 @@ const MEMORY: Size = Size::mib(3072);
 /// If something can't be set up.
 pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
     let (emulator, mut machine) = super::prepare(workspace, &options.common, Image::Hypervisor)?;
-    let payload = images::build(workspace, Image::Payload)?;
     machine.memory = options.common.memory.unwrap_or(MEMORY);
     machine.append += " hypercalls=on";
-    let bootargs = options.filter.as_ref().map_or_else(String::new, |filter| format!("filter={filter}"));
-    machine.load_guest(&payload, None, &bootargs)?;
+    if let Some(image) = &options.image {
+        return foreign(&emulator, machine, image, options);
+    }
+    let payload = images::build(workspace, Image::Payload)?;
+    let mut arguments: Vec<String> = options.filter.iter().map(|filter| format!("filter={filter}")).collect();
+    arguments.extend(options.append.split_whitespace().map(str::to_owned));
+    let limits = Limits { total: options.common.timeout_or(TIMEOUT), silence: SILENCE };
+    if options.matrix {
+        return many(&emulator, &machine, &payload, &arguments, limits, options);
+    }
+    let everything = options.common.log >= Log::Debug;
+    let results = suite::run(&emulator, &machine, &payload, &arguments, limits, |line| {
+        if everything || !line.starts_with(PREFIX) {
+            println!("{}", coloured(line));
+        }
+    })?;
+    if results.restarts > 0 {
+        println!("{} in all; the machine was started anew {} times", results.counts(), results.restarts);
+    }
+    if !results.explanation.is_empty() {
+        eprintln!("{}", results.explanation);
+    }
+    if let Some(path) = &options.junit {
+        junit::write(path, [(options.common.cpu.clone(), &results)])?;
+    }
+    Ok(results.status)
+}
 
+/// A line of the suite's, its verdict in colour.
+fn coloured(line: &str) -> String {
+    let verdicts =
+        [("ok", Verdict::Passed), ("FAILED", Verdict::Failed), ("skipped: ", Verdict::Skipped(String::new()))];
+    let Some((name, rest)) = line.strip_prefix("test ").and_then(|test| test.split_once(" ... ")) else {
+        return line.to_owned();
+    };
+    match verdicts.iter().find(|(word, _)| rest.starts_with(word)) {
+        Some((_, verdict)) => {
+            let style = matrix::style(verdict);
+            format!("test {name} ... {style}{rest}{style:#}")
+        }
+        None => line.to_owned(),
+    }
+}
+
+/// Runs the suite on every machine of the matrix.
+fn many(
+    emulator: &Emulator,
+    machine: &Machine,
+    payload: &Path,
+    arguments: &[String],
+    limits: Limits,
+    options: &Payload,
+) -> Result<Status> {
+    let begun = Instant::now();
+    for cpu in matrix::missing(emulator) {
+        eprintln!("hv: QEMU {} has no {cpu}, so it is left out", emulator.version);
+    }
+    let done = std::sync::atomic::AtomicUsize::new(1);
+    let rows = matrix::run(emulator, machine, payload, arguments, limits, |row, count| {
+        let Row { configuration, results } = row;
+        let number = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        println!("{number} of {count}: {}: {}", configuration.name(), results.counts());
+        print!("{}", matrix::failures(&results.tests));
+        if !results.explanation.is_empty() {
+            eprintln!("{}", results.explanation);
+        }
+    })?;
+    println!("\n{}", matrix::table(&rows));
+    if let Some(path) = &options.junit {
+        junit::write(path, rows.iter().map(|row| (row.configuration.name(), &row.results)))?;
+    }
+    let failed = rows.iter().filter(|row| row.results.status != Status::Success).count();
+    let all: Vec<_> = rows.iter().flat_map(|row| row.results.tests.iter().cloned()).collect();
+    let minutes = begun.elapsed().as_secs();
+    println!("{} machines, {failed} with failures, in {}:{:02} min", rows.len(), minutes / 60, minutes % 60);
+    println!("{}", Counts::of(&all));
+    Ok(if failed == 0 && !rows.is_empty() { Status::Success } else { Status::Failure })
+}
+
+/// Runs a guest that is not the suite: its console is printed as it comes; the end is PSCI SYSTEM_OFF, or the timeout.
+/// A result in its last lines is passed on: `N passed, N failed`, or kvm-unit-tests' `EXIT: STATUS=N`.
+fn foreign(emulator: &Emulator, mut machine: Machine, image: &Path, options: &Payload) -> Result<Status> {
+    machine.load_guest(image, None, &options.append)?;
     let everything = options.common.log >= Log::Debug;
     let mut lines = Lines::default();
     let mut result = None;
-    let outcome = run::capture(&emulator, &machine, options.common.timeout_or(TIMEOUT), |bytes, _| {
+    let timeout = options.common.timeout_or(TIMEOUT);
+    let outcome = run::capture(emulator, &machine, timeout, |bytes, _| {
         lines.push(bytes, |line| {
             let line = console::text(line);
             if everything || !line.starts_with(PREFIX) {
                 println!("{line}");
             }
-            if !line.starts_with(PREFIX) && !line.trim().is_empty() {
-                // Only the guest's last line is its result.
-                result = console::passed_and_failed(&line);
-            }
+            result = foreign_result(&line).or(result);
         });
         Flow::Continue
     })?;
     let status = match (ending::judge(&outcome), result) {
-        (Status::Success, Some((passed, 0))) if passed > 0 => Status::Success,
-        (Status::Success, Some(_)) => Status::Failure,
-        (Status::Success, None) => Status::NoResult,
-        (other, _) => other,
+        (Status::Success, Some(false)) => Status::Failure,
+        (status, _) => status,
     };
-    let text = ending::explain(status, &outcome, options.common.timeout_or(TIMEOUT).as_secs());
+    if let Some(path) = &options.junit {
+        junit::write(path, [(image.display().to_string(), &as_test(image, status, timeout))])?;
+    }
+    let text = ending::explain(status, &outcome, timeout.as_secs());
     if !text.is_empty() {
         eprintln!("{text}");
     }
-    if result.is_some_and(|(passed, failed)| passed == 0 && failed == 0) {
-        eprintln!("hv: no test ran; is there one whose name contains the filter?");
-    }
     Ok(status)
+}
+
+/// Whether a line of a guest's says that all went well, or did not; nothing if it is no result.
+fn foreign_result(line: &str) -> Option<bool> {
+    let own = || console::passed_and_failed(line).map(|(_, failed)| failed == 0);
+    // The status is shifted left by one, and bit 0 is set.
+    let kvm_unit_tests = line.trim().strip_prefix("EXIT: STATUS=").and_then(|status| status.parse::<u64>().ok());
+    kvm_unit_tests.map(|status| status == 1).or_else(own)
+}
+
+/// A foreign guest as one test.
+fn as_test(image: &Path, status: Status, time: Duration) -> Results {
+    let verdict = if status == Status::Success { Verdict::Passed } else { Verdict::Failed };
+    let name = image.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let test = crate::payload::Test { name: format!("image::{name}"), verdict, lines: Vec::new(), time };
+    Results { tests: vec![test], status, explanation: String::new(), restarts: 0, time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_others_are_read() {
+        for (line, result) in [
+            ("12 passed, 0 failed", Some(true)),
+            ("12 passed, 1 failed, 3 skipped\r", Some(false)),
+            ("EXIT: STATUS=1", Some(true)),
+            ("EXIT: STATUS=3", Some(false)),
+            ("EXIT: STATUS=x", None),
+            ("PASS: selftest", None),
+            ("", None),
+        ] {
+            assert_eq!(foreign_result(line), result, "{line}");
+        }
+    }
+
+    #[test]
+    fn verdicts_have_colours() {
+        assert_eq!(coloured("test a::b ... ok"), "test a::b ... \u{1b}[32mok\u{1b}[0m");
+        assert_eq!(coloured("test a::b ... FAILED"), "test a::b ... \u{1b}[31mFAILED\u{1b}[0m");
+        assert_eq!(coloured("    expected 1"), "    expected 1");
+    }
 }

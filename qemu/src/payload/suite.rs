@@ -1,0 +1,105 @@
+//! The suite on one machine.
+
+use super::reader::Reader;
+use super::{Counts, Test};
+use crate::ending::{self, Status};
+use crate::machine::Machine;
+use crate::run::{self, Flow, Limits, Stop};
+use crate::setup::emulator::Emulator;
+use anyhow::Result;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the console may stay silent: longer than the suite itself gives any of its tests.
+pub const SILENCE: Duration = Duration::from_secs(100);
+
+/// How often a machine that a test took down is started anew. After that the hypervisor is what is broken.
+const RESTARTS: usize = 8;
+
+/// What a run of the suite came to.
+#[derive(Debug, Clone)]
+pub struct Results {
+    /// All tests that ran, in their order.
+    pub tests: Vec<Test>,
+    /// Success if some passed and none failed.
+    pub status: Status,
+    /// What to tell the user besides, with the console's last lines: empty if there is nothing to tell.
+    pub explanation: String,
+    /// How often the machine had to be started anew.
+    pub restarts: usize,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl Results {
+    /// How many tests ended how.
+    pub fn counts(&self) -> Counts {
+        Counts::of(&self.tests)
+    }
+}
+
+/// Runs the suite, an arm64 Image at `payload`, with the command line `arguments`, on `machine`. `show` sees each line of
+/// the console.
+///
+/// A test that takes the machine down, or keeps it from ending, has failed; the machine is started anew, and the suite
+/// goes on behind that test.
+///
+/// # Errors
+/// If the machine can't be run at all.
+pub fn run(
+    emulator: &Emulator,
+    machine: &Machine,
+    payload: &Path,
+    arguments: &[String],
+    limits: Limits,
+    mut show: impl FnMut(&str),
+) -> Result<Results> {
+    let begun = Instant::now();
+    let mut results = Results {
+        tests: Vec::new(),
+        status: Status::Success,
+        explanation: String::new(),
+        restarts: 0,
+        time: Duration::ZERO,
+    };
+    loop {
+        let mut words = arguments.to_vec();
+        words.extend(results.tests.last().map(|test| format!("after={}", test.name)));
+        let mut machine = machine.clone();
+        machine.load_guest(payload, None, &words.join(" "))?;
+        let mut reader = Reader::default();
+        let left = Limits { total: limits.total.saturating_sub(begun.elapsed()), ..limits };
+        let outcome = run::capture_within(emulator, &machine, left, |bytes, _| {
+            reader.push(bytes, &mut show);
+            Flow::Continue
+        })?;
+        let ended = ending::judge(&outcome);
+        results.time = begun.elapsed();
+        if let (Status::Success, Some((passed, failed))) = (ended, reader.result()) {
+            let read = Counts::of(reader.tests());
+            let agrees = (read.passed as u64, read.failed as u64) == (passed, failed);
+            results.tests.extend(reader.into_tests());
+            let counts = results.counts();
+            results.status = if counts.is_success() && agrees { Status::Success } else { Status::Failure };
+            if !agrees && counts.failed == 0 {
+                let said = format!("{passed} passed, {failed} failed");
+                results.explanation = format!("hv: the payload says: {said}; what was read of its tests: {read}");
+            }
+            return Ok(results);
+        }
+        let status = if ended == Status::Success { Status::NoResult } else { ended };
+        let explanation = match outcome.stop {
+            Stop::Silent => format!("nothing came from the console for {} s: the test hangs", limits.silence.as_secs()),
+            _ => ending::explain(status, &outcome, limits.total.as_secs()),
+        };
+        show(&format!("FAILED: {explanation}"));
+        let blamed = reader.blame(explanation.lines().map(str::to_owned).collect());
+        results.tests.extend(reader.into_tests());
+        // Without a test to blame, or time to go on, this is the end.
+        if !blamed || outcome.stop == Stop::TimedOut || results.restarts == RESTARTS {
+            (results.status, results.explanation) = (status, explanation);
+            return Ok(results);
+        }
+        results.restarts += 1;
+    }
+}
