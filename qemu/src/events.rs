@@ -5,7 +5,8 @@
 use crate::progress::Step;
 use anyhow::{Context, Result, ensure};
 use stage2_oracle::record::{RECORD, decode};
-use stage2_oracle::{Model, Setup, Stats};
+use stage2_oracle::{Action, Event, Model, Operation, OperationKind, Setup, Stats};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -107,6 +108,9 @@ pub struct Judgement {
     pub events: u64,
     /// Calls of the engine.
     pub calls: u64,
+    /// Pages that harvests have reported, and how many of them had met a fault since they were reported last: with write
+    /// protection, those that the guest has certainly written.
+    pub reported: (u64, u64),
     /// What happened, violations included.
     pub stats: Stats,
     /// The first violations, with their histories.
@@ -149,7 +153,7 @@ pub fn judge(path: &Path) -> Result<Judgement> {
     });
     (setup.hardware_dirty, setup.pes) = (header.hardware_dirty, header.cpus.into());
     let model = Model::new(setup);
-    let (mut events, mut calls) = (0, 0);
+    let (mut events, mut calls, mut reports) = (0, 0, Reports::default());
     let mut piece = vec![0; PIECE * RECORD];
     loop {
         let used = read_up_to(&mut file, &mut piece).with_context(|| format!("can't read {}", path.display()))?;
@@ -163,7 +167,8 @@ pub fn judge(path: &Path) -> Result<Judgement> {
             "{}: an event of a CPU that the machine has not",
             path.display()
         );
-        calls += records.iter().filter(|event| matches!(event.action, stage2_oracle::Action::Begin(_))).count() as u64;
+        calls += records.iter().filter(|event| matches!(event.action, Action::Begin(_))).count() as u64;
+        records.iter().for_each(|event| reports.note(event));
         model.replay(&records).with_context(|| format!("{}, from event {events} on", path.display()))?;
         events += records.len() as u64;
         step.detail(&format!("{} % of {total} events", events * 100 / total.max(1)));
@@ -171,13 +176,42 @@ pub fn judge(path: &Path) -> Result<Judgement> {
     let violations = model.violations();
     let shown = violations.iter().take(SHOWN).map(ToString::to_string).collect();
     step.done(&format!("{events} events"));
-    Ok(Judgement { header, events, calls, stats: model.stats(), shown })
+    let reported = (reports.pages, reports.after_a_fault);
+    Ok(Judgement { header, events, calls, reported, stats: model.stats(), shown })
+}
+
+/// Which reported pages have met a fault before.
+#[derive(Default)]
+struct Reports {
+    faulted: HashSet<u64>,
+    pages: u64,
+    after_a_fault: u64,
+}
+
+impl Reports {
+    fn note(&mut self, event: &Event) {
+        match event.action {
+            Action::Begin(Operation { kind: OperationKind::Fault, range: Some(range) }) => {
+                self.faulted.insert(range.start().0);
+            }
+            Action::Pages { start, end } => {
+                for page in (start..end).step_by(stage2::PAGE_SIZE as usize) {
+                    self.pages += 1;
+                    self.after_a_fault += u64::from(self.faulted.remove(&page));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Says what the oracle found: the line to standard output, the rest to standard error.
 pub fn tell(judgement: &Judgement) {
     for violation in &judgement.shown {
         eprintln!("{violation}");
+    }
+    if let (1.., faulted) = judgement.reported {
+        eprintln!("hv: of {} reported pages, {faulted} had met a fault since their last report", judgement.reported.0);
     }
     let lost = judgement.header.lost;
     if lost > 0 {
@@ -202,7 +236,7 @@ mod tests {
     use super::*;
     use hypervisor_abi::events::{Barrier, Call, Invalidation as Tlbi, Record};
     use stage2::{Dsb, Ipa, IpaRange, PhysAddr, Scope, Slot};
-    use stage2_oracle::{Action, Form, Invalidation, Operation, OperationKind};
+    use stage2_oracle::{Form, Invalidation};
 
     /// The hypervisor's records say what the oracle reads.
     #[test]

@@ -1,7 +1,7 @@
 //! Bytes become operations on a table, which the oracle judges and a flat reference map is compared with.
 //!
-//! The choices are those of the property tests (`tests/oracle/tests/common`), made from the fuzzer's bytes instead of a
-//! random number generator's.
+//! The choices are those of the property tests (`tests/oracle/tests/common`). Eight bytes choose one operation, so that the
+//! fuzzer can leave one out, repeat it, or put another in its place.
 #![no_main]
 
 #[path = "../../oracle/tests/common/mod.rs"]
@@ -9,14 +9,14 @@ mod common;
 
 use common::Machine;
 use common::driver::Driver;
-use common::operations::{Mix, operations};
+use common::operations::{Mix, operation};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use stage2_oracle::Model;
 
-/// Operations in a run, on average.
-const STEPS: usize = 40;
+/// The most operations in a run.
+const STEPS: usize = 100;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     let Some((&[kind, ipa_bits], choices)) = bytes.split_first_chunk() else { return Corpus::Reject };
@@ -28,12 +28,17 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         ipa_bits: [32, 40, 43, 48][usize::from(ipa_bits & 3)],
     };
     let mix = if kind & 32 != 0 { Mix::Logs } else { Mix::Mappings };
-    let mut runner =
-        TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::PassThrough, choices));
-    let Ok(steps) = operations(machine, mix, STEPS).new_tree(&mut runner) else { return Corpus::Reject };
+    let operation = operation(machine, mix);
     let model = Model::new(machine.setup());
     let mut driver = Driver::new(&model, machine);
-    steps.current().iter().for_each(|step| driver.step(step));
+    for choice in choices.chunks_exact(8).take(STEPS) {
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(choice);
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        let Ok(step) = operation.new_tree(&mut runner) else { return Corpus::Reject };
+        driver.step(&step.current());
+    }
     driver.finish();
     Corpus::Keep
 });

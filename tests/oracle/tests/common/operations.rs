@@ -134,7 +134,8 @@ fn pages(middle: u64) -> impl Strategy<Value = u64> {
     (0..4096u64).prop_map(move |page| middle - 8 * MIB + page * PAGE_SIZE)
 }
 
-fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
+/// One operation.
+pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
     let m = machine.middle();
     let mappings = prop_oneof![
         5 => (wide(m), offset(), attributes()).prop_map(|(r, o, a)| Op::Map(r, o, a)),
