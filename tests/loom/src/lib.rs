@@ -1,0 +1,156 @@
+//! The engine's two doors, opened onto loom: descriptors that several threads use are loom's atomics, so that each
+//! interleaving is tried, with every value that the orderings allow a load to return.
+//!
+//! A table that is filled is one cell of loom's: whoever loads a descriptor of it must come after the fill, by what it has
+//! loaded on its way there. A publication without release, or a walk without acquire, is a race that loom reports.
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use stage2::geometry::ENTRIES;
+use stage2::{Counters, Dsb, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64 as PlainAtomic;
+
+/// Where the frames seem to lie.
+const BASE: u64 = 0x8000_0000;
+
+/// One table.
+struct Frame {
+    /// Stands for all that a fill writes.
+    filled: UnsafeCell<()>,
+    /// Descriptors that several threads use.
+    shared: Vec<(usize, AtomicU64)>,
+    /// The others, which loom has no need to look at.
+    plain: Vec<PlainAtomic>,
+}
+
+/// Frames, and a record of which are in use.
+pub struct Machine {
+    frames: Vec<Frame>,
+    used: Mutex<BTreeSet<usize>>,
+    counters: Counters,
+}
+
+// SAFETY: `filled` is loom's, and reports any use that is not ordered; the rest is atomics and a mutex.
+unsafe impl Sync for Machine {}
+// SAFETY: as above.
+unsafe impl Send for Machine {}
+
+impl core::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Machine").field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// So many frames. Several threads use the descriptors with these indices, in whichever table.
+    #[must_use]
+    pub fn new(frames: usize, shared: &[usize]) -> Self {
+        let frame = || Frame {
+            filled: UnsafeCell::new(()),
+            shared: shared.iter().map(|&index| (index, AtomicU64::new(0))).collect(),
+            plain: (0..ENTRIES).map(|_| PlainAtomic::new(0)).collect(),
+        };
+        Self { frames: (0..frames).map(|_| frame()).collect(), used: Mutex::default(), counters: Counters::new() }
+    }
+
+    /// How many frames the engine has.
+    ///
+    /// # Panics
+    ///
+    /// If a thread has panicked with the lock.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.used.lock().expect("nobody panics with it").len()
+    }
+
+    fn frame(&self, table: PhysAddr) -> &Frame {
+        &self.frames[((table.0 - BASE) / PAGE_SIZE) as usize]
+    }
+}
+
+impl Frame {
+    fn shared(&self, index: usize) -> Option<&AtomicU64> {
+        self.shared.iter().find(|(at, _)| *at == index).map(|(_, atomic)| atomic)
+    }
+
+    fn set(&self, index: usize, value: u64) {
+        match self.shared(index) {
+            Some(atomic) => atomic.store(value, Ordering::Relaxed),
+            None => self.plain[index].store(value, Ordering::Relaxed),
+        }
+    }
+}
+
+// SAFETY: a frame is given out once until it is freed; no hardware walks it. Read-modify-writes are AcqRel, loads Acquire,
+// stores Relaxed, as on AArch64.
+unsafe impl TableMemory for Machine {
+    fn allocate(&self, frames: usize) -> Option<PhysAddr> {
+        let mut used = self.used.lock().expect("nobody panics with it");
+        let free = |first: &usize| (*first..first + frames).all(|frame| !used.contains(&frame));
+        let first = (0..=self.frames.len().checked_sub(frames)?).step_by(frames).find(free)?;
+        used.extend(first..first + frames);
+        Some(PhysAddr(BASE + first as u64 * PAGE_SIZE))
+    }
+
+    unsafe fn free(&self, first: PhysAddr, frames: usize) {
+        let first = ((first.0 - BASE) / PAGE_SIZE) as usize;
+        let mut used = self.used.lock().expect("nobody panics with it");
+        assert!((first..first + frames).all(|frame| used.remove(&frame)), "frame {first} is freed twice");
+    }
+
+    unsafe fn load(&self, slot: Slot) -> u64 {
+        let frame = self.frame(slot.table);
+        // SAFETY: nothing is read: loom checks that every fill comes before this.
+        frame.filled.with(|_| ());
+        match frame.shared(slot.index) {
+            Some(atomic) => atomic.load(Ordering::Acquire),
+            None => frame.plain[slot.index].load(Ordering::SeqCst),
+        }
+    }
+
+    unsafe fn store(&self, slot: Slot, value: u64) {
+        self.frame(slot.table).set(slot.index, value);
+    }
+
+    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        let frame = self.frame(slot.table);
+        frame.filled.with(|_| ());
+        match frame.shared(slot.index) {
+            Some(atomic) => atomic.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).map(|_| ()),
+            None => {
+                let plain = &frame.plain[slot.index];
+                plain.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(|_| ())
+            }
+        }
+    }
+
+    unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
+        let frame = self.frame(table);
+        // Loom reports a fill of a table that somebody reads, or has read, without an order between the two.
+        frame.filled.with_mut(|_| ());
+        for index in 0..ENTRIES {
+            frame.set(index, first.wrapping_add(step.wrapping_mul(index as u64)));
+        }
+    }
+}
+
+// SAFETY: no hardware walks these tables; a DSB is at least a fence.
+unsafe impl Maintenance for Machine {
+    fn dsb(&self, _: Dsb) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn isb(&self) {}
+
+    fn tlbi(&self, _: Vmid, _: Tlbi) {}
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn wait(&self) {
+        loom::thread::yield_now();
+    }
+}
