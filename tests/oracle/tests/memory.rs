@@ -7,6 +7,7 @@ use common::{GIB, MIB, Machine, property, range, scaled, vmid};
 use proptest::prelude::*;
 use stage2::*;
 use stage2_oracle::{Checked, Mapping, Model};
+use std::sync::atomic::AtomicU64;
 
 const BASE: u64 = 2 * GIB;
 
@@ -128,4 +129,154 @@ fn a_collapse_returns_what_a_split_took() {
             model.assert_clean();
         });
     }
+}
+
+/// Words for a log of `range`, for ever.
+fn storage(range: IpaRange) -> &'static [AtomicU64] {
+    (0..Layout::new(range).words()).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
+}
+
+/// A table of 1 GiB, and a log's options.
+fn logged(bbm: BbmLevel, mechanism: Mechanism) -> (Machine, LogOptions) {
+    let hardware_dirty = mechanism != Mechanism::WriteProtect;
+    let machine = Machine { hardware_dirty, ..machine(bbm, true) };
+    (machine, LogOptions { mechanism, all_dirty: false })
+}
+
+/// What the guest may do, page by page or leaf by leaf: the same at any size of leaf.
+fn rights(table: &Checked<'_>, range: IpaRange) -> Vec<(u64, Attributes)> {
+    let mut rights: Vec<(u64, Attributes)> = Vec::new();
+    for leaf in table.stage2().leaves(range) {
+        if rights.last().is_none_or(|last| last.1 != leaf.attributes) {
+            rights.push((leaf.ipa.0, leaf.attributes));
+        }
+    }
+    rights
+}
+
+#[test]
+fn a_log_that_finds_no_memory_does_not_start() {
+    for (bbm, mechanism) in Machine::LEVELS.into_iter().flat_map(|bbm| {
+        [Mechanism::WriteProtect, Mechanism::HardwarePage, Mechanism::HardwareBlock].map(|mechanism| (bbm, mechanism))
+    }) {
+        let strategy = (ranges(), ranges(), prop_oneof![0..8usize, 0..400usize]);
+        property(&format!("start {mechanism:?} at {bbm:?}"), scaled(60), strategy, |(closed, range, allowed)| {
+            let (machine, options) = logged(bbm, mechanism);
+            let model = Model::new(machine.setup());
+            let mut table = Checked::new(&model, machine.config()).expect("a table");
+            table.map(world(), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
+            table.protect(closed, Permissions::READ_EXECUTE).expect("memory");
+            let before = rights(&table, world());
+            let words = storage(range);
+            model.fail_allocations(Some(allowed));
+            let result = table.start_log(range, words, options);
+            model.fail_allocations(None);
+            model.assert_clean();
+            assert_eq!(rights(&table, world()), before);
+            let log = match result {
+                Ok(log) => log,
+                // Nothing is left of the attempt: the same words serve the next one.
+                Err(Error::OutOfMemory { .. }) => table.start_log(range, words, options).expect("there is memory now"),
+                Err(other) => panic!("{other}"),
+            };
+            table.stop_log(log);
+            model.assert_clean();
+            assert_eq!(rights(&table, world()), before);
+        });
+    }
+}
+
+#[test]
+fn a_fault_that_finds_no_memory_costs_precision_and_nothing_else() {
+    for bbm in Machine::LEVELS {
+        let range = range(BASE, BASE + 64 * MIB);
+        property(&format!("fault at {bbm:?}"), scaled(60), prop::collection::vec(0..16384u64, 1..8), |pages| {
+            let (machine, options) = logged(bbm, Mechanism::WriteProtect);
+            let model = Model::new(machine.setup());
+            let mut table = Checked::new(&model, machine.config()).expect("a table");
+            table.map(world(), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
+            let mut log = table.start_log(range, storage(range), options).expect("memory");
+            model.fail_allocations(Some(0));
+            let frames = model.frames_in_use();
+            let mut history = FaultHistory::new();
+            for page in &pages {
+                table.store(Ipa(BASE + page * PAGE_SIZE), &mut history).expect("the guest goes on");
+            }
+            assert_eq!(model.frames_in_use(), frames);
+            let layout = Layout::new(range);
+            let mut words = vec![0; layout.words()];
+            let mut report = PageSet::new(layout, &mut words).expect("words enough");
+            table.harvest(&mut log, &mut report).expect("a harvest takes no memory");
+            model.assert_clean();
+            for page in &pages {
+                let block = (BASE + page * PAGE_SIZE) & !(2 * MIB - 1);
+                assert!(
+                    report.contains_range(common::range(block, block + 2 * MIB)),
+                    "all that was opened is reported"
+                );
+            }
+            model.fail_allocations(None);
+            table.stop_log(log);
+            model.assert_clean();
+        });
+    }
+}
+
+#[test]
+fn a_batch_that_finds_no_memory_keeps_what_it_has_done() {
+    for bbm in Machine::LEVELS {
+        property(
+            &format!("batch at {bbm:?}"),
+            scaled(100),
+            (ranges(), ranges(), 0..9usize),
+            |(first, second, allowed)| {
+                let machine = machine(bbm, true);
+                let model = Model::new(machine.setup());
+                let mut table = Checked::new(&model, machine.config()).expect("a table");
+                table.map(world(), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
+                let mut done = Vec::new();
+                model.fail_allocations(Some(allowed));
+                let result = table.batch(|batch| {
+                    for range in [first, second] {
+                        batch.protect(range, Permissions::READ)?;
+                        done.push(range);
+                    }
+                    Ok(())
+                });
+                model.fail_allocations(None);
+                model.assert_clean();
+                assert_eq!(result.is_ok(), done.len() == 2);
+                for leaf in table.stage2().leaves(world()) {
+                    let asked = done.iter().any(|range| range.contains(leaf.ipa));
+                    let wanted = if asked { Permissions::READ } else { Permissions::ALL };
+                    assert_eq!(leaf.attributes.permissions, wanted, "{leaf:?} after {done:?}");
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn a_freeze_that_finds_no_memory_stops_nobody() {
+    for bbm in Machine::LEVELS {
+        let machine = machine(bbm, true);
+        let model = Model::new(machine.setup());
+        let mut table = Checked::new(&model, machine.config()).expect("a table");
+        table.map(world(), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
+        let before = model.snapshot();
+        model.fail_allocations(Some(0));
+        assert!(matches!(table.freeze(), Err(Error::OutOfMemory { .. })));
+        assert!(model.snapshot() == before && !table.stage2().is_frozen());
+        table.store(Ipa(BASE), &mut FaultHistory::new()).expect("the guest goes on");
+        model.assert_clean();
+    }
+}
+
+#[test]
+fn a_table_that_finds_no_memory_is_not_made() {
+    let machine = machine(BbmLevel::Level2, true);
+    let model = Model::new(machine.setup());
+    model.fail_allocations(Some(0));
+    assert!(matches!(Checked::new(&model, machine.config()), Err(Error::OutOfMemory { .. })));
+    assert_eq!(model.frames_in_use(), 0);
 }
