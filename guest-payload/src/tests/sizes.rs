@@ -1,5 +1,6 @@
 //! Leaves of every size: split wherever a page in them may lie, put together again, with nothing else noticing.
 
+use crate::cpu::{self, MAX_CPUS};
 use crate::exceptions;
 use crate::memory::{self, PAGE};
 use crate::probe::WRITE64;
@@ -202,10 +203,10 @@ fn devices_stay_whole() -> Outcome {
     Ok(())
 }
 
-/// Where the bystanders are, until when, and how often they looked.
+/// Where the bystanders are, until when, and how often each CPU has looked at everything.
 static START: AtomicU64 = AtomicU64::new(0);
 static RUNNING: AtomicBool = AtomicBool::new(false);
-static LOOKS: AtomicU64 = AtomicU64::new(0);
+static LOOKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// Bytes of the bystanders' blocks.
 const BYSTANDERS: u64 = 4 * MIB;
@@ -219,7 +220,6 @@ unsafe extern "C" fn execute(address: u64, _: u64) -> u64 {
 /// Reads the pages of the block, or executes them, again and again. Returns the first address that was wrong, or 0.
 fn bystander(executes: u64) -> u64 {
     let start = START.load(Relaxed);
-    let mut looks = 0;
     let mut wrong = 0;
     while RUNNING.load(Acquire) && wrong == 0 {
         for at in (start..start + BYSTANDERS).step_by(3 * PAGE as usize) {
@@ -232,11 +232,12 @@ fn bystander(executes: u64) -> u64 {
             };
             if !right {
                 wrong = at;
+                // The other CPUs need not go on.
+                RUNNING.store(false, Release);
             }
-            looks += 1;
         }
+        LOOKS[cpu::current().index()].fetch_add(1, Relaxed);
     }
-    LOOKS.fetch_add(looks, Relaxed);
     wrong
 }
 
@@ -251,7 +252,7 @@ fn bystanders() -> Outcome {
         write(at + 64, pattern(at));
     }
     START.store(range.start, Relaxed);
-    LOOKS.store(0, Relaxed);
+    LOOKS.iter().for_each(|looks| looks.store(0, Relaxed));
     RUNNING.store(true, Release);
     let since = Since::now([
         Event::FaultTranslation,
@@ -267,7 +268,9 @@ fn bystanders() -> Outcome {
     }
     let end = crate::timer::now() + crate::timer::milliseconds(2000);
     let mut rounds = 0;
-    while crate::timer::now() < end {
+    // On a busy host the time may be over before anything has happened.
+    let all_have_looked = || (1..smp::count()).all(|index| LOOKS[index].load(Relaxed) > 20);
+    while RUNNING.load(Relaxed) && (crate::timer::now() < end || rounds < 10 || !all_have_looked()) {
         for size in [size::CONTIGUOUS_64K, size::PAGE] {
             check_eq!(split(&range, size), status::SUCCESS, "split to size {size}");
             check_eq!(collapse(&range), status::SUCCESS, "collapse");
@@ -281,7 +284,6 @@ fn bystanders() -> Outcome {
     }
     let [translation, permission, spurious, conflict, windows, splits, collapses] = since.counts();
     check!(splits >= 2 * rounds && collapses >= 2 * rounds, "{rounds} rounds, {splits} splits, {collapses} collapses");
-    check!(LOOKS.load(Relaxed) > 1000 && rounds > 2, "{} looks in {rounds} rounds", LOOKS.load(Relaxed));
     check_eq!([permission, conflict], [0, 0], "permission faults and conflicts of the bystanders");
     if bbm_level() >= 2 {
         check_eq!([translation, spurious, windows], [0; 3], "faults of the bystanders, and invalid windows");

@@ -32,7 +32,11 @@ const LANES: u64 = 16;
 static START: AtomicU64 = AtomicU64::new(0);
 static SHADOW: AtomicU64 = AtomicU64::new(0);
 static RUNNING: AtomicBool = AtomicBool::new(false);
-static STEPS: AtomicU64 = AtomicU64::new(0);
+
+/// How far each CPU has come. The storm goes on until all have come so far, on however busy a host.
+static STEPS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+const LEAST_STEPS: u64 = 4096;
+const LEAST_CHANGES: u64 = 60;
 
 /// Each CPU's stage-1 entry for a page that it maps elsewhere again and again.
 static WINDOWS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -124,13 +128,13 @@ fn worker(stream: u64) -> u64 {
             Timer::Virtual.start(timer::now() + timer::milliseconds(1) / 2);
         }
         steps += 1;
+        STEPS[index].store(steps, Relaxed);
         if let Some(wrong) = step(index, &mut random) {
             WRONG[index].iter().zip(wrong).for_each(|(slot, value)| slot.store(value, Relaxed));
             break;
         }
     }
     Timer::Virtual.stop();
-    STEPS.fetch_add(steps, Relaxed);
     cpu::current().interrupt_count(machine::get().virtual_timer) - before
 }
 
@@ -245,7 +249,7 @@ fn storm(name: &str, mode: u64, milliseconds: u64) -> Outcome {
     }
     START.store(area.start, Relaxed);
     SHADOW.store(shadow, Relaxed);
-    STEPS.store(0, Relaxed);
+    STEPS.iter().for_each(|steps| steps.store(0, Relaxed));
     let since = Since::now([
         Event::InvalidWindow,
         Event::FaultConflict,
@@ -262,10 +266,15 @@ fn storm(name: &str, mode: u64, milliseconds: u64) -> Outcome {
         smp::post(index, worker, index as u64)?;
     }
     let mut random = Random::new(options::get().seed, mode);
+    check_eq!(split(&area, hypervisor_abi::leaf::PAGE), status::SUCCESS, "{name}: split");
     let end = timer::now() + timer::milliseconds(milliseconds);
     let mut changes = 0;
     let result = loop {
-        if timer::now() > end {
+        let others_ready = || {
+            let done = |index: usize| STEPS[index].load(Relaxed) >= LEAST_STEPS || WRONG[index][0].load(Relaxed) != 0;
+            workers.clone().all(done)
+        };
+        if timer::now() > end && changes >= LEAST_CHANGES && others_ready() {
             break Ok(mirror);
         }
         match change(&area, mirror, &mut random) {
@@ -301,11 +310,7 @@ fn storm(name: &str, mode: u64, milliseconds: u64) -> Outcome {
         }
     }
     let [windows, conflicts, translation, lost, splits, collapses] = since.counts();
-    check!(
-        changes > 20 && splits > 0 && collapses > 0,
-        "{name}: {changes} changes, {splits} splits, {collapses} collapses"
-    );
-    check!(workers.is_empty() || STEPS.load(Relaxed) > 1000, "{name}: {} steps of the other CPUs", STEPS.load(Relaxed));
+    check!(splits > 0 && collapses > 0, "{name}: {changes} changes, {splits} splits, {collapses} collapses");
     check_eq!([conflicts, lost], [0, 0], "{name}: conflict aborts, and precision lost");
     if bbm_level() >= 2 {
         check_eq!([windows, translation], [0, 0], "{name}: invalid windows, and translation faults");

@@ -1,33 +1,51 @@
-//! The EL1 test suite passes.
+//! The EL1 test suite passes: on a part of the matrix that `cargo hv payload --matrix` runs.
 
-use qemu::console::{End, PREFIX, passed_and_failed};
+use qemu::ending::Status;
 use qemu::machine::{Gic, Machine};
+use qemu::payload::{matrix, suite};
+use qemu::run::Limits;
 use qemu::size::Size;
-use system_tests::{assert_end, machine, payload, run};
+use std::time::Duration;
+use system_tests::{emulator, machine, payload, turn};
 
-fn passes(cpu: &str, gic: Gic, smp: u32) {
+/// How long one machine may take before its test fails.
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn passes(cpu: &str, gic: Gic, smp: u32, bbm: &str) {
     // Room for two leaves of 1 GiB side by side.
     let memory = Size::mib(3072);
     let mut machine = Machine { cpu: cpu.into(), gic, smp, memory, ..machine() };
-    machine.append += " hypercalls=on";
-    machine.load_guest(payload(), None, "").unwrap();
-    let outcome = run(&machine);
-    assert_end!(outcome, End::PowerOff);
-    let lines = outcome.console.lines();
-    let last = lines.iter().rfind(|line| !line.starts_with(PREFIX) && !line.trim().is_empty());
-    let (passed, failed) = last.and_then(|line| passed_and_failed(line)).expect("the payload ends with its result");
-    // Behind a failed test's line stand its reasons, indented.
-    let of_interest = |line: &&String| line.starts_with(' ') || line.ends_with("FAILED");
-    let failures: Vec<&str> = lines.iter().filter(of_interest).map(String::as_str).collect();
-    assert!(passed > 0 && failed == 0, "{passed} passed, {failed} failed\n{}", failures.join("\n"));
+    machine.append += &format!(" hypercalls=on bbm={bbm}");
+    let limits = Limits { total: LIMIT, silence: suite::SILENCE };
+    let _turn = turn();
+    // What goes on for a set time is given less of it than a user gives.
+    let results = suite::run(emulator(), &machine, payload(), &["storm=2".to_owned()], limits, |_| ()).unwrap();
+    let counts = results.counts();
+    assert!(
+        results.status == Status::Success && results.restarts == 0 && counts.passed > 150,
+        "{counts}, {} restarts\n{}{}",
+        results.restarts,
+        matrix::failures(&results.tests),
+        results.explanation
+    );
 }
 
 #[test]
 fn on_max_with_gicv3_and_4_cpus() {
-    passes("max", Gic::V3, 4);
+    passes("max", Gic::V3, 4, "auto");
+}
+
+#[test]
+fn on_max_with_break_before_make_and_2_cpus() {
+    passes("max", Gic::V3, 2, "break");
 }
 
 #[test]
 fn on_cortex_a72_with_gicv2_and_2_cpus() {
-    passes("cortex-a72", Gic::V2, 2);
+    passes("cortex-a72", Gic::V2, 2, "auto");
+}
+
+#[test]
+fn on_cortex_a53_with_1_cpu() {
+    passes("cortex-a53", Gic::V3, 1, "auto");
 }
