@@ -206,15 +206,16 @@ fn a_fault_that_finds_no_memory_costs_precision_and_nothing_else() {
             let layout = Layout::new(range);
             let mut words = vec![0; layout.words()];
             let mut report = PageSet::new(layout, &mut words).expect("words enough");
+            let opened = |report: &PageSet<'_>| {
+                let mut blocks = pages.iter().map(|page| (BASE + page * PAGE_SIZE) & !(2 * MIB - 1));
+                blocks.all(|block| report.contains_range(common::range(block, block + 2 * MIB)))
+            };
+            table.stage2().peek(&log, &mut report).expect("a look takes no memory");
+            assert!(opened(&report), "all that was opened is marked");
+            report.clear();
             table.harvest(&mut log, &mut report).expect("a harvest takes no memory");
             model.assert_clean();
-            for page in &pages {
-                let block = (BASE + page * PAGE_SIZE) & !(2 * MIB - 1);
-                assert!(
-                    report.contains_range(common::range(block, block + 2 * MIB)),
-                    "all that was opened is reported"
-                );
-            }
+            assert!(opened(&report), "all that was opened is reported");
             model.fail_allocations(None);
             table.stop_log(log);
             model.assert_clean();
