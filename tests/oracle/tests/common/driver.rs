@@ -58,10 +58,6 @@ impl<'m> Driver<'m> {
             }
             Op::Unmap(range) => {
                 self.table.unmap(range).expect("memory for an unmap");
-                if let Some(log) = &mut self.log {
-                    // A page's dirty state goes with its mapping.
-                    log.written.retain(|&page| !range.contains(Ipa(page)));
-                }
                 self.reference.unmap(range);
                 range
             }
