@@ -2,7 +2,8 @@
 //!
 //! It is an arm64 Image that runs wherever it is loaded. Each check has a line of its own on the console, the last line
 //! is `N passed, N failed` (with `, N skipped` where something was skipped), and the machine ends through PSCI
-//! SYSTEM_OFF. `options.rs` has the words of its command line.
+//! SYSTEM_OFF. `options.rs` has the words of its command line; with
+//! `bench` among them it measures instead of testing.
 #![no_std]
 #![no_main]
 
@@ -13,6 +14,7 @@ mod console;
 mod cpu;
 #[macro_use]
 mod report;
+mod bench;
 mod exceptions;
 mod gic;
 mod hypercall;
@@ -44,7 +46,11 @@ extern "C" fn primary_main() -> ! {
     timer::init_cpu();
     cpu::unmask_interrupts();
     options::init(machine.bootargs);
-    suite::run();
+    if options::get().bench {
+        bench::run();
+    } else {
+        suite::run();
+    }
     hypercall::system_off()
 }
 

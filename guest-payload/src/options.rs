@@ -10,6 +10,7 @@
 //! - `aim=START-END`: physical addresses that must be out of reach; without the hypervisor too, so that one can see the
 //!   tests of isolation fail;
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
+//! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
 //! - `list`: print the names of the tests and end.
 
 use crate::services::MODES;
@@ -36,6 +37,8 @@ pub struct Options {
     pub aim: Option<Range<u64>>,
     /// Run the tests that have to fail.
     pub must_fail: bool,
+    /// Measure instead of testing.
+    pub bench: bool,
     /// Print names only.
     pub list: bool,
 }
@@ -54,6 +57,7 @@ pub fn init(bootargs: &'static str) {
         bare: false,
         aim: None,
         must_fail: false,
+        bench: false,
         list: false,
     };
     for word in bootargs.split_ascii_whitespace() {
@@ -74,6 +78,7 @@ pub fn init(bootargs: &'static str) {
             "aim" => range(value).map(|range| options.aim = Some(range)).is_some(),
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
+            "bench" => core::mem::replace(&mut options.bench, true) || value.is_empty(),
             "list" => core::mem::replace(&mut options.list, true) || value.is_empty(),
             _ => false,
         };

@@ -66,7 +66,7 @@ pub mod function {
     pub const LOG_PEEK: u32 = 0xc600_0022;
     /// Makes the pages of log `x1` that are set in the bitmap at `x2`, of `x3` words, count as clean.
     pub const LOG_CLEAR: u32 = 0xc600_0023;
-    /// Ends log `x1`; leaves become as large as they were.
+    /// Ends log `x1`; leaves become as large as they were, unless `x2` is [`log::KEEP_LEAVES`](super::log::KEEP_LEAVES).
     pub const LOG_STOP: u32 = 0xc600_0024;
     /// Has stores to the range `x1`, `x2` [watched](super::watch) as `x3` says.
     pub const WATCH: u32 = 0xc600_0030;
@@ -114,6 +114,9 @@ pub mod log {
     pub const HARDWARE_BLOCK: u64 = 2;
     /// Added: everything counts as dirty at first.
     pub const ALL_DIRTY: u64 = 1 << 8;
+    /// For [`function::LOG_STOP`](super::function::LOG_STOP): nothing but the log ends. Pages that are held back stay so
+    /// until their first write, or until they are collapsed.
+    pub const KEEP_LEAVES: u64 = 1;
 }
 
 /// What happens to stores to a range, for [`function::WATCH`].

@@ -113,6 +113,15 @@ unsafe impl Maintenance for Platform {
     fn counters(&self) -> &Counters {
         &this_cpu().stage2
     }
+
+    #[inline(always)]
+    fn wait(&self) {
+        // YIELD first: an emulator that runs its CPUs in turn, as QEMU does when it counts instructions, goes over to the one
+        // that is waited for.
+        // SAFETY: a hint.
+        unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+        core::hint::spin_loop();
+    }
 }
 
 /// What the guest's accesses go through. Faults take the read side: they only change permissions and split leaves.

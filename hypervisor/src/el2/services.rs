@@ -243,7 +243,8 @@ fn clear(logs: &mut Logs, table: &Table, x: &[u64; 19]) -> Result<(), i64> {
 
 fn stop(logs: &mut Logs, table: &mut Table, x: &[u64; 19]) -> Result<(), i64> {
     let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::take).ok_or(INVALID)?;
-    if let Some(storage) = table.stop_log(entry.log) {
+    let storage = if x[2] & log::KEEP_LEAVES != 0 { table.end_log(entry.log) } else { table.stop_log(entry.log) };
+    if let Some(storage) = storage {
         release(storage);
     }
     Ok(())

@@ -1,0 +1,46 @@
+//! Measurements instead of the suite: what the hypervisor costs its guest, in instructions, seen from the guest.
+//!
+//! For QEMU with `-icount shift=0` and a counter of 1 GHz, where one tick of CNTVCT_EL0 is one instruction of any
+//! exception level: a difference of two readings is exact, and every run prints the same. The hypervisor must run with
+//! `hypercalls=on` and without `icount=on`, which adds up the time at EL2 and so takes some.
+//!
+//! One line a row, in the order of the rows:
+//!
+//! ```text
+//! bench: ROW n=COUNT mean=X.XX median=N max=N unit=call|page
+//! count: NAME VALUE
+//! bench: end
+//! ```
+//!
+//! `call`: the instruction that exits to EL2 and all that is executed before the next one. `page`: the same for one or two
+//! calls on many pages, by their number.
+
+mod area;
+mod counts;
+mod measure;
+mod rows;
+
+use crate::{cpu, hypercall, memory, smp};
+
+/// What ends the measurements early: a sentence.
+type Failure = &'static str;
+
+/// Measures everything. The last line is `bench: end`, unless something did not work.
+pub fn run() {
+    smp::init();
+    let result = if !hypercall::present() {
+        Err("there is no hypervisor")
+    } else if smp::restore().is_err() {
+        Err("a CPU did not start")
+    } else {
+        let mark = memory::mark();
+        // An interrupt would be measured along.
+        let rows = cpu::without_interrupts(rows::print);
+        memory::release_to(&mark);
+        rows.and_then(|()| counts::print())
+    };
+    match result {
+        Ok(()) => println!("bench: end"),
+        Err(why) => println!("bench: failed: {why}"),
+    }
+}
