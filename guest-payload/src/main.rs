@@ -3,7 +3,7 @@
 //! It is an arm64 Image that runs wherever it is loaded. Each check has a line of its own on the console, the last line
 //! is `N passed, N failed` (with `, N skipped` where something was skipped), and the machine ends through PSCI
 //! SYSTEM_OFF. `options.rs` has the words of its command line; with
-//! `bench` among them it measures instead of testing.
+//! `bench` or `strategy` among them it measures instead of testing.
 #![no_std]
 #![no_main]
 
@@ -46,7 +46,10 @@ extern "C" fn primary_main() -> ! {
     timer::init_cpu();
     cpu::unmask_interrupts();
     options::init(machine.bootargs);
-    if options::get().bench {
+    let options = options::get();
+    if let Some(strategy) = options.strategy {
+        bench::strategy::run(strategy);
+    } else if options.bench {
         bench::run();
     } else {
         suite::run();

@@ -10,9 +10,11 @@
 //! - `aim=START-END`: physical addresses that must be out of reach; without the hypervisor too, so that one can see the
 //!   tests of isolation fail;
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
+//! - `strategy=pages|blocks|hardware`: measure one way to keep a dirty log (see `bench/strategy.rs`);
 //! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
 //! - `list`: print the names of the tests and end.
 
+use crate::bench::strategy::Strategy;
 use crate::services::MODES;
 use core::ops::Range;
 use spin::Once;
@@ -39,6 +41,8 @@ pub struct Options {
     pub must_fail: bool,
     /// Measure instead of testing.
     pub bench: bool,
+    /// Measure this strategy.
+    pub strategy: Option<Strategy>,
     /// Print names only.
     pub list: bool,
 }
@@ -58,6 +62,7 @@ pub fn init(bootargs: &'static str) {
         aim: None,
         must_fail: false,
         bench: false,
+        strategy: None,
         list: false,
     };
     for word in bootargs.split_ascii_whitespace() {
@@ -78,6 +83,7 @@ pub fn init(bootargs: &'static str) {
             "aim" => range(value).map(|range| options.aim = Some(range)).is_some(),
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
+            "strategy" => Strategy::of(value).map(|strategy| options.strategy = Some(strategy)).is_some(),
             "bench" => core::mem::replace(&mut options.bench, true) || value.is_empty(),
             "list" => core::mem::replace(&mut options.list, true) || value.is_empty(),
             _ => false,

@@ -37,6 +37,7 @@ Examples:
   cargo hv payload                            the EL1 test suite
   cargo hv payload --matrix --junit out.xml   the same on every kind of CPU
   cargo hv payload --image FILE --append ARGS another's guest, run in the same way
+  cargo hv bench                              what the hot paths cost, in instructions, beside KVM
   cargo hv secure-partition                   the engine in another program: a secure-partition manager at S-EL2
   cargo hv test                               everything that CI checks
   cargo hv doctor                             what is installed, what is missing
@@ -66,6 +67,8 @@ pub enum Command {
     Audit(Audit),
     /// Let the oracle judge the events that `cargo hv linux --oracle --events FILE` has kept
     Replay(Replay),
+    /// Count what the hot paths cost, in instructions, and print it beside KVM
+    Bench(Bench),
     /// Run every check there is: format, lints, docs, host tests, system tests
     Test,
     /// Print what is installed, what is missing, and what would be done about it
@@ -298,6 +301,44 @@ pub struct Replay {
     pub file: PathBuf,
 }
 
+/// `cargo hv bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Measure KVM anew, with Debian's kernel at EL2 in the same QEMU
+    #[arg(long)]
+    pub kvm: bool,
+    /// With --kvm: the kernel, an arm64 Image [default: Debian's newest cloud kernel]
+    #[arg(long, value_name = "FILE", requires = "kvm")]
+    pub kernel: Option<PathBuf>,
+    /// Time the engine on this host instead, beside memset, plain reads and peer crates; fail if a ratio is missed
+    #[arg(long, conflicts_with_all = ["kvm", "check", "renew", "json"])]
+    pub native: bool,
+    /// With --native: only the ratios that have limits
+    #[arg(long, requires = "native")]
+    pub quick: bool,
+    /// Compare ways to keep a dirty log instead, on one workload: a table, and a picture in --out
+    #[arg(long, conflicts_with_all = ["kvm", "check", "renew", "json", "native"])]
+    pub strategies: bool,
+    /// With --strategies: write strategies.png here [default: target/hv/bench]
+    #[arg(long, value_name = "DIR", requires = "strategies")]
+    pub out: Option<PathBuf>,
+    /// Fail if a row is over its limit, two runs differ, or a row got 2 % worse than the stored baseline
+    #[arg(long)]
+    pub check: bool,
+    /// Store what is measured now as the baseline (and KVM's column, with --kvm)
+    #[arg(long, conflicts_with = "check")]
+    pub renew: bool,
+    /// Write what was measured, and KVM's column, to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// The QEMU to use [default: qemu-system-aarch64 in PATH]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    pub qemu: Option<PathBuf>,
+    /// End each measurement after so many seconds [default: 600]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+}
+
 /// `cargo hv doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
@@ -432,6 +473,10 @@ mod tests {
             &["payload", "--matrix", "--cpu", "max"],
             &["payload", "--image", "x", "--filter", "y"],
             &["linux", "--timeout", "0"],
+            &["bench", "--kernel", "Image"],
+            &["bench", "--check", "--renew"],
+            &["bench", "--quick"],
+            &["bench", "--native", "--kvm"],
             &["fly"],
             &[],
         ] {

@@ -4,6 +4,7 @@
 //! [`Emulator`](setup::emulator::Emulator), build the [images], describe a [`Machine`](machine::Machine), and
 //! [`capture`](run::capture) its console.
 
+pub mod bench;
 pub mod cli;
 pub mod code_size;
 pub mod commands;

@@ -117,11 +117,20 @@ impl Area {
     ///
     /// If the call fails.
     pub fn log(self, buffer: Area) -> Result<Running, Failure> {
+        self.log_by(log::WRITE_PROTECT, buffer)
+    }
+
+    /// Starts a log with the [`log`] options `how`. Its bitmap goes to `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// If the call fails.
+    pub fn log_by(self, how: u64, buffer: Area) -> Result<Running, Failure> {
         let words = self.pages() / 64;
         if words * 8 > buffer.bytes {
             return Err("the bitmap's buffer is too small");
         }
-        let timed = call(function::LOG_START, [self.start, self.bytes, log::WRITE_PROTECT], "no log started")?;
+        let timed = call(function::LOG_START, [self.start, self.bytes, how], "no log started")?;
         Ok(Running { handle: timed.answer[1], start: timed.instructions, buffer: buffer.start, words })
     }
 
@@ -177,5 +186,14 @@ impl Running {
     /// If the call fails.
     pub fn stop(self) -> Result<u64, Failure> {
         Ok(call(function::LOG_STOP, [self.handle, log::KEEP_LEAVES, 0], "stop failed")?.instructions)
+    }
+
+    /// Ends the log, and collapses the leaves; instructions.
+    ///
+    /// # Errors
+    ///
+    /// If the call fails.
+    pub fn stop_and_collapse(self) -> Result<u64, Failure> {
+        Ok(call(function::LOG_STOP, [self.handle, 0, 0], "stop failed")?.instructions)
     }
 }

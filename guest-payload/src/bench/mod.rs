@@ -16,9 +16,11 @@
 //! calls on many pages, by their number.
 
 mod area;
+mod bystander;
 mod counts;
 mod measure;
 mod rows;
+pub mod strategy;
 
 use crate::{cpu, hypercall, memory, smp};
 

@@ -1,6 +1,7 @@
 //! The commands, one file each, and what they share.
 
 pub mod audit;
+pub mod bench;
 pub mod doctor;
 pub mod linux;
 pub mod payload;

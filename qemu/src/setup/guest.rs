@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 /// The kernels to take (not the packages that only name the newest of a series), best first: the newest that matches the first pattern that any matches.
 const KERNELS: [&str; 2] =
     [r"^linux-image-6\.1\.0-[0-9]+-cloud-arm64$", r"^linux-image-[0-9]+\.[0-9]+\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$"];
+/// The kernels whose KVM is measured; the newest is taken.
+const KVM_KERNEL: &str = r"^linux-image-[0-9]+\.[0-9]+\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$";
 /// A shell and its tools in one static program.
 const BUSYBOX: &str = "busybox-static";
 /// Debian's installer for network boot.
@@ -30,6 +32,33 @@ pub struct Installer {
     pub kernel: PathBuf,
     /// Debian's own initramfs.
     pub initrd: PathBuf,
+}
+
+/// A kernel that runs at EL2, with KVM built in.
+#[derive(Debug, Clone)]
+pub struct KvmHost {
+    /// An arm64 Image.
+    pub kernel: PathBuf,
+}
+
+impl KvmHost {
+    /// The kernel in the cache, or one fetched now.
+    ///
+    /// # Errors
+    /// If it can't be fetched.
+    pub fn get(workspace: &Workspace) -> Result<Self> {
+        let _lock = workspace.lock("apt")?;
+        let root = workspace.folder("kvm")?.join("root");
+        if kernel_in(&root.join("boot")).is_none() {
+            let apt = Foreign::arm64(workspace)?;
+            apt.update()?;
+            let package = newest(apt.search(KVM_KERNEL)?)
+                .context("the archives have no linux-image-*-cloud-arm64; name a kernel with --kernel")?;
+            apt.unpack(&[&package], &root)?;
+        }
+        let kernel = kernel_in(&root.join("boot")).context("the kernel's package has no kernel in it")?;
+        Ok(Self { kernel })
+    }
 }
 
 impl Guest {

@@ -12,6 +12,7 @@ pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// Debian's second Rust toolchain, recent even in an older release; its source is where build-std looks for it.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_CLIPPY_PROGRAM: &str = "/usr/bin/cargo-clippy";
 /// The oldest compiler that builds the workspace (`rust-version` in Cargo.toml).
@@ -84,8 +85,8 @@ impl Toolchain {
             }
         }
         let debian = Path::new(DEBIAN_CARGO).is_file()
-            && version("/usr/bin/rustc").is_some_and(|version| version >= OLDEST)
-            && sysroot("/usr/bin/rustc").is_some_and(|sysroot| has_source(&sysroot));
+            && version(DEBIAN_RUSTC).is_some_and(|version| version >= OLDEST)
+            && sysroot(DEBIAN_RUSTC).is_some_and(|sysroot| has_source(&sysroot));
         (debian && linker().is_some()).then(|| Self { kind: Kind::Debian, linker: linker() })
     }
 
@@ -101,7 +102,7 @@ impl Toolchain {
                 for name in ["LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN", "RUSTC_WRAPPER", "RUSTDOC"] {
                     command.env_remove(name);
                 }
-                command.env("RUSTC", "/usr/bin/rustc").env("CARGO", DEBIAN_CARGO);
+                command.env("RUSTC", DEBIAN_RUSTC).env("CARGO", DEBIAN_CARGO);
                 command
             }
         };
@@ -115,6 +116,23 @@ impl Toolchain {
                 .args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
         command
+    }
+
+    /// The compiler's name and version: another one makes other instructions.
+    ///
+    /// # Errors
+    /// If it can't be run.
+    pub fn compiler(&self) -> Result<String> {
+        let mut command = match self.kind {
+            Kind::Installed | Kind::BuildStd => Command::new("rustc"),
+            Kind::Debian => {
+                let mut command = Command::new(DEBIAN_RUSTC);
+                command.env_remove("LD_LIBRARY_PATH");
+                command
+            }
+        };
+        let text = apt::checked(command.arg("--version"))?;
+        Ok(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
     }
 
     /// Makes sure that [`cargo`](Self::cargo) knows `clippy`.

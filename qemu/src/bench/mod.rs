@@ -1,0 +1,44 @@
+//! Exact benchmarks under icount: what is measured, what it may cost, and what it costs in KVM.
+//!
+//! The numbers are instructions, of all exception levels; they say nothing about time.
+
+pub mod check;
+pub mod kvm;
+pub mod native;
+pub mod record;
+pub mod strategies;
+pub mod table;
+
+/// An operation that is measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Operation {
+    /// Its name in the guest's lines and in files.
+    pub name: &'static str,
+    /// What it is, for people.
+    pub title: &'static str,
+    /// The most instructions that it may cost.
+    pub must: f64,
+    /// What it should cost.
+    pub aim: f64,
+}
+
+const fn operation(name: &'static str, title: &'static str, must: f64, aim: f64) -> Operation {
+    Operation { name, title, must, aim }
+}
+
+/// All operations, in the order of reports.
+pub const OPERATIONS: [Operation; 13] = [
+    operation("hypercall", "hypercall round trip (SMCCC_VERSION)", 100.0, 50.0),
+    operation("leaf-write-fault", "first write to a protected 4 KiB leaf", 250.0, 140.0),
+    operation("block-write-fault", "first write into a protected 2 MiB block: it is split", 1700.0, 1150.0),
+    operation("block-next-page-fault", "every other page of that block", 250.0, 140.0),
+    operation("eager-split", "eager split to protected pages, per page", 3.0, 1.9),
+    operation("protect-leaves", "write-protect 4 KiB leaves, per page", 4.0, 2.5),
+    operation("protect-32-blocks", "write-protect 32 blocks of 2 MiB", 600.0, 300.0),
+    operation("harvest-all-dirty", "harvest, all dirty, and protect again, per page", 4.0, 2.4),
+    operation("harvest-none", "harvest, 262 144 pages, none dirty", 300.0, 60.0),
+    operation("harvest-one", "harvest, one page of 16 384 dirty", 300.0, 140.0),
+    operation("clear-64", "clear 64 pages", 500.0, 250.0),
+    operation("stop", "stop tracking, without collapse", 500.0, 200.0),
+    operation("collapse-512", "collapse 512 pages to a 2 MiB block", 2600.0, 1500.0),
+];

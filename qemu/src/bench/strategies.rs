@@ -1,0 +1,203 @@
+//! Ways to keep a dirty log, compared on one workload (guest-payload/src/bench/strategy.rs): a table and a picture.
+
+use super::record::Record;
+use crate::manager::session;
+use anyhow::{Context, Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::fmt::Write;
+use std::path::Path;
+
+/// A strategy: what the payload and the hypervisor are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strategy {
+    /// For people.
+    pub title: &'static str,
+    /// The payload's word.
+    pub word: &'static str,
+    /// The hypervisor's way to change a leaf's size.
+    pub bbm: &'static str,
+}
+
+/// All of them, in the order of the report.
+pub const STRATEGIES: [Strategy; 4] = [
+    Strategy { title: "pages from the start", word: "pages", bbm: "direct" },
+    Strategy { title: "blocks, break-before-make", word: "blocks", bbm: "break" },
+    Strategy { title: "blocks, split directly", word: "blocks", bbm: "direct" },
+    Strategy { title: "hardware dirty state", word: "hardware", bbm: "direct" },
+];
+
+/// What is compared: the count's name, and what it is.
+const COUNTS: [(&str, &str); 8] = [
+    ("table-bytes", "table bytes, most while logging"),
+    ("table-bytes-after", "table bytes after the log's end"),
+    ("exits", "exits to EL2"),
+    ("tlbi-broadcast", "TLBIs to all CPUs"),
+    ("tlbi-local", "TLBIs of one CPU"),
+    ("invalid-windows", "windows in which mapped memory was invalid"),
+    ("bystander-faults", "faults of a CPU that only reads"),
+    ("el2-instructions", "instructions at EL2"),
+];
+
+const SIZE: (u32, u32) = (1280, 860);
+const FONT: &str = "hv";
+const INK: RGBColor = RGBColor(40, 40, 40);
+/// Apart in lightness too, so that they differ without colours.
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(150, 150, 150), RGBColor(196, 78, 82), RGBColor(46, 110, 180), RGBColor(236, 180, 62)];
+
+/// A count of a record; its absence is an error.
+fn count(record: &Record, name: &str) -> Result<u64> {
+    record.counts.get(name).copied().with_context(|| format!("the guest did not print the count `{name}`"))
+}
+
+/// What was done, in a sentence; `records` are in the order of [`STRATEGIES`].
+fn workload(records: &[Record]) -> Result<String> {
+    let first = records.first().context("nothing was measured")?;
+    Ok(format!(
+        "{} MiB of guest memory, {} first writes of pages in {} rounds, a harvest behind each; QEMU {}, icount.",
+        count(first, "mib")?,
+        count(first, "pages-written")?,
+        count(first, "rounds")?,
+        first.qemu
+    ))
+}
+
+/// A count as people write it.
+fn show(name: &str, value: u64) -> String {
+    if name.starts_with("table-bytes") {
+        return session::size(value);
+    }
+    let digits = value.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    groups.join(" ")
+}
+
+/// The table; `records` are in the order of [`STRATEGIES`].
+///
+/// # Errors
+/// If a count is missing.
+pub fn table(records: &[Record]) -> Result<String> {
+    let mut text = workload(records)? + "\n\n";
+    let width = COUNTS.iter().map(|count| count.1.len()).max().unwrap_or_default();
+    // Writing to a string can't fail.
+    let _ = write!(text, "{:width$}", "");
+    for strategy in STRATEGIES {
+        let _ = write!(text, "  {:>25}", strategy.title);
+    }
+    text.push('\n');
+    for (name, title) in COUNTS {
+        let _ = write!(text, "{title:width$}");
+        for record in records {
+            let _ = write!(text, "  {:>25}", show(name, count(record, name)?));
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Draws one bar chart a count to a PNG file.
+///
+/// # Errors
+/// If a count is missing, or the file can't be written.
+pub fn draw(records: &[Record], path: &Path) -> Result<()> {
+    let subtitle = workload(records)?;
+    let mut values = Vec::new();
+    for (name, _) in COUNTS {
+        values.push(records.iter().map(|record| count(record, name)).collect::<Result<Vec<_>>>()?);
+    }
+    // The tool brings its font along: there is not one on every machine.
+    plotters::style::register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|_| anyhow!("the built-in font can't be read"))?;
+    paint(&subtitle, &values, path).map_err(|error| anyhow!("can't draw {}: {error}", path.display()))
+}
+
+fn paint(subtitle: &str, values: &[Vec<u64>], path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let root = BitMapBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let text = |size: u32| (FONT, size).into_font().color(&INK);
+    root.draw(&Text::new("What it costs to know which memory a guest writes", (24, 16), text(30)))?;
+    root.draw(&Text::new(subtitle.to_owned(), (24, 54), text(18)))?;
+    root.draw(&Text::new("Shorter is better. Each chart has its own scale.", (24, 76), text(18)))?;
+    let charts = root.margin(104, 12, 16, 16).split_evenly((4, 2));
+    for (((name, title), values), area) in COUNTS.iter().zip(values).zip(&charts) {
+        bars(name, title, values, area)?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// One chart: a bar a strategy, its name before it and its count behind it.
+fn bars<B: DrawingBackend>(
+    name: &str,
+    title: &str,
+    values: &[u64],
+    area: &DrawingArea<B, Shift>,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    B::ErrorType: 'static,
+{
+    const LEFT: i32 = 216;
+    const TOP: i32 = 34;
+    const STEP: i32 = 34;
+    let text = |size: u32| (FONT, size).into_font().color(&INK);
+    let (width, _) = area.dim_in_pixel();
+    let room = f64::from(width as i32 - LEFT - 130);
+    let most = values.iter().max().copied().unwrap_or(0).max(1) as f64;
+    area.draw(&Text::new(title.to_owned(), (8, 6), text(21)))?;
+    for (row, ((strategy, &value), colour)) in STRATEGIES.iter().zip(values).zip(COLOURS).enumerate() {
+        let y = TOP + STEP * row as i32;
+        let middle = y + STEP / 2 - 2;
+        let name_style = text(17).pos(Pos::new(HPos::Right, VPos::Center));
+        area.draw(&Text::new(strategy.title, (LEFT - 8, middle), name_style))?;
+        let end = LEFT + (value as f64 / most * room).round() as i32;
+        area.draw(&Rectangle::new([(LEFT, y + 3), (end, y + STEP - 7)], colour.filled()))?;
+        let value_style = text(17).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(show(name, value), (end + 8, middle), value_style))?;
+    }
+    area.draw(&PathElement::new([(LEFT, TOP), (LEFT, TOP + STEP * 4 - 4)], INK))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let record = |scale: u64| {
+            let mut record = Record { qemu: "7.2".into(), ..Record::default() };
+            for (name, _) in COUNTS {
+                record.counts.insert(name.into(), 4096 * scale);
+            }
+            for (name, value) in [("mib", 256), ("rounds", 4), ("pages-written", 16384)] {
+                record.counts.insert(name.into(), value);
+            }
+            record
+        };
+        vec![record(1), record(0), record(1000), record(20)]
+    }
+
+    #[test]
+    fn all_counts_are_in_the_table() {
+        let text = table(&records()).unwrap();
+        assert!(text.starts_with("256 MiB of guest memory, 16384 first writes of pages in 4 rounds"), "{text}");
+        let line = text.lines().find(|line| line.starts_with("exits")).unwrap();
+        assert_eq!(
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(1).collect::<Vec<_>>(),
+            ["4 096", "0", "4 096 000", "81 920"]
+        );
+        let mut broken = records();
+        broken[2].counts.remove("exits");
+        assert!(table(&broken).unwrap_err().to_string().contains("`exits`"));
+    }
+
+    #[test]
+    fn the_picture_is_drawn() {
+        let path = std::env::temp_dir().join(format!("hv-strategies-{}.png", std::process::id()));
+        draw(&records(), &path).unwrap();
+        let png = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(png.starts_with(b"\x89PNG") && png.len() > 10_000, "{} bytes", png.len());
+    }
+}

@@ -1,0 +1,184 @@
+//! `cargo hv bench`: exact instruction counts beside KVM's, and other measurements.
+
+use crate::bench::check::{self, Comparison};
+use crate::bench::record::Record;
+use crate::bench::{kvm, native, strategies, table};
+use crate::cli::Bench;
+use crate::console;
+use crate::ending::{self, Status};
+use crate::images::{self, Image};
+use crate::machine::Machine;
+use crate::progress::Step;
+use crate::run::{self, Flow};
+use crate::setup::emulator::Emulator;
+use crate::setup::guest::KvmHost;
+use crate::setup::rust::Toolchain;
+use crate::size::Size;
+use crate::workspace::{Workspace, write_whole};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Seconds that a measurement may take, unless `--timeout` says otherwise.
+const TIMEOUT: u64 = 600;
+/// Where the workspace keeps KVM's column.
+const KVM: &str = "qemu/bench/kvm.json";
+/// Where the workspace keeps what the rows cost last.
+const BASELINE: &str = "qemu/bench/baseline.json";
+/// The CPU that is measured on. `max` has FEAT_BBM level 2.
+const CPU: &str = "max";
+/// One that measures, and one that stands by.
+const CPUS: u32 = 2;
+/// Enough for a GiB to measure on.
+const MEMORY: Size = Size::mib(3072);
+
+/// Runs the command.
+///
+/// # Errors
+/// If something can't be set up or measured.
+pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
+    if options.native {
+        let good = native::run(workspace, options.quick)?;
+        return Ok(if good { Status::Success } else { Status::Failure });
+    }
+    let emulator = Emulator::find_or_install(options.qemu.as_deref())?;
+    let timeout = Duration::from_secs(options.timeout.unwrap_or(TIMEOUT));
+    if options.strategies {
+        return strategies(workspace, options, &emulator, timeout);
+    }
+    let stored = |path: &str| -> PathBuf { workspace.root().join(path) };
+    let compared = if options.kvm {
+        let kernel = match &options.kernel {
+            Some(kernel) => kernel.clone(),
+            None => KvmHost::get(workspace)?.kernel,
+        };
+        let record = kvm::measure(workspace, &emulator, &kernel, timeout)?;
+        if options.renew {
+            write_whole(&stored(KVM), &record.json()?)?;
+        }
+        record
+    } else {
+        Record::read(&stored(KVM)).context("KVM's column is missing; make it with `cargo hv bench --kvm --renew`")?
+    };
+
+    let images = Images::build(workspace)?;
+    let machine = images.machine("auto", "bench")?;
+    let measured = |what: &str| measure(&emulator, &machine, timeout, what);
+    let record = match measured("Measuring Unbroken")? {
+        Ok(record) => Record { compiler: Some(images.compiler.clone()), ..record },
+        Err(status) => return Ok(status),
+    };
+    anstream::print!("{}", table::table(&record, &compared));
+    if let Some(path) = &options.json {
+        write_whole(path, &serde_json::to_vec_pretty(&[&record, &compared]).context("can't write JSON")?)?;
+    }
+    if options.renew {
+        write_whole(&stored(BASELINE), &record.json()?)?;
+        eprintln!("hv: {BASELINE} is what was measured now");
+    }
+    if !options.check {
+        return Ok(Status::Success);
+    }
+
+    let mut faults = check::limits(&record);
+    match measured("Measuring again: a second run must give the same")? {
+        Ok(again) if (&again.rows, &again.counts) == (&record.rows, &record.counts) => {}
+        Ok(again) => {
+            let rows = record.rows.keys().filter(|name| again.rows.get(*name) != record.rows.get(*name));
+            let counts = record.counts.keys().filter(|name| again.counts.get(*name) != record.counts.get(*name));
+            let names: Vec<&str> = rows.chain(counts).map(String::as_str).collect();
+            faults.push(format!("two runs gave different figures: {}", names.join(", ")));
+        }
+        Err(status) => return Ok(status),
+    }
+    let baseline =
+        Record::read(&stored(BASELINE)).context("the baseline is missing; make it with `cargo hv bench --renew`")?;
+    match check::compare(&record, &baseline) {
+        Comparison::Worse(worse) => faults.extend(worse),
+        Comparison::Incomparable(why) => {
+            eprintln!("hv: no comparison with {BASELINE}: {why}. The limits are checked all the same.");
+        }
+    }
+    for fault in &faults {
+        eprintln!("hv: {fault}");
+    }
+    println!("{}", if faults.is_empty() { "bench: passed" } else { "bench: FAILED" });
+    Ok(if faults.is_empty() { Status::Success } else { Status::Failure })
+}
+
+/// Compares strategies.
+fn strategies(workspace: &Workspace, options: &Bench, emulator: &Emulator, timeout: Duration) -> Result<Status> {
+    let out = match &options.out {
+        Some(out) => out.clone(),
+        None => workspace.folder("bench")?,
+    };
+    std::fs::create_dir_all(&out).with_context(|| format!("can't create {}", out.display()))?;
+    let images = Images::build(workspace)?;
+    let mut records = Vec::new();
+    for strategy in strategies::STRATEGIES {
+        let machine = images.machine(strategy.bbm, &format!("strategy={}", strategy.word))?;
+        match measure(emulator, &machine, timeout, &format!("Measuring: {}", strategy.title))? {
+            Ok(record) => records.push(record),
+            Err(status) => return Ok(status),
+        }
+    }
+    print!("{}", strategies::table(&records)?);
+    let picture = out.join("strategies.png");
+    strategies::draw(&records, &picture)?;
+    eprintln!("hv: {} shows it", picture.display());
+    Ok(Status::Success)
+}
+
+/// Runs a machine whose guest measures; or how it ended instead.
+fn measure(emulator: &Emulator, machine: &Machine, timeout: Duration, what: &str) -> Result<Result<Record, Status>> {
+    let step = Step::begin(what);
+    let outcome = run::capture(emulator, machine, timeout, |_, _| Flow::Continue)?;
+    let lines = outcome.console.lines();
+    let guest = lines.iter().map(String::as_str).filter(|line| !line.starts_with(console::PREFIX));
+    match (ending::judge(&outcome), Record::of_lines(guest)) {
+        (Status::Success, Ok(record)) => {
+            step.done("done");
+            let subject = format!("Unbroken on -cpu {CPU}");
+            Ok(Ok(Record { subject, qemu: emulator.version.clone(), ..record }))
+        }
+        (status, record) => {
+            drop(step);
+            let status = if status == Status::Success { Status::NoResult } else { status };
+            eprintln!("{}", ending::explain(status, &outcome, timeout.as_secs()));
+            if let Err(error) = record {
+                eprintln!("hv: {error:#}");
+            }
+            Ok(Err(status))
+        }
+    }
+}
+
+/// The hypervisor and the payload, and the compiler that built them.
+struct Images {
+    hypervisor: PathBuf,
+    payload: PathBuf,
+    compiler: String,
+}
+
+impl Images {
+    fn build(workspace: &Workspace) -> Result<Self> {
+        Ok(Self {
+            hypervisor: images::build(workspace, Image::Hypervisor)?,
+            payload: images::build(workspace, Image::Payload)?,
+            compiler: Toolchain::find_or_install(workspace)?.compiler()?,
+        })
+    }
+
+    /// A machine that counts instructions, with what the payload is told.
+    fn machine(&self, bbm: &str, bootargs: &str) -> Result<Machine> {
+        let mut machine = Machine::new(&self.hypervisor);
+        machine.cpu = CPU.into();
+        machine.smp = CPUS;
+        machine.memory = MEMORY;
+        machine.icount = true;
+        // The hypervisor's own accounting (icount=on) would be measured too.
+        machine.append = format!("log=warn hypercalls=on bbm={bbm}");
+        machine.load_guest(&self.payload, None, bootargs)?;
+        Ok(machine)
+    }
+}

@@ -1,0 +1,164 @@
+//! The same work done by other crates, as far as they can. What they can't do, the tool says (qemu/src/bench/native.rs).
+
+use aarch64_paging::descriptor::{Descriptor, Stage2Attributes};
+use aarch64_paging::linearmap::LinearMap;
+use aarch64_paging::paging::{Constraints, MemoryRegion, Stage2};
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup};
+use memory_addr::{PhysAddr, VirtAddr};
+use page_table_multiarch::{GenericPTE, MappingFlags, PageSize, PagingHandler};
+use std::alloc::{Layout, alloc, dealloc};
+use std::cell::Cell;
+use std::hint::black_box;
+
+const GIB: usize = 1 << 30;
+const PAGE: usize = 4096;
+
+const AARCH64_PAGING: &str = "aarch64-paging";
+const MULTIARCH: &str = "page_table_multiarch";
+
+type Paging = LinearMap<Stage2>;
+
+/// Memory as the engine maps it.
+const RAM: Stage2Attributes = Stage2Attributes::VALID
+    .union(Stage2Attributes::MEMATTR_NORMAL_INNER_WB)
+    .union(Stage2Attributes::MEMATTR_NORMAL_OUTER_WB)
+    .union(Stage2Attributes::S2AP_ACCESS_RW)
+    .union(Stage2Attributes::SH_INNER)
+    .union(Stage2Attributes::ACCESS_FLAG);
+
+fn region(bytes: usize) -> MemoryRegion {
+    MemoryRegion::new(0, bytes)
+}
+
+/// `bytes` mapped in the largest leaves.
+fn paging(bytes: usize) -> Paging {
+    let mut map = Paging::new(1, 0, Stage2);
+    map.map_range(&region(bytes), RAM).expect("the range is good");
+    map
+}
+
+/// Makes all leaves pages, in tables that no CPU uses.
+fn split_paging(map: &mut Paging, bytes: usize) {
+    map.map_range_with_constraints(&region(bytes), RAM, Constraints::NO_BLOCK_MAPPINGS).expect("the range is good");
+}
+
+/// Frames from the heap; the crate's handler has no state of its own.
+struct Heap;
+
+fn layout(frames: usize) -> Layout {
+    Layout::from_size_align(frames * PAGE, PAGE).expect("whole frames are a layout")
+}
+
+impl PagingHandler for Heap {
+    fn alloc_frames(frames: usize, _: usize) -> Option<PhysAddr> {
+        // SAFETY: the layout is not empty.
+        let frame = unsafe { alloc(layout(frames)) };
+        (!frame.is_null()).then(|| PhysAddr::from(frame.expose_provenance()))
+    }
+
+    fn dealloc_frames(frame: PhysAddr, frames: usize) {
+        // SAFETY: it comes from `alloc_frames`, and the crate gives it back once.
+        unsafe { dealloc(std::ptr::with_exposed_provenance_mut(frame.as_usize()), layout(frames)) };
+    }
+
+    fn phys_to_virt(frame: PhysAddr) -> VirtAddr {
+        VirtAddr::from(frame.as_usize())
+    }
+}
+
+/// The crate's table for the host's own architecture: the others' need their instructions. Four levels of 512 entries of
+/// 64 bits, as the stage-2 table has three.
+#[cfg(target_arch = "x86_64")]
+type Multiarch = page_table_multiarch::x86_64::X64PageTable<Heap>;
+#[cfg(target_arch = "aarch64")]
+type Multiarch = page_table_multiarch::aarch64::A64PageTable<Heap>;
+
+const FLAGS: MappingFlags = MappingFlags::READ.union(MappingFlags::WRITE).union(MappingFlags::EXECUTE);
+
+fn map_multiarch(table: &mut Multiarch, bytes: usize, huge: bool) {
+    let identity = |address: VirtAddr| PhysAddr::from(address.as_usize());
+    table.cursor().map_region(VirtAddr::from(0), identity, bytes, FLAGS, huge).expect("the range is good");
+}
+
+fn multiarch(bytes: usize, huge: bool) -> Multiarch {
+    let mut table = Multiarch::try_new().expect("there is memory");
+    map_multiarch(&mut table, bytes, huge);
+    table
+}
+
+/// Maps 64 GiB.
+pub fn map(group: &mut BenchmarkGroup<'_, WallTime>) {
+    group.bench_function(AARCH64_PAGING, |bencher| {
+        bencher.iter_batched(|| (), |()| paging(64 * GIB), BatchSize::PerIteration);
+    });
+    group.bench_function(MULTIARCH, |bencher| {
+        bencher.iter_batched(|| (), |()| multiarch(64 * GIB, true), BatchSize::PerIteration);
+    });
+}
+
+/// Makes a block of 1 GiB pages.
+pub fn split(group: &mut BenchmarkGroup<'_, WallTime>) {
+    group.bench_function(format!("{AARCH64_PAGING}, not live"), |bencher| {
+        bencher.iter_batched_ref(|| paging(GIB), |map| split_paging(map, GIB), BatchSize::PerIteration);
+    });
+    group.bench_function(format!("{MULTIARCH}, unmapped and mapped again"), |bencher| {
+        bencher.iter_batched_ref(
+            || multiarch(GIB, true),
+            |table| {
+                table.cursor().unmap_region(VirtAddr::from(0), GIB).expect("it is mapped");
+                map_multiarch(table, GIB, false);
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+/// Looks at all leaves of 1 GiB of pages, as a harvest of dirty state has to.
+pub fn scan(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let mut map = paging(GIB);
+    split_paging(&mut map, GIB);
+    group.bench_function(format!("{AARCH64_PAGING}, walk_range"), |bencher| {
+        bencher.iter(|| {
+            let mut dirty = 0_usize;
+            let mut look = |_: &MemoryRegion, entry: &Descriptor<Stage2Attributes>, _: usize| {
+                dirty += usize::from(entry.flags().contains(Stage2Attributes::SWFLAG_0));
+                Ok(())
+            };
+            map.walk_range(&region(GIB), &mut look).expect("the range is good");
+            dirty
+        });
+    });
+    let table = multiarch(GIB, false);
+    group.bench_function(format!("{MULTIARCH}, walk"), |bencher| {
+        bencher.iter(|| {
+            let dirty = Cell::new(0_usize);
+            let look = |_: usize, _: usize, _: VirtAddr, entry: &_| {
+                dirty.set(dirty.get() + usize::from(GenericPTE::is_unused(entry)));
+            };
+            table.walk(512, Some(&look), None);
+            dirty.get()
+        });
+    });
+}
+
+/// Finds a page.
+pub fn walk(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let mut map = paging(GIB);
+    split_paging(&mut map, GIB);
+    let page = MemoryRegion::new(0x3000, 0x4000);
+    group.bench_function(AARCH64_PAGING, |bencher| {
+        bencher.iter(|| {
+            let mut found = 0;
+            let mut look = |_: &MemoryRegion, entry: &Descriptor<Stage2Attributes>, _: usize| {
+                found = entry.output_address().0;
+                Ok(())
+            };
+            map.walk_range(black_box(&page), &mut look).expect("the range is good");
+            found
+        });
+    });
+    let table = multiarch(GIB, false);
+    debug_assert!(matches!(table.query(VirtAddr::from(0x3000)), Ok((_, _, PageSize::Size4K))));
+    group.bench_function(MULTIARCH, |bencher| bencher.iter(|| table.query(black_box(VirtAddr::from(0x3000)))));
+}
