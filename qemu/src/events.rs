@@ -277,6 +277,7 @@ mod tests {
             (Call::Fault, OperationKind::Fault),
             (Call::Start, OperationKind::Start),
             (Call::Harvest, OperationKind::Harvest),
+            (Call::Clear, OperationKind::Clear),
             (Call::End, OperationKind::Stop),
             (Call::Freeze, OperationKind::Freeze),
             (Call::Thaw, OperationKind::Thaw),

@@ -41,6 +41,7 @@ pub enum Call {
     Fault = 8,
     Start = 10,
     Harvest = 11,
+    Clear = 12,
     End = 13,
     Freeze = 14,
     Thaw = 15,

@@ -73,7 +73,10 @@ pub enum Request {
         all_dirty: bool,
     },
     /// What was written since the last harvest, while the guest runs: [`Reply::Pages`], then [`Reply::Harvested`].
-    Harvest,
+    Harvest {
+        /// In two steps: which pages are dirty, then just these are cleared.
+        look_first: bool,
+    },
     /// The same with the guest frozen; every page is hashed and compared with the last audit: [`Reply::Pages`], then
     /// [`Reply::Audited`].
     Audit,

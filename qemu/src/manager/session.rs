@@ -300,13 +300,14 @@ impl Session {
             if self.plan.audit {
                 // Between audits the log is harvested while the guest writes.
                 ended = wait(link, self.plan.every / 2)?;
-                let harvest = self.take(link, Request::Harvest)?;
+                let harvest = self.take(link, self.harvest(logging.harvests))?;
                 self.note(logging, harvest)?;
                 self.take_events(link)?;
             }
             let every = if self.plan.audit { self.plan.every / 2 } else { self.plan.every };
             ended = ended || wait(link, every)?;
-            let harvest = self.take(link, if self.plan.audit { Request::Audit } else { Request::Harvest })?;
+            let request = if self.plan.audit { Request::Audit } else { self.harvest(logging.harvests) };
+            let harvest = self.take(link, request)?;
             self.note(logging, harvest)?;
             self.take_events(link)?;
             if self.summary.stores.is_some() {
@@ -317,6 +318,11 @@ impl Session {
                 return Ok(ended);
             }
         }
+    }
+
+    /// How the log is harvested. The oracle is shown both ways.
+    fn harvest(&self, before: u64) -> Request {
+        Request::Harvest { look_first: self.plan.events.is_some() && before % 4 < 2 }
     }
 
     fn take(&mut self, link: &mut Link, request: Request) -> Result<Harvest> {

@@ -194,18 +194,35 @@ impl Region {
         }
     }
 
-    /// Harvests its log, less what `drops` takes out on purpose, and calls `each` with the address and the bits of each
+    /// Harvests its log (in one step, or by a look and a clear of what it has shown), less what `drops` takes out on purpose, and calls `each` with the address and the bits of each
     /// word that has any. Returns the number of pages.
     ///
     /// # Errors
     ///
     /// The engine's sentence.
-    pub fn harvest(&mut self, table: &Table, drops: &mut Drops, mut each: impl FnMut(u64, u64)) -> Result<u64, String> {
+    pub fn harvest(
+        &mut self,
+        table: &Table,
+        look_first: bool,
+        drops: &mut Drops,
+        mut each: impl FnMut(u64, u64),
+    ) -> Result<u64, String> {
         let Some(log) = &mut self.log else { return Ok(0) };
         let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
         let table = table.read();
-        let harvest = || table.harvest(log, &mut set).inspect(|()| tell_pages(&set));
-        events::fallible(Call::Harvest, Some(self.range), harvest).map_err(|error| error.to_string())?;
+        let taken = if look_first {
+            table.peek(log, &mut set).and_then(|()| {
+                let clear = || {
+                    tell_pages(&set);
+                    table.clear(log, &set)
+                };
+                events::fallible(Call::Clear, Some(self.range), clear)
+            })
+        } else {
+            let harvest = || table.harvest(log, &mut set).inspect(|()| tell_pages(&set));
+            events::fallible(Call::Harvest, Some(self.range), harvest)
+        };
+        taken.map_err(|error| error.to_string())?;
         drop(table);
         let words = set.bitmap().len();
         let mut pages = 0;

@@ -105,7 +105,7 @@ impl Service {
         match request {
             Request::Hello { version } => self.hello(table, number, version),
             Request::Start { mechanism, all_dirty } => self.start(table, mechanism, all_dirty),
-            Request::Harvest => self.harvest(table, number),
+            Request::Harvest { look_first } => self.harvest(table, number, look_first),
             Request::Audit => self.audit(table, number),
             Request::Stop => self.stop(table),
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
@@ -177,12 +177,13 @@ impl Service {
     }
 
     /// Sends what was written, and counts it.
-    fn take_pages(&mut self, table: &Table, number: u32) -> Result<u64, String> {
+    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, String> {
         let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
         let Self { port, regions, drops, chunk, .. } = self;
         let mut pages = 0;
         for region in regions {
-            pages += region.harvest(table, drops, |address, bits| chunk.push(port, number, address, bits))?;
+            pages +=
+                region.harvest(table, look_first, drops, |address, bits| chunk.push(port, number, address, bits))?;
             if mechanism == Mechanism::HardwareBlock {
                 region.refine(table);
             }
@@ -191,8 +192,8 @@ impl Service {
         Ok(pages)
     }
 
-    fn harvest(&mut self, table: &Table, number: u32) -> Answer {
-        let pages = self.take_pages(table, number)?;
+    fn harvest(&mut self, table: &Table, number: u32, look_first: bool) -> Answer {
+        let pages = self.take_pages(table, number, look_first)?;
         Ok(Reply::Harvested { pages, table_bytes: table_bytes(), permission_faults: sum(Event::FaultPermission) })
     }
 
@@ -200,7 +201,7 @@ impl Service {
         let was_frozen = table.read().is_frozen();
         // With the lock for writing nobody is in a fault handler: every mark of every store so far is there.
         dirty::freeze(table).map_err(|error| error.to_string())?;
-        let result = self.take_pages(table, number).map(|pages| {
+        let result = self.take_pages(table, number, false).map(|pages| {
             let mut findings = Findings::default();
             for region in &mut self.regions {
                 // SAFETY: frozen above, thawed below.
