@@ -122,7 +122,7 @@ fn rounds(range: &Range<u64>) -> Outcome {
             SHARED.running.store(false, Release);
             stamp_pages(0);
             for index in 1..smp::count() {
-                smp::wait(index, 10_000)?;
+                smp::wait(index, 20_000)?;
             }
             take()?;
             check_round(name, round, range, &log, written, seen)?;
@@ -341,7 +341,7 @@ fn several_cpus_in_one_block() -> Outcome {
             }
             write_own_pages(round);
             for index in 1..smp::count() {
-                smp::wait(index, 10_000)?;
+                smp::wait(index, 20_000)?;
             }
             check_eq!(log.harvest()?, 512, "{name}, round {round}: pages that were reported");
             let [splits, taken, freed] = since.counts();

@@ -279,7 +279,7 @@ fn bystanders() -> Outcome {
     }
     RUNNING.store(false, Release);
     for index in 1..smp::count() {
-        let wrong = smp::wait(index, 5000)?;
+        let wrong = smp::wait(index, 20_000)?;
         check!(wrong == 0, "cpu {index} found a wrong value at {wrong:#x} while the block was split and collapsed");
     }
     let [translation, permission, spurious, conflict, windows, splits, collapses] = since.counts();

@@ -290,7 +290,7 @@ fn storm(name: &str, mode: u64, milliseconds: u64) -> Outcome {
     };
     RUNNING.store(false, Release);
     for index in workers.clone() {
-        let interrupts = smp::wait(index, 10_000)?;
+        let interrupts = smp::wait(index, 20_000)?;
         let [at, expected, seen] = [0, 1, 2].map(|part: usize| WRONG[index][part].load(Relaxed));
         check!(at == 0, "{name}: cpu {index} at {at:#x}: expected {expected:#x}, seen {seen:#x}");
         check!(at != 0 || interrupts > 0, "{name}: no timer interrupt arrived on cpu {index}");
