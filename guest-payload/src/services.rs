@@ -261,6 +261,8 @@ impl Log {
     }
 
     fn report(&self, function: u32) -> Result<u64, Stop> {
+        // Bits are added to what is there.
+        self.bitmap().iter().for_each(|word| word.store(0, Relaxed));
         let [x0, pages, words, _] = hvc(function, [self.handle, self.bitmap, self.words]);
         check_eq!(x0 as i64, status::SUCCESS, "the log's bitmap: status");
         check_eq!(words, self.words, "words of the bitmap");

@@ -27,7 +27,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub fn collapse(&mut self, range: IpaRange) -> Result<(), Error> {
         self.check(range)?;
-        if self.has_hardware_dirty_state() {
+        if self.hardware_logged {
             // No leaf may change its size while a PE holds it as one that hardware marks (R_RTBRL).
             self.reopen_all(range)?;
         }
@@ -120,16 +120,44 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
             return false;
         }
         let Some(leaf) = table.uniform(first, ENTRIES, below) else { return false };
+        self.publish(table, entry, leaf, child, below);
+        true
+    }
+
+    /// The table `child` becomes a block like its first entry, `leaf`.
+    #[cfg_attr(feature = "small", inline(never))]
+    fn publish(&mut self, table: &Stage2<P>, entry: &Entry, leaf: Descriptor, child: PhysAddr, below: Level) {
         let block = Descriptor::leaf(entry.level, leaf.address(), leaf.0);
         table.publish_block(entry, block, &mut self.detached.pending);
         self.detached.push(child, below);
         table.count(if entry.level == Level::L1 { Event::Collapse1G } else { Event::Collapse2M });
+    }
+
+    /// [`Collapse::fold`] for the commonest table: 512 pages with equal attributes, none of them held back. One look at
+    /// each; says whether it was that.
+    #[inline(always)]
+    fn fold_open(&mut self, table: &Stage2<P>, entry: &Entry) -> bool {
+        let child = entry.value.address();
+        let leaf = Descriptor(table.load(Slot { table: child, index: 0 }));
+        let open = leaf.0 & bits::WRITE_GRANTED == 0 || leaf.0 & (bits::WRITE | bits::DBM) == bits::WRITE;
+        let Kind::Leaf { output, contiguous: false } = leaf.kind(Level::L3) else { return false };
+        if !open || LeafSize::Block2M > table.config.largest || !output.is_aligned(LeafSize::Block2M.bytes()) {
+            return false;
+        }
+        // SAFETY: as for all descriptors (`table.rs`); `&mut self` of the table's: no other PE writes.
+        if !unsafe { table.platform.is_filled(child, leaf.0, crate::PAGE_SIZE) } {
+            return false;
+        }
+        self.publish(table, entry, leaf, child, Level::L3);
         true
     }
 
     /// Makes runs of the entries of a table that stays.
     fn make_runs(&mut self, table: &Stage2<P>, entry: &Entry, child: PhysAddr, below: Level) {
         let bytes = RUN as u64 * below.entry_bytes();
+        if self.range.bytes() < bytes || table.config.largest < LeafSize::at(below, true) {
+            return;
+        }
         for n in 0..ENTRIES / RUN {
             let first = Slot { table: child, index: n * RUN };
             let start = entry.ipa.offset(n as u64 * bytes);
@@ -159,6 +187,9 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
     fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
         if entry.level != Level::L2 || !table.logs.spare(part) {
             return Ok(true);
+        }
+        if !cfg!(feature = "small") && part == entry.range() && self.fold_open(table, entry) {
+            return Ok(false);
         }
         // Pages, none of them logged: one quick look at each, where `entry` would ask about logs each time.
         for (slot, _) in entry.children(part) {

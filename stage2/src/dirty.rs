@@ -11,7 +11,7 @@ use crate::descriptor::{Descriptor, bits};
 use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
-use crate::marks::{Layout, Marks, PageSet, WORD_PAGES};
+use crate::marks::{Layout, Marks, PageSet, Pages, Report, SharedBitmap, WORD_PAGES};
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
@@ -166,8 +166,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if options.all_dirty {
             marks.mark_range(range);
         }
+        self.hardware_logged |= options.mechanism.is_hardware();
         let mut close = Close { options, pending: Pending::new() };
-        self.visit(range, &mut close)?;
+        // Where nothing but the two bits goes, they go all at once.
+        let short = options.mechanism == Mechanism::WriteProtect && !options.all_dirty && !cfg!(feature = "small");
+        if !short || !self.take(range, OPEN, &mut close.pending) {
+            self.visit(range, &mut close)?;
+        }
         self.complete(&close.pending);
         self.logs.entries[index] = Some(Tracked { range, mechanism: options.mechanism, marks });
         self.logs.used = self.logs.used.max(index + 1);
@@ -209,7 +214,38 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// [`Error::WrongSet`] if `report` has another layout than the log.
     pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
-        let tracked = self.tracked(log, report)?;
+        let tracked = self.tracked(log, report.layout())?;
+        self.harvest_tracked(tracked, report)
+    }
+
+    /// [`Stage2::harvest`] into a plain bitmap, a bit a page as in [`PageSet::bitmap`]: the pages' bits are set, all others
+    /// are left as they are. Returns how many bits were set that were not set before.
+    ///
+    /// The bitmap may be memory that others use at the same time, such as a guest's: nothing but the bitmap depends on what
+    /// is in it. They look at it after this has returned, as for [`Stage2::harvest`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongSet`] if it is no log of this table's; [`Error::BitmapTooSmall`] if there are fewer words than
+    /// [`Layout::page_words`].
+    pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+        let tracked = self.tracked_with_room(log, bitmap)?;
+        let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
+        self.harvest_tracked(tracked, &mut report)?;
+        Ok(report.added)
+    }
+
+    /// Whether a harvest has nothing to report, as far as one load tells: never for a log by hardware, whose leaves a
+    /// harvest has to look at.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_clean(&self, log: &Log) -> bool {
+        let tracked = self.logs.entries.get(log.index).and_then(Option::as_ref);
+        tracked.is_some_and(|tracked| !tracked.mechanism.is_hardware() && tracked.marks.is_empty())
+    }
+
+    #[inline(always)]
+    fn harvest_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
         let hardware = tracked.mechanism.is_hardware();
         if !hardware && tracked.marks.is_empty() {
             return Ok(());
@@ -223,7 +259,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 // Marked by software, such as a deny whose invalidation may not be complete.
                 pending.add(tracked.marks.layout.span(word, bits));
             } else {
-                cleaner.protect(word, bits, None, Some(report), &mut pending);
+                cleaner.protect(word, bits, None::<&PageSet<'_>>, Some(&mut *report), &mut pending);
             }
         });
         if hardware {
@@ -241,7 +277,23 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// As for [`Stage2::harvest`].
     pub fn peek(&self, log: &Log, report: &mut PageSet<'_>) -> Result<(), Error> {
-        let tracked = self.tracked(log, report)?;
+        let tracked = self.tracked(log, report.layout())?;
+        self.peek_tracked(tracked, report)
+    }
+
+    /// [`Stage2::peek`] into a plain bitmap: see [`Stage2::harvest_into`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::harvest_into`].
+    pub fn peek_into(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+        let tracked = self.tracked_with_room(log, bitmap)?;
+        let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
+        self.peek_tracked(tracked, &mut report)?;
+        Ok(report.added)
+    }
+
+    fn peek_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
         tracked.marks.peek_all(|word, bits| report.insert_word(word, bits));
         if tracked.mechanism.is_hardware() {
             let mut pending = Pending::new();
@@ -261,7 +313,24 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// As for [`Stage2::harvest`].
     pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
-        let tracked = self.tracked(log, set)?;
+        let tracked = self.tracked(log, set.layout())?;
+        self.clear_tracked(tracked, set)
+    }
+
+    /// [`Stage2::clear`] of the pages whose bits are set in a plain bitmap, which may be shorter than the log's.
+    ///
+    /// The bitmap may be memory that others use at the same time: which pages are cleared is then up to them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WrongSet`] if it is no log of this table's.
+    pub fn clear_from(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<(), Error> {
+        let tracked = self.tracked(log, &log.layout)?;
+        self.clear_tracked(tracked, &SharedBitmap::new(&tracked.marks.layout, bitmap))
+    }
+
+    #[inline(always)]
+    fn clear_tracked(&self, tracked: &Tracked, set: &impl Pages) -> Result<(), Error> {
         let mut pending = Pending::new();
         let unfinished = self.under_way.begin_taking();
         if tracked.mechanism.is_hardware() {
@@ -272,19 +341,36 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 }
             });
             let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
-            set.each_word(|word, bits| clean.word(word, bits));
+            set.each_word(|word, bits| clean.word(word, bits & tracked.marks.layout.mask(word, tracked.range)));
         } else {
             let mut cleaner = Cleaner::new(self, tracked);
             set.each_word(|word, bits| {
                 let taken = tracked.marks.take_word(word, bits);
                 if taken != 0 {
-                    cleaner.protect(word, taken, Some(set), None, &mut pending);
+                    cleaner.protect(word, taken, Some(set), None::<&mut PageSet<'_>>, &mut pending);
                 }
             });
         }
         self.complete(&pending);
         drop(unfinished);
         Ok(())
+    }
+
+    /// Whether all of `range` is mapped, and writes are granted by its owner.
+    #[must_use]
+    pub fn grants_writes(&self, range: IpaRange) -> bool {
+        if self.check(range).is_err() {
+            return false;
+        }
+        let mut ipa = range.start();
+        while ipa < range.end() {
+            let entry = self.lookup_settled(ipa);
+            if !entry.is_leaf() || entry.value.0 & bits::WRITE_GRANTED == 0 {
+                return false;
+            }
+            ipa = entry.range().end();
+        }
+        true
     }
 
     /// Marks the pages of `range` in every log that has them: for writes that somebody else than the guest's own CPUs
@@ -302,12 +388,21 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
-    /// The log's entry, if `set` is a set of its pages.
-    fn tracked(&self, log: &Log, set: &PageSet<'_>) -> Result<&Tracked, Error> {
+    /// The log's entry, if a bitmap has room for its pages.
+    #[inline(always)]
+    fn tracked_with_room(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<&Tracked, Error> {
+        let tracked = self.tracked(log, &log.layout)?;
+        let needed = tracked.marks.layout.page_words();
+        if bitmap.len() < needed { Err(Error::BitmapTooSmall { needed }) } else { Ok(tracked) }
+    }
+
+    /// The log's entry, if a set with `layout` is a set of its pages.
+    #[inline(always)]
+    fn tracked(&self, log: &Log, layout: &Layout) -> Result<&Tracked, Error> {
         let tracked = self.logs.entries.get(log.index).and_then(Option::as_ref);
         tracked
-            .filter(|tracked| tracked.marks.layout == log.layout && *set.layout() == log.layout)
-            .ok_or(Error::WrongSet { range: set.layout().range() })
+            .filter(|tracked| tracked.marks.layout == log.layout && *layout == log.layout)
+            .ok_or(Error::WrongSet { range: layout.range() })
     }
 
     /// The first write to a leaf whose writes are held back. `entry` is what the walk found.
@@ -425,18 +520,17 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
         &mut self,
         word: usize,
         taken: u64,
-        wanted: Option<&PageSet<'_>>,
-        report: Option<&mut PageSet<'_>>,
+        wanted: Option<&impl Pages>,
+        report: Option<&mut impl Report>,
         pending: &mut Pending,
     ) {
         let ipa = self.tracked.marks.layout.word_ipa(word);
         let block = ipa.align_down(LeafSize::Block2M.bytes());
         if block != self.block || self.pages.is_none() {
             self.block = block;
-            let entry = self.table.lookup_settled(ipa);
-            let is_page = entry.level == Level::L3;
-            self.pages = is_page.then_some(Slot { table: entry.slot.table, index: 0 });
-            if !is_page {
+            // A page in a log by write protection is never busy, so there is nothing to wait for.
+            self.pages = self.table.page_slot(ipa);
+            if self.pages.is_none() {
                 return self.protect_block(word, taken, wanted, report, pending);
             }
         }
@@ -451,17 +545,19 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
         let low = taken.trailing_zeros();
         let high = 64 - taken.leading_zeros();
         let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
-        self.table.platform.counters().add(Event::DescriptorWrite, u64::from(taken.count_ones()));
+        let counters = self.table.platform.counters();
         if taken == u64::MAX {
+            counters.add(Event::DescriptorWrite, WORD_PAGES as u64);
             let slot = Slot { index: first, ..slot };
             // SAFETY: the slots lie in a reachable table of pages, which stays while this has `&Stage2`.
-            unsafe { self.table.platform.clear_run(slot, WORD_PAGES, bits::WRITE) };
+            unsafe { self.table.platform.clear_run(slot, WORD_PAGES, bits::WRITE, self.table.config.features.lse) };
             pending.add(IpaRange::trusted(at(low), at(high)));
             return;
         }
         while taken != 0 {
             let page = taken.trailing_zeros();
             taken &= taken - 1;
+            counters.add(Event::DescriptorWrite, 1);
             let slot = Slot { index: first + page as usize, ..slot };
             // SAFETY: as above.
             unsafe { self.table.platform.fetch_clear(slot, bits::WRITE) };
@@ -476,8 +572,8 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
         &mut self,
         word: usize,
         taken: u64,
-        wanted: Option<&PageSet<'_>>,
-        report: Option<&mut PageSet<'_>>,
+        wanted: Option<&impl Pages>,
+        report: Option<&mut impl Report>,
         pending: &mut Pending,
     ) {
         let table = self.table;
@@ -521,13 +617,13 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
 }
 
 /// Finds what hardware has marked, and makes it clean if asked to.
-struct Scan<'s, 'b> {
-    report: &'s mut PageSet<'b>,
+struct Scan<'s, R> {
+    report: &'s mut R,
     pending: &'s mut Pending,
     clean: bool,
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Scan<'_, '_> {
+impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
@@ -572,14 +668,14 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Scan<'_, '_> {
 }
 
 /// Cleans chosen pages of a log by hardware.
-struct CleanSet<'s, 'b, P: TableMemory + Maintenance> {
+struct CleanSet<'s, S, P: TableMemory + Maintenance> {
     table: &'s Stage2<P>,
     tracked: &'s Tracked,
-    set: &'s PageSet<'b>,
+    set: &'s S,
     pending: &'s mut Pending,
 }
 
-impl<P: TableMemory + Maintenance> CleanSet<'_, '_, P> {
+impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
     fn word(&mut self, word: usize, mut wanted: u64) {
         let start = self.tracked.marks.layout.word_ipa(word);
         while wanted != 0 {

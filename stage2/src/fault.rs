@@ -228,9 +228,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return false;
         }
         let Some(tracked) = self.logs.at(ipa) else { return false };
-        self.count(Event::FaultPermission);
-        self.open_page(slot, value, ipa, tracked);
-        self.invalidate_local(ipa, va);
+        // SAFETY: as for all descriptors (`table.rs`).
+        if unsafe { self.platform.compare_exchange(slot, value, value | bits::WRITE) }.is_err() {
+            return false;
+        }
+        // First writable, then marked: in the other order a harvest in between would lose the mark.
+        tracked.marks.mark(ipa);
+        self.invalidate_local_uncounted(ipa, va);
+        self.platform.counters().add_first_write();
         history.clear();
         true
     }

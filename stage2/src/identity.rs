@@ -4,6 +4,10 @@ use crate::address::PhysAddr;
 use crate::platform::Slot;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+/// Stores in a round of a fill, which is a KiB of code with 64.
+#[cfg(target_arch = "aarch64")]
+const ROUND: usize = if cfg!(feature = "small") { 16 } else { 64 };
+
 /// Descriptors at identity-mapped physical addresses: the body of an embedder's [`TableMemory`](crate::TableMemory).
 ///
 /// All functions need the slot to be mapped at its physical address, as memory that the hardware's walks agree with.
@@ -76,7 +80,158 @@ impl Identity {
         }
     }
 
-    /// Sixteen stores a round, since the compiler does not unroll this far.
+    /// Clears the bits of `mask` in `count` adjacent slots, with acquire and release semantics each. By `LDCLRAL` with
+    /// `lse`, and by exclusive accesses without.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`], for all of the slots. `lse` only where the PE has FEAT_LSE.
+    #[inline(always)]
+    pub unsafe fn clear_run(first: Slot, count: usize, mask: u64, lse: bool) {
+        let rounds = if lse && cfg!(target_arch = "aarch64") { count / 32 } else { 0 };
+        #[cfg(target_arch = "aarch64")]
+        {
+            let mut at = Self::pointer(first);
+            for _ in 0..rounds {
+                // SAFETY: the caller's promise: 32 aligned slots, and a PE that has the instruction.
+                unsafe {
+                    core::arch::asm!(
+                        ".arch_extension lse",
+                        ".rept 32",
+                        "ldclral {mask}, {old}, [{at}]",
+                        "add {at}, {at}, #8",
+                        ".endr",
+                        mask = in(reg) mask,
+                        at = inout(reg) at,
+                        old = out(reg) _,
+                        options(nostack, preserves_flags)
+                    );
+                }
+            }
+            let _ = at;
+        }
+        let rest = Slot { index: first.index + rounds * 32, ..first };
+        // SAFETY: the caller's promise.
+        unsafe { Self::clear_each(rest, count - rounds * 32, mask) };
+    }
+
+    /// [`Identity::clear_run`], and returns all bits that were set in any of the slots before.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::clear_run`].
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn clear_run_and_see(first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
+        let rounds = if lse && cfg!(target_arch = "aarch64") { count / 32 } else { 0 };
+        let mut seen = 0u64;
+        #[cfg(target_arch = "aarch64")]
+        {
+            let mut at = Self::pointer(first);
+            for _ in 0..rounds {
+                // SAFETY: as in `clear_run`.
+                unsafe {
+                    core::arch::asm!(
+                        ".arch_extension lse",
+                        ".rept 32",
+                        "ldclral {mask}, {old}, [{at}]",
+                        "orr {seen}, {seen}, {old}",
+                        "add {at}, {at}, #8",
+                        ".endr",
+                        mask = in(reg) mask,
+                        at = inout(reg) at,
+                        seen = inout(reg) seen,
+                        old = out(reg) _,
+                        options(nostack, preserves_flags)
+                    );
+                }
+            }
+            let _ = at;
+        }
+        let rest = Slot { index: first.index + rounds * 32, ..first };
+        // SAFETY: the caller's promise.
+        seen |= unsafe { Self::clear_each(rest, count - rounds * 32, mask) };
+        seen
+    }
+
+    /// One slot after the other.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`], for all of the slots.
+    #[inline(always)]
+    unsafe fn clear_each(first: Slot, count: usize, mask: u64) -> u64 {
+        let mut seen = 0;
+        for index in first.index..first.index + count {
+            let pointer = Self::pointer(Slot { index, ..first });
+            // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
+            seen |= unsafe { AtomicU64::from_ptr(pointer) }.fetch_and(!mask, Ordering::AcqRel);
+        }
+        seen
+    }
+
+    /// Whether all 512 slots hold `first`, `first + step`, …
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`], for all slots of `table`, and no other PE writes them.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn is_filled(table: PhysAddr, first: u64, step: u64) -> bool {
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self::is_filled_by_pairs(table, first, step)
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        (0..crate::geometry::ENTRIES).all(|index| {
+            // SAFETY: the caller's promise; the index is below 512.
+            unsafe { Self::load(Slot { table, index }) == first.wrapping_add(step.wrapping_mul(index as u64)) }
+        })
+    }
+
+    /// Sixteen entries a round, with one branch: the flags stay equal as long as all are.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::is_filled`].
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    unsafe fn is_filled_by_pairs(table: PhysAddr, first: u64, step: u64) -> bool {
+        let mut expected = first;
+        let mut at = Self::pointer(Slot { table, index: 0 });
+        for _ in 0..crate::geometry::ENTRIES / 16 {
+            let same: u64;
+            // SAFETY: the caller's promise: sixteen aligned slots.
+            unsafe {
+                core::arch::asm!(
+                    // Z is set.
+                    "cmp xzr, xzr",
+                    ".rept 8",
+                    "ldp {a}, {b}, [{at}], #16",
+                    "ccmp {a}, {expected}, #0, eq",
+                    "add {expected}, {expected}, {step}",
+                    "ccmp {b}, {expected}, #0, eq",
+                    "add {expected}, {expected}, {step}",
+                    ".endr",
+                    "cset {same}, eq",
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    same = lateout(reg) same,
+                    expected = inout(reg) expected,
+                    at = inout(reg) at,
+                    step = in(reg) step,
+                    options(nostack, readonly)
+                );
+            }
+            if same == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Sixty-four stores a round, since the compiler does not unroll this far.
     ///
     /// # Safety
     ///
@@ -86,12 +241,12 @@ impl Identity {
     unsafe fn fill_in_pairs(table: PhysAddr, first: u64, step: u64) {
         let mut value = first;
         let mut at = Self::pointer(Slot { table, index: 0 });
-        for _ in 0..crate::geometry::ENTRIES / 16 {
-            // SAFETY: the caller's promise: sixteen aligned slots of a frame that only this PE uses. STP is two 64-bit
+        for _ in 0..crate::geometry::ENTRIES / ROUND {
+            // SAFETY: the caller's promise: aligned slots of a frame that only this PE uses. STP is two 64-bit
             // single-copy atomic stores.
             unsafe {
                 core::arch::asm!(
-                    ".rept 8",
+                    ".rept {pairs}",
                     "add {next}, {value}, {step}",
                     "stp {value}, {next}, [{at}], #16",
                     "add {value}, {next}, {step}",
@@ -100,6 +255,7 @@ impl Identity {
                     at = inout(reg) at,
                     next = out(reg) _,
                     step = in(reg) step,
+                    pairs = const ROUND / 2,
                     options(nostack, preserves_flags)
                 );
             }

@@ -126,6 +126,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
         self.settle();
         let range_form = self.config.features.tlbi_range;
+        if let ([Some(range), None, ..], false, true) = (&pending.ranges, pending.all, range_form)
+            && range.pages() <= LARGEST
+        {
+            // What most batches amount to.
+            return self.invalidate_range(*range);
+        }
         let reachable = |range: &IpaRange| match range_form {
             true => range.pages() <= LARGEST,
             false => range.pages() <= SINGLY,
@@ -147,6 +153,18 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                     }
                 }
             }
+        }
+        self.drop_combined();
+    }
+
+    /// Invalidates one range, which a range TLBI reaches, on every PE.
+    #[inline(always)]
+    fn invalidate_range(&self, range: IpaRange) {
+        // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
+        self.dsb(Dsb::IshSt);
+        match range_operands(range.pages()) {
+            Some((scale, num)) if range.pages() > 1 => self.tlbi(Tlbi::Range { base: range.start(), scale, num }),
+            _ => self.tlbi(Tlbi::Ipa { ipa: range.start(), scope: Scope::Broadcast }),
         }
         self.drop_combined();
     }
@@ -174,12 +192,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// The second half of a stage-2 invalidation: combined entries may survive the stage-2 forms (R_TVTYQ).
     fn drop_combined(&self) {
+        self.platform.counters().add_combined_drop();
         // Completes the stage-2 invalidation first: a combined entry could be made anew from a stale stage-2 entry.
-        self.dsb(Dsb::Ish);
-        self.tlbi(Tlbi::VmallE1(Scope::Broadcast));
+        self.platform.dsb(Dsb::Ish);
+        self.platform.tlbi(self.config.vmid, Tlbi::VmallE1(Scope::Broadcast));
         // Completes the invalidation of combined entries on all PEs.
-        self.dsb(Dsb::Ish);
-        self.isb();
+        self.platform.dsb(Dsb::Ish);
+        self.platform.isb();
     }
 
     /// Invalidates this PE's entries for a faulting access, after the tables came to allow more than they did.
@@ -196,6 +215,19 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.tlbi(Tlbi::VaLocal { va });
         // Completes it; the exception return that follows synchronises the context.
         self.dsb(Dsb::Nsh);
+    }
+
+    /// [`Stage2::invalidate_local`], whose parts the caller counts together.
+    #[inline(always)]
+    pub(crate) fn invalidate_local_uncounted(&self, ipa: Ipa, va: u64) {
+        // Orders the page's new descriptor before the invalidation: the walk after it sees the descriptor.
+        self.platform.dsb(Dsb::IshSt);
+        self.platform.tlbi(self.config.vmid, Tlbi::Ipa { ipa, scope: Scope::Local });
+        // Completes the stage-2 invalidation before the combined entry goes, which could come back from it.
+        self.platform.dsb(Dsb::Nsh);
+        self.platform.tlbi(self.config.vmid, Tlbi::VaLocal { va });
+        // Completes it; the exception return that follows synchronises the context.
+        self.platform.dsb(Dsb::Nsh);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use crate::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
 use crate::geometry::LeafSize;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Pages that one word stands for.
 pub(crate) const WORD_PAGES: usize = 64;
@@ -14,7 +14,7 @@ pub(crate) const WORD_PAGES: usize = 64;
 const MAX_LEVELS: usize = 6;
 
 /// Where the bits of a range are among the words of a bitmap.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Layout {
     range: IpaRange,
     base: Ipa,
@@ -25,6 +25,16 @@ pub struct Layout {
     page_words: usize,
     words: usize,
 }
+
+/// All of a layout follows from its range.
+impl PartialEq for Layout {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.range == other.range
+    }
+}
+
+impl Eq for Layout {}
 
 impl Layout {
     /// The layout for the pages of `range`.
@@ -57,6 +67,12 @@ impl Layout {
     #[must_use]
     pub const fn words(&self) -> usize {
         self.words
+    }
+
+    /// The first so many of these words have a bit for each page: see [`PageSet::bitmap`].
+    #[must_use]
+    pub const fn page_words(&self) -> usize {
+        self.page_words
     }
 
     /// The first word of each level, from the pages up.
@@ -115,6 +131,9 @@ impl Layout {
 /// A setter goes from level 0 up, a taker from the top down, all sequentially consistent: whichever comes first at a
 /// word, either the taker finds the bit or the setter finds the summary cleared and sets it again.
 ///
+/// A setter that finds a word in use goes no further up. Whoever set the word's first bit has set the summary since or is
+/// about to; a taker that has cleared the summary since has the word still to take, with the new bit in it.
+///
 /// The same holds between a mark and its descriptor (the handler writes the descriptor, then finds the mark set already;
 /// the harvest takes the mark, then changes the descriptor), which is why the descriptors' read-modify-writes have to be
 /// both acquire and release: see [`crate::TableMemory`].
@@ -146,14 +165,22 @@ impl Marks {
     }
 
     #[inline(always)]
-    fn set(&self, mut index: usize, mut bits: u64) {
-        for offset in self.layout.levels() {
-            // In bounds by the layout; `get` because a panic must not be reachable.
-            let Some(word) = self.words.get(offset + index) else { return };
-            if word.load(SeqCst) & bits != bits {
-                word.fetch_or(bits, SeqCst);
+    fn set(&self, index: usize, bits: u64) {
+        // In bounds by the layout; `get` because a panic must not be reachable.
+        let Some(word) = self.words.get(index) else { return };
+        if word.fetch_or(bits, SeqCst) == 0 {
+            self.summarise(index);
+        }
+    }
+
+    /// Says in the levels above that word `index` of level 0 is in use.
+    #[inline(always)]
+    fn summarise(&self, mut index: usize) {
+        for level in 1..self.layout.levels {
+            let Some(word) = self.words.get(self.layout.offset(level) + index / WORD_PAGES) else { return };
+            if word.fetch_or(1 << (index % WORD_PAGES), SeqCst) != 0 {
+                return;
             }
-            bits = 1 << (index % WORD_PAGES);
             index /= WORD_PAGES;
         }
     }
@@ -189,32 +216,158 @@ impl Marks {
     /// Takes all marks: calls `each` with the index and the bits of each word of level 0 that has any, upwards.
     #[inline(always)]
     pub(crate) fn take_all(&self, mut each: impl FnMut(usize, u64)) {
-        self.descend(self.layout.levels - 1, 0, true, &mut each);
+        self.descend::<true>(&mut each);
     }
 
     /// Shows all marks and leaves them.
     pub(crate) fn peek_all(&self, mut each: impl FnMut(usize, u64)) {
-        self.descend(self.layout.levels - 1, 0, false, &mut each);
+        self.descend::<false>(&mut each);
     }
 
-    fn descend(&self, level: usize, index: usize, take: bool, each: &mut impl FnMut(usize, u64)) {
-        let Some(word) = self.words.get(self.layout.offset(level) + index) else { return };
-        let mut bits = match word.load(SeqCst) {
-            0 => return,
-            _ if take => word.swap(0, SeqCst),
-            bits => bits,
-        };
-        if level == 0 {
-            if bits != 0 {
-                each(index, bits);
-            }
-            return;
+    /// What word `at` of all holds, and 0 instead of it if it is taken.
+    #[inline(always)]
+    fn word<const TAKE: bool>(&self, at: usize) -> u64 {
+        match self.words.get(at) {
+            Some(word) if word.load(SeqCst) == 0 => 0,
+            Some(word) if TAKE => word.swap(0, SeqCst),
+            Some(word) => word.load(SeqCst),
+            None => 0,
+        }
+    }
+
+    /// From the top down.
+    #[inline(always)]
+    fn descend<const TAKE: bool>(&self, each: &mut impl FnMut(usize, u64)) {
+        match self.layout.levels {
+            // The only word, as if a summary had named it.
+            1 => self.each_page_word::<TAKE>(0, 1, each),
+            levels => self.descend_from::<TAKE>(levels - 1, 0, each),
+        }
+    }
+
+    /// Below word `index` of `level`, which is not 0.
+    fn descend_from<const TAKE: bool>(&self, level: usize, index: usize, each: &mut impl FnMut(usize, u64)) {
+        let mut bits = self.word::<TAKE>(self.layout.offset(level) + index);
+        if level <= 1 {
+            return self.each_page_word::<TAKE>(index, bits, each);
         }
         while bits != 0 {
             let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            self.descend(level - 1, below, take, each);
+            self.descend_from::<TAKE>(level - 1, below, each);
         }
+    }
+
+    /// The words of level 0 that `bits` of word `index` of level 1 name.
+    #[inline(always)]
+    fn each_page_word<const TAKE: bool>(&self, index: usize, mut bits: u64, each: &mut impl FnMut(usize, u64)) {
+        while bits != 0 {
+            let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let pages = self.word::<TAKE>(below);
+            if pages != 0 {
+                each(below, pages);
+            }
+        }
+    }
+}
+
+/// The number of bits that are set; quick for those that harvests have most of.
+#[inline(always)]
+fn population(bits: u64) -> u64 {
+    match bits {
+        u64::MAX => 64,
+        _ if bits & bits.wrapping_sub(1) == 0 => u64::from(bits != 0),
+        _ => u64::from(bits.count_ones()),
+    }
+}
+
+/// What takes in the pages that a harvest finds.
+pub(crate) trait Report {
+    /// Pages of word `index` of level 0.
+    fn insert_word(&mut self, index: usize, bits: u64);
+    /// All pages of a range.
+    fn insert_range(&mut self, range: IpaRange);
+}
+
+/// What tells the pages that are to be clean.
+pub(crate) trait Pages {
+    /// Whether all pages of `range` are among them.
+    fn contains_range(&self, range: IpaRange) -> bool;
+    /// Calls `each` with every word of level 0 that has any, upwards. Some of the bits may lie outside of the range.
+    fn each_word(&self, each: impl FnMut(usize, u64));
+}
+
+/// A bitmap without summaries, in memory that others may read and write at the same time.
+#[derive(Debug)]
+pub(crate) struct SharedBitmap<'b> {
+    layout: &'b Layout,
+    words: &'b [AtomicU64],
+    /// Pages that were added and were not there before.
+    pub(crate) added: u64,
+}
+
+impl<'b> SharedBitmap<'b> {
+    pub(crate) fn new(layout: &'b Layout, words: &'b [AtomicU64]) -> Self {
+        Self { layout, words, added: 0 }
+    }
+}
+
+impl Report for SharedBitmap<'_> {
+    #[inline(always)]
+    fn insert_word(&mut self, index: usize, bits: u64) {
+        let Some(word) = self.words.get(index) else { return };
+        let before = word.load(Relaxed);
+        word.store(before | bits, Relaxed);
+        let new = bits & !before;
+        self.added += population(new);
+    }
+
+    fn insert_range(&mut self, range: IpaRange) {
+        for word in self.layout.words_of(range) {
+            self.insert_word(word, self.layout.mask(word, range));
+        }
+    }
+}
+
+impl Pages for SharedBitmap<'_> {
+    fn contains_range(&self, range: IpaRange) -> bool {
+        self.layout.words_of(range).all(|index| {
+            let mask = self.layout.mask(index, range);
+            self.words.get(index).is_some_and(|word| word.load(Relaxed) & mask == mask)
+        })
+    }
+
+    #[inline(always)]
+    fn each_word(&self, mut each: impl FnMut(usize, u64)) {
+        for (index, word) in self.words.iter().enumerate().take(self.layout.page_words) {
+            match word.load(Relaxed) {
+                0 => {}
+                bits => each(index, bits),
+            }
+        }
+    }
+}
+
+impl Report for PageSet<'_> {
+    #[inline(always)]
+    fn insert_word(&mut self, index: usize, bits: u64) {
+        PageSet::insert_word(self, index, bits);
+    }
+
+    fn insert_range(&mut self, range: IpaRange) {
+        PageSet::insert_range(self, range);
+    }
+}
+
+impl Pages for PageSet<'_> {
+    fn contains_range(&self, range: IpaRange) -> bool {
+        PageSet::contains_range(self, range)
+    }
+
+    #[inline(always)]
+    fn each_word(&self, each: impl FnMut(usize, u64)) {
+        PageSet::each_word(self, each);
     }
 }
 

@@ -91,17 +91,52 @@ pub unsafe trait TableMemory {
         }
     }
 
-    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does.
+    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does. `lse`: every PE that
+    /// uses the table has FEAT_LSE.
     ///
     /// # Safety
     ///
-    /// As for [`TableMemory::load`], for all of the slots.
+    /// As for [`TableMemory::load`], for all of the slots; `lse` is true only if it is so.
     #[inline(always)]
-    unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64) {
+    unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
+        let _ = lse;
         for index in first.index..first.index + count {
             // SAFETY: the caller's promise.
             unsafe { self.fetch_clear(Slot { index, ..first }, mask) };
         }
+    }
+
+    /// The same, and returns all bits that were set in any of the slots before.
+    ///
+    /// # Safety
+    ///
+    /// As for [`TableMemory::clear_run`].
+    #[inline(always)]
+    unsafe fn clear_run_and_see(&self, first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
+        let _ = lse;
+        let mut seen = 0;
+        for index in first.index..first.index + count {
+            // SAFETY: the caller's promise.
+            seen |= unsafe { self.fetch_clear(Slot { index, ..first }, mask) };
+        }
+        seen
+    }
+
+    /// Whether the 512 slots of a table hold `first`, `first + step`, `first + 2·step`, … Only where no other PE writes
+    /// them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`TableMemory::load`], for all slots of `table`.
+    #[inline(always)]
+    unsafe fn is_filled(&self, table: PhysAddr, first: u64, step: u64) -> bool {
+        let mut expected = first;
+        (0..ENTRIES).all(|index| {
+            // SAFETY: the caller's promise; `index` is below 512.
+            let same = unsafe { self.load(Slot { table, index }) } == expected;
+            expected = expected.wrapping_add(step);
+            same
+        })
     }
 
     /// Stores `first`, `first + step`, `first + 2·step`, … into the 512 slots of a table that is not published yet.

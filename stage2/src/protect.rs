@@ -1,16 +1,18 @@
 //! Changing what the guest may do, page by page, with large leaves split at the range's edges only.
 
-use crate::address::IpaRange;
+use crate::address::{Ipa, IpaRange};
+use crate::counters::Event;
 use crate::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits};
 use crate::dirty::Mechanism;
 use crate::error::Error;
-use crate::geometry::{LeafSize, Level};
+use crate::geometry::{LeafSize, Level, RUN};
 use crate::invalidate::Pending;
-use crate::platform::{Maintenance, TableMemory};
+use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
 use crate::under_way::Counted;
 use crate::walk::{Entry, Next, Visitor};
+use core::sync::atomic::Ordering::SeqCst;
 
 /// Several changes and one invalidation at the end: [`Stage2::batch`].
 ///
@@ -35,16 +37,34 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let table = self.table;
         table.check(range)?;
         let change = Change::to(permissions);
-        let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
-        let mut reserve = table.reserve_edges(range, wants)?;
-        table.split_edges(range, wants, &mut reserve)?;
-        self.announced.get_or_insert_with(|| table.under_way.begin_taking());
-        let result = table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending });
+        if !permissions.read {
+            // Before the first descriptor that says so.
+            table.unreadable.store(true, SeqCst);
+        }
+        let result = match table.takes_only(change) {
+            // Where no leaf reaches over an edge, nothing can fail, and the short way need not come to its end.
+            Some(mask) if table.has_clear_edges(range) => {
+                self.announced.get_or_insert_with(|| table.under_way.begin_taking());
+                if table.take(range, mask, &mut self.pending) { Ok(()) } else { self.visit(range, change) }
+            }
+            _ => self.visit(range, change),
+        };
         if table.under_way.others_taking(1) {
             // A leaf that was right already may be so thanks to a PE that has not invalidated it yet.
             self.pending.add(range);
         }
         result
+    }
+
+    /// The way that everything can go: edges, then leaf by leaf.
+    #[inline(never)]
+    fn visit(&mut self, range: IpaRange, change: Change) -> Result<(), Error> {
+        let table = self.table;
+        let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
+        let mut reserve = table.reserve_edges(range, wants)?;
+        table.split_edges(range, wants, &mut reserve)?;
+        self.announced.get_or_insert_with(|| table.under_way.begin_taking());
+        table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
     }
 
     /// [`Stage2::split`]. Splitting needs no invalidation of its own; this is here so that it can stand in its place
@@ -76,6 +96,108 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     fn tracking(&self, entry: &Entry) -> Tracking {
         self.logs.at(entry.ipa).map(|tracked| tracked.mechanism)
+    }
+
+    /// The bits that `change` takes from any leaf, if taking bits is all that it does.
+    fn takes_only(&self, change: Change) -> Option<u64> {
+        let sets = change.granted & (bits::WRITE_GRANTED | bits::NO_EXECUTE) != 0
+            || change.granted & bits::READ != 0 && self.unreadable.load(SeqCst)
+            // Hardware's marks would have to go to the bitmap first; and who has made a leaf busy to split it relies on its
+            // staying as it is.
+            || self.hardware_logged;
+        (!cfg!(feature = "small") && !sets).then_some(PERMISSION_BITS & !change.granted)
+    }
+
+    /// Whether no leaf reaches over the edges of `range`, or only one that is found before anything has changed.
+    #[inline(always)]
+    fn has_clear_edges(&self, range: IpaRange) -> bool {
+        const BLOCK: u64 = Level::L2.entry_bytes();
+        const GIB: u64 = Level::L1.entry_bytes();
+        // Blocks of one level-2 table: only a run can reach over, or what this table is missing for.
+        let blocks = (range.start().0 | range.end().0).is_multiple_of(BLOCK);
+        blocks && range.start().0 / GIB == (range.end().0 - 1) / GIB
+            || self.is_edge(range.start()) && self.is_edge(range.end())
+    }
+
+    /// Whether `edge` is surely the first address of a leaf, or of nothing. It stays one: leaves are put together under
+    /// `&mut self` only.
+    #[inline(always)]
+    fn is_edge(&self, edge: Ipa) -> bool {
+        if edge == self.geometry.range().end() {
+            return true;
+        }
+        let entry = self.lookup(edge);
+        !entry.value.is_busy(entry.level) && entry.ipa == edge && !entry.is_run_member()
+    }
+
+    /// Takes the bits of `mask` from all leaves of `range`, by one atomic instruction each, whatever they are. Says whether
+    /// that was all there is to do; otherwise it is to be done leaf by leaf.
+    pub(crate) fn take(&self, range: IpaRange, mask: u64, pending: &mut Pending) -> bool {
+        const GIB: u64 = Level::L1.entry_bytes();
+        let (mut ipa, mut done) = (range.start(), true);
+        while ipa < range.end() {
+            let part = IpaRange::trusted(ipa, ipa.align_down(GIB).offset(GIB).min(range.end()));
+            let Some(slot) = self.level_2_slot(ipa) else { return false };
+            if (part.start().0 | part.end().0).is_multiple_of(Level::L2.entry_bytes()) {
+                match self.take_leaves(slot, part, Level::L2, mask, pending) {
+                    None => return false,
+                    // With a table among them, some of the bits are its address's.
+                    Some(seen) if seen & bits::TABLE != 0 => done &= self.take_pages(slot, part, mask, pending),
+                    Some(seen) => done &= seen & (bits::BUSY | bits::NT) == 0,
+                }
+            } else {
+                done &= self.take_pages(slot, part, mask, pending);
+            }
+            ipa = part.end();
+        }
+        done
+    }
+
+    /// The same for the pages of `part`, whose level-2 entries begin at `slot`; blocks are left alone, and are whole in a
+    /// part that begins and ends with them.
+    #[inline(always)]
+    fn take_pages(&self, mut slot: Slot, part: IpaRange, mask: u64, pending: &mut Pending) -> bool {
+        const BLOCK: u64 = Level::L2.entry_bytes();
+        let (mut ipa, mut done) = (part.start(), true);
+        while ipa < part.end() {
+            let pages = IpaRange::trusted(ipa, ipa.align_down(BLOCK).offset(BLOCK).min(part.end()));
+            let value = Descriptor(self.load(slot));
+            if value.is_table(Level::L2) {
+                let first = Slot { table: value.address(), index: Level::L3.index(ipa) };
+                let seen = self.take_leaves(first, pages, Level::L3, mask, pending);
+                // Who had marked an entry busy may write over what was done to it.
+                done &= seen.is_some_and(|seen| seen & bits::BUSY == 0);
+            } else {
+                // A block that has lost the bits already, or nothing; or else it is not this way's.
+                done &= value.0 & mask == 0 && !value.is_busy(Level::L2);
+            }
+            slot.index += 1;
+            ipa = pages.end();
+        }
+        done
+    }
+
+    /// The same for the entries of `part` from `first` on, all in one table of `level`, and returns all bits that were
+    /// set. `None`: there are runs, and nothing has been done.
+    #[inline(always)]
+    fn take_leaves(&self, first: Slot, part: IpaRange, level: Level, mask: u64, pending: &mut Pending) -> Option<u64> {
+        let count = (part.bytes() >> level.shift()) as usize;
+        // A run's members change together. Who takes a run apart goes upwards: when the last member is out of it, all are.
+        let (mut index, last) = (first.index | (RUN - 1), (first.index + count - 1) | (RUN - 1));
+        while index <= last {
+            if self.load(Slot { index, ..first }) & (bits::CONTIGUOUS | bits::BUSY) != 0 {
+                return None;
+            }
+            index += RUN;
+        }
+        // SAFETY: as for all descriptors (`table.rs`); the features are those of the weakest PE. Tables and what is not
+        // valid have none of the bits, or are busy.
+        let seen = unsafe { self.platform.clear_run_and_see(first, count, mask, self.config.features.lse) };
+        if seen & mask != 0 {
+            self.platform.counters().add(Event::DescriptorWrite, count as u64);
+            pending.add(part);
+        }
+        Some(seen)
     }
 
     /// A batch of changes that share one invalidation.

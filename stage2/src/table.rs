@@ -10,6 +10,7 @@ use crate::geometry::{Geometry, LeafSize, Level};
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
 use crate::size_change::Method;
 use crate::under_way::UnderWay;
+use core::sync::atomic::AtomicBool;
 
 /// How a table is set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +60,10 @@ pub struct Stage2<P> {
     pub(crate) logs: Logs,
     pub(crate) frozen: Option<Frozen>,
     pub(crate) under_way: UnderWay,
+    /// A leaf may forbid reads: some call has asked for it.
+    pub(crate) unreadable: AtomicBool,
+    /// A leaf may be one that hardware marks: there has been a log by hardware.
+    pub(crate) hardware_logged: bool,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -92,6 +97,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             logs: Logs::new(),
             frozen: None,
             under_way: UnderWay::new(),
+            unreadable: AtomicBool::new(false),
+            hardware_logged: false,
         })
     }
 

@@ -9,6 +9,7 @@ use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
 use crate::walk::{Entry, Next, Visitor};
+use core::mem::MaybeUninit;
 
 /// Tables that wait for one invalidation.
 const DETACHED: usize = if cfg!(feature = "small") { 8 } else { 32 };
@@ -19,13 +20,13 @@ pub(crate) struct Detached<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
     pub(crate) pending: Pending,
     /// Each with its level in the bits that a frame's address has no use for.
-    frames: [u64; DETACHED],
+    frames: [MaybeUninit<u64>; DETACHED],
     count: usize,
 }
 
 impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     pub(crate) fn new(table: &'t Stage2<P>) -> Self {
-        Self { table, pending: Pending::new(), frames: [0; DETACHED], count: 0 }
+        Self { table, pending: Pending::new(), frames: [const { MaybeUninit::uninit() }; DETACHED], count: 0 }
     }
 
     /// Takes over a table of `level`, with all tables below it. The entry that led to it has been replaced, and its range
@@ -35,7 +36,7 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
             self.flush();
         }
         if let Some(place) = self.frames.get_mut(self.count) {
-            *place = frame.0 | level as u64;
+            place.write(frame.0 | level as u64);
             self.count += 1;
         }
     }
@@ -44,7 +45,9 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     pub(crate) fn flush(&mut self) {
         self.table.complete(&self.pending);
         self.pending = Pending::new();
-        for &packed in self.frames.iter().take(self.count) {
+        for packed in self.frames.iter().take(self.count) {
+            // SAFETY: `push` has written the first `count`.
+            let packed = unsafe { packed.assume_init() };
             let frame = PhysAddr(packed).align_down(crate::PAGE_SIZE);
             let level = match packed - frame.0 {
                 1 => Level::L1,
@@ -52,7 +55,9 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
                 // The root is never pushed.
                 _ => Level::L3,
             };
-            self.table.free_tables_below(frame, level, 1);
+            if level != Level::L3 {
+                self.table.free_tables_below(frame, level, 1);
+            }
             // SAFETY: nothing leads to the table since it was pushed, and walk caches are empty of it since `complete`.
             unsafe { self.table.free(frame) };
         }

@@ -155,12 +155,18 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// A step a level instead of a loop: with the level a constant, a step takes half as many instructions.
     #[inline(always)]
     pub(crate) fn page_slot(&self, ipa: Ipa) -> Option<Slot> {
+        let slot = self.level_2_slot(ipa)?;
+        self.step(slot, Level::L2, Level::L3, ipa)
+    }
+
+    /// The same for the block of 2 MiB.
+    #[inline(always)]
+    pub(crate) fn level_2_slot(&self, ipa: Ipa) -> Option<Slot> {
         let mut slot = self.root_slot(ipa);
         if self.geometry.start_level() == Level::L0 {
             slot = self.step(slot, Level::L0, Level::L1, ipa)?;
         }
-        slot = self.step(slot, Level::L1, Level::L2, ipa)?;
-        self.step(slot, Level::L2, Level::L3, ipa)
+        self.step(slot, Level::L1, Level::L2, ipa)
     }
 
     /// From an entry of `level` to the entry of `below` in the table that it points to, if it does.

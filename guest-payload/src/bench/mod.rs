@@ -12,6 +12,8 @@
 //! bench: end
 //! ```
 //!
+//! `filter=TEXT` measures the rows whose name contains TEXT, and no counts.
+//!
 //! `call`: the instruction that exits to EL2 and all that is executed before the next one. `page`: the same for one or two
 //! calls on many pages, by their number.
 
@@ -22,7 +24,7 @@ mod measure;
 mod rows;
 pub mod strategy;
 
-use crate::{cpu, hypercall, memory, smp};
+use crate::{cpu, hypercall, memory, options, smp};
 
 /// What ends the measurements early: a sentence.
 type Failure = &'static str;
@@ -39,7 +41,8 @@ pub fn run() {
         // An interrupt would be measured along.
         let rows = cpu::without_interrupts(rows::print);
         memory::release_to(&mark);
-        rows.and_then(|()| counts::print())
+        // A filter is for rows.
+        if options::get().filter.is_empty() { rows.and_then(|()| counts::print()) } else { rows }
     };
     match result {
         Ok(()) => println!("bench: end"),

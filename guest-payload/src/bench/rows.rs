@@ -3,6 +3,7 @@
 use super::Failure;
 use super::area::{Area, BLOCK, PAGE};
 use super::measure::{self, print_calls, print_pages};
+use crate::options;
 use hypervisor_abi::permissions;
 use smccc::arch::SMCCC_VERSION;
 
@@ -31,18 +32,44 @@ pub fn print() -> Result<(), Failure> {
     // SAFETY: as above, and zeroed; nobody else refers to it.
     let samples = unsafe { core::slice::from_raw_parts_mut(samples.start as *mut u64, SAMPLES) };
 
-    hypercall(samples)?;
-    leaf_write_faults(area, buffer, samples)?;
-    block_write_faults(area, buffer, samples)?;
-    eager_split(area, buffer)?;
-    protect_leaves(area)?;
-    protect_blocks(area)?;
-    harvest_all(area, buffer)?;
-    harvest_none(large, buffer)?;
-    harvest_one(area, buffer)?;
-    clear(area, buffer)?;
-    stop(area, buffer)?;
-    collapse(area, samples)
+    let wanted = |row: &str| row.contains(options::get().filter);
+    if wanted("hypercall") {
+        hypercall(samples)?;
+    }
+    if wanted("leaf-write-fault") {
+        leaf_write_faults(area, buffer, samples)?;
+    }
+    if wanted("block-write-fault") || wanted("block-next-page-fault") {
+        block_write_faults(area, buffer, samples)?;
+    }
+    if wanted("eager-split") {
+        eager_split(area, buffer)?;
+    }
+    if wanted("protect-leaves") {
+        protect_leaves(area)?;
+    }
+    if wanted("protect-32-blocks") {
+        protect_blocks(area)?;
+    }
+    if wanted("harvest-all-dirty") {
+        harvest_all(area, buffer)?;
+    }
+    if wanted("harvest-none") {
+        harvest_none(large, buffer)?;
+    }
+    if wanted("harvest-one") {
+        harvest_one(area, buffer)?;
+    }
+    if wanted("clear-64") {
+        clear(area, buffer)?;
+    }
+    if wanted("stop") {
+        stop(area, buffer)?;
+    }
+    if wanted("collapse-512") {
+        collapse(area, samples)?;
+    }
+    Ok(())
 }
 
 /// The shortest call.

@@ -58,9 +58,10 @@ pub mod function {
     pub const COLLAPSE: u32 = 0xc600_0012;
     /// Starts a log of the range `x1`, `x2` with the options [`log`](super::log) `x3`; its handle in `x1`.
     pub const LOG_START: u32 = 0xc600_0020;
-    /// Writes the bitmap of log `x1` to the guest's memory at the IPA `x2`, a multiple of 8, which has room for `x3` words
-    /// of 64 bits, and starts anew. Bit 0 is the page at the range's start rounded down to 2 MiB. `x1` is the number of
-    /// pages, `x2` the number of words written.
+    /// Sets the bits of log `x1`'s dirty pages in the bitmap in the guest's memory at the IPA `x2`, a multiple of 8, which
+    /// has room for `x3` words of 64 bits, and starts anew. Other bits stay as they are: clear them before. Bit 0 is the
+    /// page at the range's start rounded down to 2 MiB. `x1` is the number of bits that were not set before, `x2` the number
+    /// of words that the bitmap has. A bitmap that the guest may not write is refused if there is anything to report.
     pub const LOG_HARVEST: u32 = 0xc600_0021;
     /// The same, and nothing changes.
     pub const LOG_PEEK: u32 = 0xc600_0022;

@@ -9,12 +9,15 @@ use crate::el2::gic;
 use crate::el2::guest::Guest;
 use crate::el2::manager;
 use crate::el2::registers::{isb, write_register};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicPtr;
+use core::sync::atomic::Ordering::{Acquire, Release};
 use hypervisor::machine::Machine;
 use hypervisor::options::{Options, SizeChangeChoice};
 use hypervisor::range::{PhysRange, merged};
 use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
-use spin::{Once, RwLock};
+use spin::RwLock;
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
     Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
@@ -65,6 +68,35 @@ unsafe impl TableMemory for Platform {
     }
 
     #[inline(always)]
+    unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
+        if events::is_kept() {
+            // SAFETY: the caller's promise.
+            unsafe { self.clear_run_and_see(first, count, mask, lse) };
+        } else {
+            // SAFETY: the caller's promise; frames are identity mapped.
+            unsafe { Identity::clear_run(first, count, mask, lse) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn clear_run_and_see(&self, first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
+        if !events::is_kept() {
+            // SAFETY: the caller's promise; frames are identity mapped.
+            return unsafe { Identity::clear_run_and_see(first, count, mask, lse) };
+        }
+        // One by one, since each is an event.
+        let slots = (first.index..first.index + count).map(|index| Slot { index, ..first });
+        // SAFETY: the caller's promise.
+        slots.fold(0, |seen, slot| seen | unsafe { self.fetch_clear(slot, mask) })
+    }
+
+    #[inline(always)]
+    unsafe fn is_filled(&self, table: PhysAddr, first: u64, step: u64) -> bool {
+        // SAFETY: the caller's promise; frames are identity mapped.
+        unsafe { Identity::is_filled(table, first, step) }
+    }
+
+    #[inline(always)]
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
         // SAFETY: the caller's promise; frames are identity mapped.
         let fill = || unsafe { Identity::fill(table, first, step) };
@@ -95,6 +127,10 @@ unsafe impl Maintenance for Platform {
 
     #[inline(always)]
     fn tlbi(&self, vmid: Vmid, tlbi: Tlbi) {
+        if !events::is_kept() {
+            // Not in a closure, which need not be inlined: the operation is a constant to most callers.
+            return El2::<NonSecure>::tlbi(tlbi);
+        }
         let execute = || El2::<NonSecure>::tlbi(tlbi);
         events::ordered(execute, |()| {
             let is_broadcast = |scope| scope == Scope::Broadcast;
@@ -130,9 +166,19 @@ struct GuestMemory {
     vttbr: u64,
     vtcr: u64,
     root: (PhysAddr, usize),
+    /// What is mapped as RAM, for good.
+    ram: Vec<IpaRange>,
 }
 
-static GUEST_MEMORY: Once<GuestMemory> = Once::new();
+/// A pointer and no [`spin::Once`]: every fault asks.
+static GUEST_MEMORY: AtomicPtr<GuestMemory> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The guest's memory, once there is any.
+#[inline(always)]
+fn guest_memory() -> Option<&'static GuestMemory> {
+    // SAFETY: null, or from `create`, which gives it away for good.
+    unsafe { GUEST_MEMORY.load(Acquire).as_ref() }
+}
 
 /// Makes the table: the guest's RAM, the console, the clock, the GIC, and what was granted; nothing else.
 ///
@@ -167,7 +213,16 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
     }
 
     report(&table);
-    GUEST_MEMORY.call_once(|| GuestMemory { table: RwLock::new(table), vttbr, vtcr, root });
+    let mut ram = guest
+        .memory
+        .iter()
+        .map(|ram| IpaRange::new(Ipa(ram.start()), Ipa(ram.end())))
+        .collect::<Result<Vec<_>, _>>()?;
+    // The largest is asked for most.
+    ram.sort_unstable_by_key(|ram| core::cmp::Reverse(ram.bytes()));
+    let memory = Box::new(GuestMemory { table: RwLock::new(table), vttbr, vtcr, root, ram });
+    // Release: who finds the pointer finds what is behind it.
+    GUEST_MEMORY.store(Box::leak(memory), Release);
     Ok(())
 }
 
@@ -259,7 +314,7 @@ fn set_registers(vttbr: u64, vtcr: u64) {
 
 /// Puts the table into force on the executing CPU, whose TLB may hold anything of the VMID.
 pub fn activate() {
-    let Some(memory) = GUEST_MEMORY.get() else { return };
+    let Some(memory) = guest_memory() else { return };
     set_registers(memory.vttbr, memory.vtcr);
     El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(Scope::Local));
     // The invalidation is complete before the guest is entered.
@@ -268,7 +323,7 @@ pub fn activate() {
 
 /// The guest's table, once there is one.
 pub fn table() -> Option<&'static RwLock<Stage2<Platform>>> {
-    GUEST_MEMORY.get().map(|memory| &memory.table)
+    guest_memory().map(|memory| &memory.table)
 }
 
 /// The page that an abort is about, for the log of events.
@@ -280,7 +335,7 @@ fn page_of(ipa: Ipa) -> Option<IpaRange> {
 /// Lets the first store to a tracked page through, and says whether the store at `va` to `ipa` was that.
 #[inline(always)]
 pub fn first_write(ipa: Ipa, va: u64) -> bool {
-    let Some(memory) = GUEST_MEMORY.get() else { return false };
+    let Some(memory) = guest_memory() else { return false };
     events::make_room();
     let table = memory.table.read();
     let write = || cpu::with_fault_history(|history| table.first_write(ipa, va, history));
@@ -289,7 +344,7 @@ pub fn first_write(ipa: Ipa, va: u64) -> bool {
 
 /// The engine's answer to a stage-2 abort of the executing CPU.
 pub fn fault(abort: &Abort) -> Outcome {
-    let Some(memory) = GUEST_MEMORY.get() else { return Outcome::Unmapped };
+    let Some(memory) = guest_memory() else { return Outcome::Unmapped };
     events::make_room();
     let table = memory.table.read();
     let answer = || cpu::with_fault_history(|history| table.fault(abort, history));
@@ -305,7 +360,7 @@ pub fn fault(abort: &Abort) -> Outcome {
 #[cold]
 pub fn wait_for_thaw() {
     const PAUSE: usize = 1000;
-    while GUEST_MEMORY.get().is_some_and(|memory| memory.table.read().is_frozen()) {
+    while guest_memory().is_some_and(|memory| memory.table.read().is_frozen()) {
         crash::park_if_stopped();
         (0..PAUSE).for_each(|_| core::hint::spin_loop());
     }
@@ -316,16 +371,21 @@ fn stuck(abort: &Abort) {
     log::error!("stage 2: {abort:?} comes back although the tables allow it; the guest gets an external abort");
 }
 
+/// Whether all of `range` is RAM of the guest's.
+pub fn is_ram_range(range: IpaRange) -> bool {
+    guest_memory().is_some_and(|memory| memory.ram.iter().any(|ram| ram.covers(range)))
+}
+
 /// Whether `address` is RAM of the guest's.
 pub fn is_ram(address: u64) -> bool {
-    let leaf = GUEST_MEMORY.get().and_then(|memory| memory.table.read().walk(Ipa(address)));
+    let leaf = guest_memory().and_then(|memory| memory.table.read().walk(Ipa(address)));
     leaf.is_some_and(|leaf| leaf.attributes.memory == stage2::MemoryType::Normal)
 }
 
 /// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: takes no
 /// lock.
 pub fn revoke() {
-    let Some(memory) = GUEST_MEMORY.get() else { return };
+    let Some(memory) = guest_memory() else { return };
     let (root, tables) = memory.root;
     for frame in 0..tables as u64 {
         // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.

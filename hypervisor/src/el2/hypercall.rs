@@ -20,9 +20,16 @@ pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
         frame.x[0] = VERSION;
         return Next::RESUME;
     }
-    call(frame, esr);
+    if esr as u16 == 0 && SERVICES.contains(&(frame.x[0] as u32)) {
+        frame.x[0] = services::call(frame.x[0] as u32, &mut frame.x) as u64;
+    } else {
+        call(frame, esr);
+    }
     Next::RESUME
 }
+
+/// The calls that are answered by [`services`].
+const SERVICES: core::ops::RangeInclusive<u32> = function::FEATURES..=function::LOG_STOP;
 
 /// SMC. It is trapped before it is executed, so ELR_EL2 is still at the instruction.
 pub extern "C" fn smc(frame: &mut Frame, esr: u64) -> Next {

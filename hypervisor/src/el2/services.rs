@@ -9,10 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use hypervisor_abi::{function, log, permissions, status};
 use spin::Mutex;
-use stage2::{
-    Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, MemoryType, PAGE_SIZE, PageSet, Permissions,
-    Stage2,
-};
+use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, PAGE_SIZE, Permissions, Stage2};
 
 pub type Table = Stage2<guest_memory::Platform>;
 
@@ -29,22 +26,16 @@ pub fn count() -> i64 {
     if ENABLED.load(Relaxed) { 11 + test_services::COUNT } else { 0 }
 }
 
-/// A log that the guest has started.
-struct GuestLog {
-    log: Log,
-    /// Room for a set of its pages.
-    words: Box<[u64]>,
-}
-
 /// Logs at a time.
 const LOGS: usize = 4;
 
-type Logs = [Option<GuestLog>; LOGS];
+type Logs = [Option<Log>; LOGS];
 
 /// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
 static LOGS_OF_GUEST: Mutex<Logs> = Mutex::new([const { None }; LOGS]);
 
 /// Does call `id` with the arguments in `x`, and puts the results there.
+#[inline(never)]
 pub fn call(id: u32, x: &mut [u64; 19]) -> i64 {
     if !ENABLED.load(Relaxed) {
         return status::NOT_SUPPORTED;
@@ -112,20 +103,8 @@ fn protect(table: &Table, x: &[u64; 19]) -> Result<(), i64> {
     }
     let range = range(x[1], x[2])?;
     // Rights to a device's registers are not the guest's to change.
-    is_guest_ram(table, range).then_some(()).ok_or(INVALID)?;
+    guest_memory::is_ram_range(range).then_some(()).ok_or(INVALID)?;
     done(table.protect(range, wanted))
-}
-
-/// Whether all of `range` is RAM that is mapped for the guest.
-pub fn is_guest_ram(table: &Table, range: IpaRange) -> bool {
-    let mut next = range.start();
-    for leaf in table.leaves(range) {
-        if leaf.ipa > next || leaf.attributes.memory != MemoryType::Normal {
-            return false;
-        }
-        next = leaf.range().end();
-    }
-    next >= range.end()
 }
 
 /// Memory for a log, if there is any: a guest's wish is no reason to run out of it.
@@ -144,17 +123,15 @@ fn start(logs: &mut Logs, table: &mut Table, x: &mut [u64; 19]) -> Result<(), i6
         log::HARDWARE_BLOCK => Mechanism::HardwareBlock,
         _ => return Err(INVALID),
     };
-    if !is_guest_ram(table, range) {
+    if !guest_memory::is_ram_range(range) {
         return Err(INVALID);
     }
     let (handle, place) = logs.iter_mut().enumerate().find(|(_, log)| log.is_none()).ok_or(status::BUSY)?;
-    let words = stage2::Layout::new(range).words();
-    let report = zeroed(words)?;
-    let storage: &'static [AtomicU64] = Box::leak(zeroed(words)?);
+    let storage: &'static [AtomicU64] = Box::leak(zeroed(stage2::Layout::new(range).words())?);
     let options = LogOptions { mechanism, all_dirty: x[3] & log::ALL_DIRTY != 0 };
     match table.start_log(range, storage, options) {
         Ok(log) => {
-            *place = Some(GuestLog { log, words: report });
+            *place = Some(log);
             x[1] = handle as u64;
             Ok(())
         }
@@ -172,78 +149,57 @@ fn release(storage: &'static [AtomicU64]) {
     drop(unsafe { Box::from_raw(storage) });
 }
 
-/// The guest's words at `x2`, as many as `x3` says but no more than `most`.
-fn buffer(table: &Table, x: &[u64; 19], most: usize) -> Result<(usize, usize), i64> {
+/// The guest's words at `x2`, as many as `x3` says but no more than `most`, and the pages they are in.
+fn buffer(x: &[u64; 19], most: usize) -> Result<(&'static [AtomicU64], IpaRange), i64> {
     let words = usize::try_from(x[3]).map_err(|_| INVALID)?.min(most);
     let end = x[2].checked_add(8 * words as u64).ok_or(INVALID)?;
-    if words == 0 || !x[2].is_multiple_of(8) {
+    if words == 0 || !x[2].is_multiple_of(8) || end > !0xfff {
         return Err(INVALID);
     }
     let pages = IpaRange::new(Ipa(x[2]).align_down(PAGE_SIZE), Ipa(end.next_multiple_of(PAGE_SIZE)));
-    let pages = pages.map_err(|_| INVALID)?;
-    // What the guest may not write it may not have written for it.
-    let writable = table.leaves(pages).all(|leaf| leaf.attributes.permissions.write);
-    if !is_guest_ram(table, pages) || !writable {
-        return Err(INVALID);
-    }
-    Ok((x[2] as usize, words))
+    let pages = pages.ok().filter(|pages| guest_memory::is_ram_range(*pages)).ok_or(INVALID)?;
+    // SAFETY: RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
+    // atomic words.
+    Ok((unsafe { core::slice::from_raw_parts(x[2] as *const AtomicU64, words) }, pages))
+}
+
+fn log_of(logs: &mut Logs, handle: u64) -> Result<&mut Log, i64> {
+    usize::try_from(handle).ok().and_then(|handle| logs.get_mut(handle)).and_then(Option::as_mut).ok_or(INVALID)
 }
 
 fn report(logs: &mut Logs, table: &Table, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
-    let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::as_mut).ok_or(INVALID)?;
-    let needed = bitmap_words(&entry.log);
-    let (target, room) = buffer(table, x, needed)?;
-    if room < needed {
+    let log = log_of(logs, x[1])?;
+    let needed = log.layout().page_words();
+    let (bitmap, pages) = buffer(x, needed)?;
+    if bitmap.len() < needed {
         return Err(INVALID);
     }
-    let mut set = PageSet::new(entry.log.layout(), &mut entry.words).ok_or(INVALID)?;
-    done(match harvest {
-        true => table.harvest(&mut entry.log, &mut set),
-        false => table.peek(&entry.log, &mut set),
+    (x[1], x[2]) = (0, needed as u64);
+    if table.is_clean(log) {
+        return Ok(());
+    }
+    // What the guest may not write it may not have written for it.
+    if !table.grants_writes(pages) {
+        return Err(INVALID);
+    }
+    x[1] = done(match harvest {
+        true => table.harvest_into(log, bitmap),
+        false => table.peek_into(log, bitmap),
     })?;
-    for (index, word) in set.bitmap().iter().enumerate() {
-        let target = (target + 8 * index) as *mut u64;
-        // SAFETY: `buffer` has found the words to be the guest's RAM, which EL2 maps where it lies. The guest may use
-        // them at the same time, hence volatile.
-        unsafe { target.write_volatile(*word) };
-    }
     // The guest's memory has been written for it.
-    if let Ok(written) =
-        IpaRange::new(Ipa(x[2]).align_down(PAGE_SIZE), Ipa((x[2] + 8 * needed as u64).next_multiple_of(PAGE_SIZE)))
-    {
-        table.mark_written(written);
-    }
-    (x[1], x[2]) = (set.len() as u64, needed as u64);
+    table.mark_written(pages);
     Ok(())
 }
 
-/// Words of a log's bitmap, without its summaries.
-fn bitmap_words(log: &Log) -> usize {
-    let start = log.range().start().align_down(LeafSize::Block2M.bytes());
-    ((log.range().end().0 - start.0) / PAGE_SIZE).div_ceil(64) as usize
-}
-
 fn clear(logs: &mut Logs, table: &Table, x: &[u64; 19]) -> Result<(), i64> {
-    let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::as_mut).ok_or(INVALID)?;
-    let (source, words) = buffer(table, x, bitmap_words(&entry.log))?;
-    let start = entry.log.range().start().align_down(LeafSize::Block2M.bytes());
-    let mut set = PageSet::new(entry.log.layout(), &mut entry.words).ok_or(INVALID)?;
-    for index in 0..words {
-        let source = (source + 8 * index) as *const u64;
-        // SAFETY: as in `report`, for reading.
-        let mut word = unsafe { source.read_volatile() };
-        while word != 0 {
-            let page = index as u64 * 64 + u64::from(word.trailing_zeros());
-            set.insert(start.offset(page * PAGE_SIZE));
-            word &= word - 1;
-        }
-    }
-    done(table.clear(&mut entry.log, &set))
+    let log = log_of(logs, x[1])?;
+    let (bitmap, _) = buffer(x, log.layout().page_words())?;
+    done(table.clear_from(log, bitmap))
 }
 
 fn stop(logs: &mut Logs, table: &mut Table, x: &[u64; 19]) -> Result<(), i64> {
-    let entry = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::take).ok_or(INVALID)?;
-    let storage = if x[2] & log::KEEP_LEAVES != 0 { table.end_log(entry.log) } else { table.stop_log(entry.log) };
+    let log = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::take).ok_or(INVALID)?;
+    let storage = if x[2] & log::KEEP_LEAVES != 0 { table.end_log(log) } else { table.stop_log(log) };
     if let Some(storage) = storage {
         release(storage);
     }

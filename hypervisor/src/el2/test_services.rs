@@ -2,11 +2,11 @@
 //! are watched, and whether anything has changed that must not.
 
 use crate::el2::frames::FRAMES;
-use crate::el2::guest_memory::Platform;
+use crate::el2::guest_memory::{self, Platform};
 use crate::el2::manager::watch;
 use crate::el2::memory;
 use crate::el2::registers::read_register;
-use crate::el2::services::{Table, done, is_guest_ram, range};
+use crate::el2::services::{Table, done, range};
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};
@@ -103,7 +103,7 @@ fn watch_range(table: &RwLock<Stage2<Platform>>, x: &[u64; 19]) -> Result<(), i6
         _ => return Err(status::INVALID_PARAMETERS),
     };
     let range = range(x[1], x[2])?;
-    if !is_guest_ram(&table.read(), range) {
+    if !guest_memory::is_ram_range(range) {
         return Err(status::INVALID_PARAMETERS);
     }
     let range = PhysRange::new(range.start().0, range.end().0).ok_or(status::INVALID_PARAMETERS)?;

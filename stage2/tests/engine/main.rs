@@ -4,3 +4,4 @@ mod dirty;
 mod host;
 mod operations;
 mod races;
+mod shortcuts;

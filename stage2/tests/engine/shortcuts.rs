@@ -1,0 +1,107 @@
+//! The short ways through bulk operations, and plain bitmaps: that they do what the long ways do.
+
+use crate::dirty::{GIB, MIB, harvest, range, start, table};
+use crate::host::{Host, guest_store};
+use stage2::*;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+fn bitmap(log: &Log) -> Vec<AtomicU64> {
+    (0..log.layout().page_words()).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn words(bitmap: &[AtomicU64]) -> Vec<u64> {
+    bitmap.iter().map(|word| word.load(Relaxed)).collect()
+}
+
+#[test]
+fn a_plain_bitmap_gains_the_pages_and_keeps_what_it_has() {
+    for mechanism in [Mechanism::WriteProtect, Mechanism::HardwarePage] {
+        let host = Host::new();
+        let mut table = table(&host, BbmLevel::Level2);
+        let mut log = start(&mut table, range(GIB + 0x1000, 4 * MIB), mechanism);
+        assert_eq!(table.is_clean(&log), mechanism == Mechanism::WriteProtect);
+        for page in [1, 2, 3, 63, 64, 700, 1024] {
+            guest_store(&table, GIB + 0x1000 * page).unwrap();
+        }
+        assert!(!table.is_clean(&log));
+        let seen = bitmap(&log);
+        // Page 2 is there already, page 5 was not written.
+        seen[0].store(1 << 2 | 1 << 5, Relaxed);
+        assert_eq!(table.peek_into(&log, &bitmap(&log)), Ok(7));
+        assert_eq!(table.harvest_into(&mut log, &seen), Ok(6), "{mechanism:?}");
+        let mut expected = vec![0; 17];
+        expected[0] = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 63;
+        (expected[1], expected[10], expected[16]) = (1, 1 << (700 - 640), 1);
+        assert_eq!(words(&seen), expected);
+        assert_eq!(table.harvest_into(&mut log, &seen), Ok(0), "harvested already");
+        let short = &seen[..16];
+        assert_eq!(table.harvest_into(&mut log, short), Err(Error::BitmapTooSmall { needed: 17 }));
+
+        guest_store(&table, GIB + 0x3000).unwrap();
+        guest_store(&table, GIB + 0x4000).unwrap();
+        // Bit 0 lies before the range.
+        table.clear_from(&mut log, &[AtomicU64::new(1 << 3 | 1)]).unwrap();
+        assert_eq!(harvest(&table, &mut log).into_iter().collect::<Vec<_>>(), [GIB + 0x4000]);
+    }
+}
+
+#[test]
+fn taking_a_permission_reaches_leaves_of_every_size() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    table.map(range(2 * GIB, GIB), PhysAddr(2 * GIB), Attributes::RAM).unwrap();
+    table.map(range(3 * GIB + 2 * MIB, 64 * MIB), PhysAddr(3 * GIB + 2 * MIB), Attributes::RAM).unwrap();
+    table.split(range(GIB, 8 * MIB), LeafSize::Page).unwrap();
+    table.split(range(GIB + 64 * MIB, 4 * MIB), LeafSize::Contiguous64K).unwrap();
+    table.split(range(GIB + 128 * MIB, 64 * MIB), LeafSize::Block2M).unwrap();
+    table.unmap(range(GIB + 3 * MIB, MIB)).unwrap();
+    let all = range(GIB + 0x5000, 3 * GIB - 0x5000);
+    let read_only = |leaf: Leaf| leaf.attributes.permissions == Permissions::READ_EXECUTE;
+    for _ in 0..2 {
+        table.protect(all, Permissions::READ_EXECUTE).unwrap();
+        assert!(table.leaves(all).all(read_only));
+        assert_eq!(table.walk(Ipa(GIB + 0x4000)).unwrap().attributes.permissions, Permissions::ALL);
+        assert_eq!(table.walk(Ipa(GIB + 3 * MIB)), None);
+    }
+    assert!(!table.grants_writes(range(GIB + 0x4000, 0x2000)) && table.grants_writes(range(GIB + 0x4000, 0x1000)));
+    // What may not even be read has to gain something.
+    table.protect(range(GIB + 0x5000, 0x1000), Permissions::NONE).unwrap();
+    table.protect(range(GIB, 4 * MIB), Permissions::READ_EXECUTE).unwrap();
+    assert!(table.leaves(range(GIB, 4 * MIB)).all(read_only));
+    table.protect(range(GIB, GIB), Permissions::ALL).unwrap();
+    assert!(table.leaves(range(GIB, GIB)).all(|leaf| leaf.attributes == Attributes::RAM));
+}
+
+#[test]
+fn taking_nothing_invalidates_nothing() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let pages = range(GIB, 2 * MIB);
+    table.split(pages, LeafSize::Page).unwrap();
+    table.protect(pages, Permissions::READ_EXECUTE).unwrap();
+    let events = [Event::TlbiRangeBroadcast, Event::TlbiIpaBroadcast, Event::TlbiVmallE1Broadcast];
+    let before = events.map(|event| host.count(event));
+    assert_eq!(before, [1, 0, 1]);
+    table.protect(pages, Permissions::READ_EXECUTE).unwrap();
+    assert_eq!(events.map(|event| host.count(event)), before);
+    table.collapse(range(GIB, GIB)).unwrap();
+    assert!(table.leaves(pages).all(|leaf| !leaf.attributes.permissions.write));
+}
+
+#[test]
+fn one_page_that_differs_keeps_a_table() {
+    for index in [0, 1, 15, 16, 255, 511] {
+        let host = Host::new();
+        let mut table = table(&host, BbmLevel::Level2);
+        table.split(range(GIB, 2 * MIB), LeafSize::Page).unwrap();
+        let page = range(GIB + 0x1000 * index, 0x1000);
+        table.protect(page, Permissions::READ).unwrap();
+        let collapses = host.count(Event::Collapse2M);
+        table.collapse(range(GIB, 2 * MIB)).unwrap();
+        assert_eq!(host.count(Event::Collapse2M), collapses, "page {index}");
+        assert_eq!(table.walk(page.start()).unwrap().attributes.permissions, Permissions::READ);
+        table.protect(page, Permissions::ALL).unwrap();
+        table.collapse(range(GIB, 2 * MIB)).unwrap();
+        assert_eq!(host.count(Event::Collapse2M), collapses + 1, "page {index}");
+    }
+}
