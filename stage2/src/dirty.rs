@@ -95,7 +95,17 @@ impl Logs {
     /// The log that `ipa` lies in.
     #[inline(always)]
     pub(crate) fn at(&self, ipa: Ipa) -> Option<&Tracked> {
-        self.entries.iter().take(self.used).flatten().find(|tracked| tracked.range.contains(ipa))
+        // A plain loop: every fault comes here, and an iterator's search would be a call.
+        let mut index = 0;
+        while index < self.used {
+            if let Some(Some(tracked)) = self.entries.get(index)
+                && tracked.range.contains(ipa)
+            {
+                return Some(tracked);
+            }
+            index += 1;
+        }
+        None
     }
 
     pub(crate) fn any_hardware(&self) -> bool {
@@ -105,7 +115,16 @@ impl Logs {
     /// Whether `range` is touched by no log.
     #[inline(always)]
     pub(crate) fn spare(&self, range: IpaRange) -> bool {
-        self.used == 0 || self.in_range(range).next().is_none()
+        let mut index = 0;
+        while index < self.used {
+            if let Some(Some(tracked)) = self.entries.get(index)
+                && tracked.range.intersection(range).is_some()
+            {
+                return false;
+            }
+            index += 1;
+        }
+        true
     }
 
     /// Whether a leaf of `range` would reach over the bounds of a log.
