@@ -142,6 +142,7 @@ fn faults(table: &Stage2<Opaque>) {
         black_box(syndrome.hpfar_is_valid());
         black_box(table.fault(&syndrome.at(fault::ipa_from_hpfar(any()), any()), &mut history));
     }
+    black_box(table.first_write(Ipa(any()), any(), &mut history));
 }
 
 fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
@@ -162,6 +163,11 @@ fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
         black_box(table.harvest(&mut other, &mut set)).ok();
         set.clear();
     }
+    black_box(table.is_clean(&log));
+    black_box(table.peek_into(&log, storage)).ok();
+    black_box(table.harvest_into(&mut log, storage)).ok();
+    black_box(table.clear_from(&mut log, storage)).ok();
+    black_box((table.grants_writes(range), log.layout().page_words()));
     table.mark_written(range);
     black_box(table.end_log(other));
     black_box(table.stop_log(log));
