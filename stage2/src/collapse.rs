@@ -125,7 +125,7 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
     }
 
     /// The table `child` becomes a block like its first entry, `leaf`.
-    #[cfg_attr(feature = "small", inline(never))]
+    #[cfg_attr(feature = "small", inline(always))]
     fn publish(&mut self, table: &Stage2<P>, entry: &Entry, leaf: Descriptor, child: PhysAddr, below: Level) {
         let block = Descriptor::leaf(entry.level, leaf.address(), leaf.0);
         table.publish_block(entry, block, &mut self.detached.pending);

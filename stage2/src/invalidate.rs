@@ -126,7 +126,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
         self.settle();
         let range_form = self.config.features.tlbi_range;
-        if let ([Some(range), None, ..], false, true) = (&pending.ranges, pending.all, range_form)
+        if !cfg!(feature = "small")
+            && let ([Some(range), None, ..], false, true) = (&pending.ranges, pending.all, range_form)
             && range.pages() <= LARGEST
         {
             // What most batches amount to.
