@@ -28,7 +28,7 @@ pub fn call(id: u32, table: &RwLock<Stage2<Platform>>, x: &mut [u64; 19]) -> Res
             x[1] = FRAMES.refuse(x[1], x[2]);
             Ok(())
         }
-        function::WATCH => watch_range(table, x),
+        function::WATCH => watch_range(x),
         function::WATCH_REARM => done(watch::rearm()),
         function::WATCH_TAKE => {
             let store = watch::take().ok_or(status::NOT_FOUND)?;
@@ -95,7 +95,7 @@ fn control_registers() -> u64 {
     values.into_iter().fold(0, add)
 }
 
-fn watch_range(table: &RwLock<Stage2<Platform>>, x: &[u64; 19]) -> Result<(), i64> {
+fn watch_range(x: &[u64; 19]) -> Result<(), i64> {
     let policy = match x[3] {
         wanted::NONE => None,
         wanted::REPORT => Some(Policy::Report),
