@@ -131,8 +131,8 @@ impl Layout {
 /// A setter goes from level 0 up, a taker from the top down, all sequentially consistent: whichever comes first at a
 /// word, either the taker finds the bit or the setter finds the summary cleared and sets it again.
 ///
-/// A setter that finds a word in use goes no further up. Whoever set the word's first bit has set the summary since or is
-/// about to; a taker that has cleared the summary since has the word still to take, with the new bit in it.
+/// A setter goes all the way up, though it need not write where a summary says it already: whoever has set the word's first
+/// bit may not have come to the summary yet, and a harvest that begins when this setter is done has to find its bit.
 ///
 /// The same holds between a mark and its descriptor (the handler writes the descriptor, then finds the mark set already;
 /// the harvest takes the mark, then changes the descriptor), which is why the descriptors' read-modify-writes have to be
@@ -168,9 +168,8 @@ impl Marks {
     fn set(&self, index: usize, bits: u64) {
         // In bounds by the layout; `get` because a panic must not be reachable.
         let Some(word) = self.words.get(index) else { return };
-        if word.fetch_or(bits, SeqCst) == 0 {
-            self.summarise(index);
-        }
+        word.fetch_or(bits, SeqCst);
+        self.summarise(index);
     }
 
     /// Says in the levels above that word `index` of level 0 is in use.
@@ -178,8 +177,9 @@ impl Marks {
     fn summarise(&self, mut index: usize) {
         for level in 1..self.layout.levels {
             let Some(word) = self.words.get(self.layout.offset(level) + index / WORD_PAGES) else { return };
-            if word.fetch_or(1 << (index % WORD_PAGES), SeqCst) != 0 {
-                return;
+            let bit = 1 << (index % WORD_PAGES);
+            if word.load(SeqCst) & bit == 0 {
+                word.fetch_or(bit, SeqCst);
             }
             index /= WORD_PAGES;
         }
@@ -529,6 +529,18 @@ mod tests {
             pages.extend((0..64).filter(|n| bits >> n & 1 != 0).map(|n| marks.layout.word_ipa(word).0 + n * PAGE_SIZE));
         });
         pages
+    }
+
+    /// Another PE has set its bit and not come to the summary yet.
+    #[test]
+    fn a_mark_beside_one_that_is_under_way_is_found() {
+        for bytes in [4096, 64 << 20, 4 << 30] {
+            let marks = marks(range(0, bytes));
+            marks.words[0].store(1, SeqCst);
+            marks.mark(Ipa(0));
+            assert!(!marks.is_empty());
+            assert_eq!(taken(&marks), [0], "{bytes:#x}");
+        }
     }
 
     #[test]
