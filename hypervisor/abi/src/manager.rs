@@ -4,12 +4,15 @@
 //! [is last](Reply::is_last). A message is a [`postcard`] value with a CRC-32 behind it, in COBS framing: 0 ends a frame
 //! and stands nowhere else, so that whoever comes late, or reads rubbish, is right again at the next 0. What cannot be
 //! understood is answered with [`Reply::Refused`] and number 0, and changes nothing.
+//!
+//! The host confirms each message of a series but the last with one byte 0, an empty frame: the core waits for it when
+//! several are on their way, since QEMU drops what a console sends faster than the host reads.
 
 use crc::{CRC_32_ISO_HDLC, Crc};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. Hosts and hypervisors of different versions do not talk.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The most bytes that a message may take before it is framed.
 pub const MAX_MESSAGE: usize = 4096;

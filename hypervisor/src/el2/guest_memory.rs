@@ -64,7 +64,9 @@ unsafe impl TableMemory for Platform {
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
         // SAFETY: the caller's promise; frames are identity mapped.
         let exchange = || unsafe { Identity::compare_exchange(slot, old, new) };
-        events::stored(exchange, |done| done.is_ok().then(|| Record::exchange(slot.table.0, slot.index, old, new)))
+        // One that changes nothing tells the oracle nothing.
+        let changed = |done: &Result<(), u64>| done.is_ok() && old != new;
+        events::stored(exchange, |done| changed(done).then(|| Record::exchange(slot.table.0, slot.index, old, new)))
     }
 
     #[inline(always)]

@@ -44,8 +44,9 @@ impl Link {
         self.stream.write_all(frame).map_err(|_| Gone)?;
         let expected = self.number;
         loop {
-            let mut last = false;
+            let (mut last, mut ends_series) = (false, false);
             self.next(|message| {
+                ends_series = message.body.is_last();
                 if message.number == 0 {
                     bail!("the management core did not understand {request:?}");
                 }
@@ -61,6 +62,9 @@ impl Link {
             })?;
             if last {
                 return Ok(());
+            }
+            if !ends_series {
+                self.stream.write_all(&[0]).map_err(|_| Gone)?;
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use crate::el2::boot::Refusal;
 use crate::el2::frames::FRAMES;
-use crate::el2::memory;
+use crate::el2::registers::read_register;
+use crate::el2::{crash, memory};
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 use hypervisor::machine::Machine;
@@ -81,9 +82,17 @@ unsafe impl Hal for Dma {
     unsafe fn unshare(_: u64, _: NonNull<[u8]>, _: BufferDirection) {}
 }
 
+/// Messages of a series that the host has not confirmed: QEMU drops what a console sends into a socket that is full, so no
+/// more than a socket holds may be on the way.
+const WINDOW: u32 = 8;
+/// How long the host may take to confirm one.
+const PATIENCE_SECONDS: u64 = 30;
+
 /// The open port.
 pub struct Port {
     console: VirtIOConsole<Dma, MmioTransport<'static>>,
+    /// Messages of the series that the host has not confirmed yet.
+    on_their_way: u32,
     frames: Box<Frames>,
     frame: Box<[u8; MAX_FRAME]>,
 }
@@ -114,7 +123,8 @@ impl Port {
         let transport = unsafe { MmioTransport::new(header, registers.size() as usize) };
         let transport = transport.map_err(|error| refuse(&error))?;
         let console = VirtIOConsole::new(transport).map_err(|error| refuse(&error))?;
-        Ok(Self { console, frames: Box::new(Frames::new()), frame: Box::new([0; MAX_FRAME]) })
+        let (frames, frame) = (Box::new(Frames::new()), Box::new([0; MAX_FRAME]));
+        Ok(Self { console, on_their_way: 0, frames, frame })
     }
 
     /// Whether the host has sent something that was not yet looked at.
@@ -140,8 +150,33 @@ impl Port {
         Received::Nothing
     }
 
-    /// Sends an answer. Waits until the device has taken it.
+    /// Waits until the host has confirmed enough of the series. It sends nothing else before the series has ended.
+    fn wait_for_room(&mut self) {
+        let start = read_register!("cntpct_el0");
+        let patience = read_register!("cntfrq_el0") * PATIENCE_SECONDS;
+        while self.on_their_way >= WINDOW {
+            match self.console.recv(true) {
+                Ok(Some(_)) => self.on_their_way -= 1,
+                _ if read_register!("cntpct_el0").wrapping_sub(start) > patience => {
+                    log::warn!("manager: the host does not confirm what it is sent");
+                    self.on_their_way = 0;
+                }
+                _ => {
+                    crash::park_if_stopped();
+                    core::hint::spin_loop();
+                }
+            }
+        }
+    }
+
+    /// Sends an answer. Waits until the device has taken it, and before that until the host has confirmed earlier ones.
     pub fn send(&mut self, number: u32, body: Reply<'_>) {
+        if body.is_last() {
+            self.on_their_way = 0;
+        } else {
+            self.wait_for_room();
+            self.on_their_way += 1;
+        }
         let bytes = match encode(&Message { number, body }, &mut self.frame) {
             Some(bytes) => bytes,
             None => return log::error!("manager: an answer is longer than a message may be"),
