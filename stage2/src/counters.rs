@@ -95,8 +95,9 @@ events! {
     EscalateVmallS12E1 => "escalate-vmalls12e1",
 }
 
-/// Events that always come together, counted once for all: the second half of a broadcast invalidation, and its parts.
-const DROP_COMBINED: [(Event, u64); 3] = [(Event::DsbIsh, 2), (Event::TlbiVmallE1Broadcast, 1), (Event::Isb, 1)];
+/// Events that always come together, counted once for all: what a broadcast invalidation takes beside its stage-2 TLBIs.
+const BROADCAST: [(Event, u64); 4] =
+    [(Event::DsbIshst, 1), (Event::DsbIsh, 2), (Event::TlbiVmallE1Broadcast, 1), (Event::Isb, 1)];
 
 /// Likewise a first write to a logged page.
 const FIRST_WRITE: [(Event, u64); 6] = [
@@ -117,8 +118,8 @@ pub struct Counters {
     events: [AtomicU64; Event::ALL.len()],
     /// [`FIRST_WRITE`], all of it.
     first_writes: AtomicU64,
-    /// [`DROP_COMBINED`], all of it.
-    combined_drops: AtomicU64,
+    /// [`BROADCAST`], all of it.
+    broadcasts: AtomicU64,
 }
 
 /// How often `event` is part of what is counted together.
@@ -133,7 +134,7 @@ impl Counters {
         Self {
             events: [const { AtomicU64::new(0) }; Event::ALL.len()],
             first_writes: AtomicU64::new(0),
-            combined_drops: AtomicU64::new(0),
+            broadcasts: AtomicU64::new(0),
         }
     }
 
@@ -151,10 +152,10 @@ impl Counters {
         self.first_writes.store(self.first_writes.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// Adds the second half of a broadcast invalidation: DSB, VMALLE1IS, DSB, ISB.
+    /// Adds a broadcast invalidation, without its stage-2 TLBIs: DSB ISHST, DSB, VMALLE1IS, DSB, ISB.
     #[inline(always)]
-    pub(crate) fn add_combined_drop(&self) {
-        self.combined_drops.store(self.combined_drops.load(Relaxed).wrapping_add(1), Relaxed);
+    pub(crate) fn add_broadcast(&self) {
+        self.broadcasts.store(self.broadcasts.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// The event's count; any PE may ask.
@@ -163,7 +164,7 @@ impl Counters {
         self.events[event as usize]
             .load(Relaxed)
             .wrapping_add(times(&FIRST_WRITE, event).wrapping_mul(self.first_writes.load(Relaxed)))
-            .wrapping_add(times(&DROP_COMBINED, event).wrapping_mul(self.combined_drops.load(Relaxed)))
+            .wrapping_add(times(&BROADCAST, event).wrapping_mul(self.broadcasts.load(Relaxed)))
     }
 
     /// All counts, in the order of [`Event::ALL`].
@@ -203,13 +204,14 @@ mod tests {
         counters.add(Event::DsbNsh, 5);
         counters.add_first_write();
         counters.add_first_write();
-        counters.add_combined_drop();
+        counters.add_broadcast();
         for &event in Event::ALL {
             let expected = match event {
                 Event::DsbNsh => 9,
                 Event::DsbIsh => 2,
                 Event::TlbiVmallE1Broadcast | Event::Isb => 1,
-                Event::FaultPermission | Event::DescriptorWrite | Event::DsbIshst => 2,
+                Event::DsbIshst => 3,
+                Event::FaultPermission | Event::DescriptorWrite => 2,
                 Event::TlbiIpaLocal | Event::TlbiVaLocal => 2,
                 _ => 0,
             };

@@ -5,13 +5,15 @@
 //! its pages marked, or a fault handler on its way to marking them.** First writable, then marked: the other order would
 //! let a harvest take the mark, find nothing to protect, and leave a writable page that nobody will mark again.
 
-use crate::address::{Ipa, IpaRange, PAGE_SIZE};
+use crate::address::{Ipa, IpaRange};
+use crate::clean::{CleanSet, Cleaner, Harvest, Scan};
 use crate::counters::Event;
-use crate::descriptor::{Descriptor, bits};
+use crate::descriptor::bits;
 use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
-use crate::marks::{Layout, Marks, PageSet, Pages, Report, SharedBitmap, WORD_PAGES};
+use crate::marks::Marks;
+use crate::page_set::{Layout, PageSet, Pages, Report, SharedBitmap};
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
@@ -79,6 +81,22 @@ pub(crate) struct Tracked {
     pub(crate) marks: Marks,
 }
 
+impl Tracked {
+    /// Whether there is nothing to report, as far as one load tells: never of a log by hardware, whose leaves have to be
+    /// looked at.
+    #[inline(always)]
+    fn is_clean(&self) -> bool {
+        !self.mechanism.is_hardware() && self.marks.is_empty()
+    }
+
+    /// Refuses a bitmap that has no room for all pages.
+    #[inline(always)]
+    fn check_room(&self, bitmap: &[AtomicU64]) -> Result<(), Error> {
+        let needed = self.marks.layout.page_words();
+        if bitmap.len() < needed { Err(Error::BitmapTooSmall { needed }) } else { Ok(()) }
+    }
+}
+
 /// The logs of a table.
 #[derive(Debug)]
 pub(crate) struct Logs {
@@ -140,7 +158,7 @@ impl Logs {
 }
 
 /// The bits that let a leaf's writes through unnoticed.
-const OPEN: u64 = bits::WRITE | bits::DBM;
+pub(crate) const OPEN: u64 = bits::WRITE | bits::DBM;
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words and must
@@ -234,7 +252,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::WrongSet`] if `report` has another layout than the log.
     pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
         let tracked = self.tracked(log, report.layout())?;
-        self.harvest_tracked(tracked, report)
+        if tracked.is_clean() { Ok(()) } else { self.harvest_tracked(tracked, report) }
     }
 
     /// [`Stage2::harvest`] into a plain bitmap, a bit a page as in [`PageSet::bitmap`]: the pages' bits are set, all others
@@ -247,8 +265,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// [`Error::WrongSet`] if it is no log of this table's; [`Error::BitmapTooSmall`] if there are fewer words than
     /// [`Layout::page_words`].
+    #[cfg_attr(not(feature = "small"), inline(always))]
     pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
-        let tracked = self.tracked_with_room(log, bitmap)?;
+        let tracked = self.tracked(log, &log.layout)?;
+        tracked.check_room(bitmap)?;
         let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
         self.harvest_tracked(tracked, &mut report)?;
         Ok(report.added)
@@ -259,32 +279,34 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[must_use]
     #[inline(always)]
     pub fn is_clean(&self, log: &Log) -> bool {
-        let tracked = self.logs.entries.get(log.index).and_then(Option::as_ref);
-        tracked.is_some_and(|tracked| !tracked.mechanism.is_hardware() && tracked.marks.is_empty())
+        self.logs.entries.get(log.index).and_then(Option::as_ref).is_some_and(Tracked::is_clean)
     }
 
     #[inline(always)]
     fn harvest_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
-        let hardware = tracked.mechanism.is_hardware();
-        if !hardware && tracked.marks.is_empty() {
-            return Ok(());
+        if tracked.mechanism.is_hardware() {
+            return self.harvest_hardware(tracked, report);
         }
         let mut pending = Pending::new();
         let unfinished = self.under_way.begin_taking();
-        let mut cleaner = Cleaner::new(self, tracked);
-        tracked.marks.take_all(|word, bits| {
+        let cleaner = Cleaner::new(self, tracked);
+        tracked.marks.take_all(&mut Harvest { cleaner, report, pending: &mut pending });
+        self.complete(&pending);
+        drop(unfinished);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn harvest_hardware(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
+        let mut pending = Pending::new();
+        let unfinished = self.under_way.begin_taking();
+        tracked.marks.take_all(&mut |word: usize, bits: u64| {
             report.insert_word(word, bits);
-            if hardware {
-                // Marked by software, such as a deny whose invalidation may not be complete.
-                pending.add(tracked.marks.layout.span(word, bits));
-            } else {
-                cleaner.protect(word, bits, None::<&PageSet<'_>>, Some(&mut *report), &mut pending);
-            }
+            // Marked by software, such as a deny whose invalidation may not be complete.
+            pending.add(tracked.marks.layout.span(word, bits));
         });
-        if hardware {
-            let mut scan = Scan { report, pending: &mut pending, clean: true };
-            self.visit(tracked.range, &mut scan)?;
-        }
+        let mut scan = Scan { report, pending: &mut pending, clean: true };
+        self.visit(tracked.range, &mut scan)?;
         self.complete(&pending);
         drop(unfinished);
         Ok(())
@@ -306,14 +328,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// As for [`Stage2::harvest_into`].
     pub fn peek_into(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
-        let tracked = self.tracked_with_room(log, bitmap)?;
+        let tracked = self.tracked(log, &log.layout)?;
+        tracked.check_room(bitmap)?;
         let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
         self.peek_tracked(tracked, &mut report)?;
         Ok(report.added)
     }
 
     fn peek_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
-        tracked.marks.peek_all(|word, bits| report.insert_word(word, bits));
+        tracked.marks.peek_all(&mut |word: usize, bits: u64| report.insert_word(word, bits));
         if tracked.mechanism.is_hardware() {
             let mut pending = Pending::new();
             let mut scan = Scan { report, pending: &mut pending, clean: false };
@@ -343,6 +366,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::WrongSet`] if it is no log of this table's.
+    #[cfg_attr(not(feature = "small"), inline(always))]
     pub fn clear_from(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<(), Error> {
         let tracked = self.tracked(log, &log.layout)?;
         self.clear_tracked(tracked, &SharedBitmap::new(&tracked.marks.layout, bitmap))
@@ -350,26 +374,35 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     #[inline(always)]
     fn clear_tracked(&self, tracked: &Tracked, set: &impl Pages) -> Result<(), Error> {
+        if tracked.mechanism.is_hardware() {
+            return self.clear_hardware(tracked, set);
+        }
         let mut pending = Pending::new();
         let unfinished = self.under_way.begin_taking();
-        if tracked.mechanism.is_hardware() {
-            set.each_word(|word, bits| {
-                let taken = tracked.marks.take_word(word, bits);
-                if taken != 0 {
-                    pending.add(tracked.marks.layout.span(word, taken));
-                }
-            });
-            let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
-            set.each_word(|word, bits| clean.word(word, bits & tracked.marks.layout.mask(word, tracked.range)));
-        } else {
-            let mut cleaner = Cleaner::new(self, tracked);
-            set.each_word(|word, bits| {
-                let taken = tracked.marks.take_word(word, bits);
-                if taken != 0 {
-                    cleaner.protect(word, taken, Some(set), None::<&mut PageSet<'_>>, &mut pending);
-                }
-            });
-        }
+        let mut cleaner = Cleaner::new(self, tracked);
+        set.each_word(|word, bits| {
+            let taken = tracked.marks.take_word(word, bits);
+            if taken != 0 {
+                cleaner.protect(word, taken, Some(set), None::<&mut PageSet<'_>>, &mut pending);
+            }
+        });
+        self.complete(&pending);
+        drop(unfinished);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn clear_hardware(&self, tracked: &Tracked, set: &impl Pages) -> Result<(), Error> {
+        let mut pending = Pending::new();
+        let unfinished = self.under_way.begin_taking();
+        set.each_word(|word, bits| {
+            let taken = tracked.marks.take_word(word, bits);
+            if taken != 0 {
+                pending.add(tracked.marks.layout.span(word, taken));
+            }
+        });
+        let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
+        set.each_word(|word, bits| clean.word(word, bits & tracked.marks.layout.mask(word, tracked.range)));
         self.complete(&pending);
         drop(unfinished);
         Ok(())
@@ -377,6 +410,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Whether all of `range` is mapped, and writes are granted by its owner.
     #[must_use]
+    #[inline(always)]
     pub fn grants_writes(&self, range: IpaRange) -> bool {
         if self.check(range).is_err() {
             return false;
@@ -394,7 +428,16 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Marks the pages of `range` in every log that has them: for writes that somebody else than the guest's own CPUs
     /// makes to its memory, such as the hypervisor. Call it after the write.
+    #[inline(always)]
     pub fn mark_written(&self, range: IpaRange) {
+        // Mostly no log has any of them, which is told without a call.
+        if !self.logs.spare(range) {
+            self.mark_logged(range);
+        }
+    }
+
+    #[inline(never)]
+    fn mark_logged(&self, range: IpaRange) {
         for tracked in self.logs.in_range(range) {
             tracked.marks.mark_range(range);
         }
@@ -405,14 +448,6 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         for tracked in self.logs.in_range(range).filter(|tracked| tracked.mechanism.is_hardware()) {
             tracked.marks.mark_range(range);
         }
-    }
-
-    /// The log's entry, if a bitmap has room for its pages.
-    #[inline(always)]
-    fn tracked_with_room(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<&Tracked, Error> {
-        let tracked = self.tracked(log, &log.layout)?;
-        let needed = tracked.marks.layout.page_words();
-        if bitmap.len() < needed { Err(Error::BitmapTooSmall { needed }) } else { Ok(tracked) }
     }
 
     /// The log's entry, if a set with `layout` is a set of its pages.
@@ -515,215 +550,5 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Close {
             self.pending.add(part);
         }
         Ok(Next::Onward)
-    }
-}
-
-/// Protects pages that were taken from the marks of a log by write protection. Remembers the table of the 2 MiB it is
-/// in, since pages come in ascending order.
-struct Cleaner<'t, P: TableMemory + Maintenance> {
-    table: &'t Stage2<P>,
-    tracked: &'t Tracked,
-    block: Ipa,
-    pages: Option<Slot>,
-}
-
-impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
-    fn new(table: &'t Stage2<P>, tracked: &'t Tracked) -> Self {
-        Self { table, tracked, block: Ipa(u64::MAX), pages: None }
-    }
-
-    /// Protects the pages of `taken`, which lie in word `word`. `wanted`: nothing else may be protected. `report`: what
-    /// has to be protected along with them goes there.
-    #[inline(always)]
-    fn protect(
-        &mut self,
-        word: usize,
-        taken: u64,
-        wanted: Option<&impl Pages>,
-        report: Option<&mut impl Report>,
-        pending: &mut Pending,
-    ) {
-        let ipa = self.tracked.marks.layout.word_ipa(word);
-        let block = ipa.align_down(LeafSize::Block2M.bytes());
-        if block != self.block || self.pages.is_none() {
-            self.block = block;
-            // A page in a log by write protection is never busy, so there is nothing to wait for.
-            self.pages = self.table.page_slot(ipa);
-            if self.pages.is_none() {
-                return self.protect_block(word, taken, wanted, report, pending);
-            }
-        }
-        if let Some(slot) = self.pages {
-            self.protect_pages(slot, ipa, taken, pending);
-        }
-    }
-
-    #[inline(always)]
-    fn protect_pages(&self, slot: Slot, ipa: Ipa, mut taken: u64, pending: &mut Pending) {
-        let first = Level::L3.index(ipa);
-        let low = taken.trailing_zeros();
-        let high = 64 - taken.leading_zeros();
-        let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
-        let counters = self.table.platform.counters();
-        if taken == u64::MAX {
-            counters.add(Event::DescriptorWrite, WORD_PAGES as u64);
-            let slot = Slot { index: first, ..slot };
-            // SAFETY: the slots lie in a reachable table of pages, which stays while this has `&Stage2`.
-            unsafe { self.table.platform.clear_run(slot, WORD_PAGES, bits::WRITE, self.table.config.features.lse) };
-            pending.add(IpaRange::trusted(at(low), at(high)));
-            return;
-        }
-        while taken != 0 {
-            let page = taken.trailing_zeros();
-            taken &= taken - 1;
-            counters.add(Event::DescriptorWrite, 1);
-            let slot = Slot { index: first + page as usize, ..slot };
-            // SAFETY: as above.
-            unsafe { self.table.platform.fetch_clear(slot, bits::WRITE) };
-            pending.add(IpaRange::trusted(at(page), at(page + 1)));
-        }
-    }
-
-    /// The pages lie in a leaf larger than a page: one that never had its first write (then it is protected still), or
-    /// one that is writable whole, because memory ran out or the log started all dirty (then all its pages are marked).
-    #[cold]
-    fn protect_block(
-        &mut self,
-        word: usize,
-        taken: u64,
-        wanted: Option<&impl Pages>,
-        report: Option<&mut impl Report>,
-        pending: &mut Pending,
-    ) {
-        let table = self.table;
-        let marks = &self.tracked.marks;
-        let ipa = marks.layout.word_ipa(word);
-        let mut reserve = Reserve::none(table);
-        loop {
-            // A part of the word may lie before the range, in another leaf.
-            let inside = ipa.max(self.tracked.range.start());
-            let entry = table.lookup_settled(inside);
-            if entry.level == Level::L3 {
-                self.pages = None;
-                self.block = Ipa(u64::MAX);
-                let slot = Slot { table: entry.slot.table, index: 0 };
-                return self.protect_pages(slot, ipa, taken, pending);
-            }
-            if !entry.is_leaf() || !entry.value.is_writable() {
-                // Another PE may have protected it and not invalidated yet.
-                return pending.add(marks.layout.span(word, taken));
-            }
-            let whole = wanted.is_none_or(|set| set.contains_range(entry.range()));
-            if whole && !entry.value.is_contiguous() {
-                if table.replace(entry.slot, entry.value.0, entry.value.0 & !OPEN).is_err() {
-                    continue;
-                }
-                pending.add(entry.range());
-                // Its other marks are left to be taken in their turn: by then a handler may have opened a page anew, and
-                // a mark may be taken only before its leaf is protected, never after.
-                if let Some(report) = report {
-                    report.insert_range(entry.range());
-                }
-                return;
-            }
-            let plain = [Some(entry.range()), None];
-            if table.split_leaf(&entry, &plain, &mut reserve).is_err() {
-                marks.mark_word(word, taken);
-                return;
-            }
-        }
-    }
-}
-
-/// Finds what hardware has marked, and makes it clean if asked to.
-struct Scan<'s, R> {
-    report: &'s mut R,
-    pending: &'s mut Pending,
-    clean: bool,
-}
-
-impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
-    #[inline(always)]
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
-        // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
-        if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
-            return Ok(Next::Onward);
-        }
-        if self.clean {
-            // Only a compare-exchange (never load, then store) can't lose the hardware's next mark.
-            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
-            if table.replace(entry.slot, entry.value.0, clean).is_err() {
-                return Ok(Next::Again);
-            }
-            // An entry that is cached as dirty never marks again.
-            self.pending.add(part);
-        }
-        self.report.insert_range(part);
-        Ok(Next::Onward)
-    }
-
-    #[inline(always)]
-    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
-        if entry.level != Level::L2 {
-            return Ok(true);
-        }
-        // Pages: most are clean, and one load tells.
-        for (slot, ipa) in entry.children(part) {
-            loop {
-                let value = Descriptor(table.load(slot));
-                if value.0 & (bits::WRITE | bits::BUSY) == 0 {
-                    break;
-                }
-                let page = Entry { slot, level: Level::L3, ipa, value };
-                if value.is_busy(Level::L3) {
-                    table.wait_for(&page);
-                } else if let Next::Onward = self.entry(table, &page, page.range())? {
-                    break;
-                }
-            }
-        }
-        Ok(false)
-    }
-}
-
-/// Cleans chosen pages of a log by hardware.
-struct CleanSet<'s, S, P: TableMemory + Maintenance> {
-    table: &'s Stage2<P>,
-    tracked: &'s Tracked,
-    set: &'s S,
-    pending: &'s mut Pending,
-}
-
-impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
-    fn word(&mut self, word: usize, mut wanted: u64) {
-        let start = self.tracked.marks.layout.word_ipa(word);
-        while wanted != 0 {
-            let page = wanted.trailing_zeros();
-            wanted &= wanted - 1;
-            self.page(start.offset(u64::from(page) * PAGE_SIZE));
-        }
-    }
-
-    fn page(&mut self, ipa: Ipa) {
-        let table = self.table;
-        let mut reserve = Reserve::none(table);
-        loop {
-            let entry = table.lookup_settled(ipa);
-            if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
-                return;
-            }
-            if entry.level != Level::L3 && !self.set.contains_range(entry.range()) {
-                if table.split_leaf(&entry, &[None; 2], &mut reserve).is_err() {
-                    // It stays dirty: reported once more, never missed.
-                    return;
-                }
-                continue;
-            }
-            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
-            if table.replace(entry.slot, entry.value.0, clean).is_ok() {
-                self.pending.add(entry.range());
-                return;
-            }
-        }
     }
 }

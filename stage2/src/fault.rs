@@ -195,7 +195,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let entry = self.lookup(abort.ipa);
         if entry.value.is_busy(entry.level) {
             // Another PE changes the entry; the access may well be right once it has finished.
-            self.wait_for(&entry);
+            self.wait_for(entry.slot, entry.level);
             return Outcome::Retry;
         }
         if !entry.is_leaf() {

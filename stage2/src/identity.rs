@@ -61,6 +61,18 @@ impl Identity {
             .map(|_| ())
     }
 
+    /// Clears the bits of `mask`, with acquire and release semantics, and returns the value from before. By exclusive
+    /// accesses, as for [`Identity::compare_exchange`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`Identity::load`].
+    #[inline(always)]
+    pub unsafe fn fetch_clear(slot: Slot, mask: u64) -> u64 {
+        // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(Self::pointer(slot)) }.fetch_and(!mask, Ordering::AcqRel)
+    }
+
     /// Stores `first`, `first + step`, … into all 512 slots.
     ///
     /// # Safety
@@ -163,9 +175,8 @@ impl Identity {
     unsafe fn clear_each(first: Slot, count: usize, mask: u64) -> u64 {
         let mut seen = 0;
         for index in first.index..first.index + count {
-            let pointer = Self::pointer(Slot { index, ..first });
-            // SAFETY: the caller's promise; aligned, and only ever accessed atomically.
-            seen |= unsafe { AtomicU64::from_ptr(pointer) }.fetch_and(!mask, Ordering::AcqRel);
+            // SAFETY: the caller's promise.
+            seen |= unsafe { Self::fetch_clear(Slot { index, ..first }, mask) };
         }
         seen
     }

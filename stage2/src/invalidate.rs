@@ -58,6 +58,7 @@ impl Pending {
 ///
 /// A range that is rounded up invalidates some entries more than it needs to, by less than the range's own size; exact
 /// cover would take up to four TLBIs.
+#[cfg_attr(not(feature = "small"), inline(always))]
 pub(crate) fn range_operands(pages: u64) -> Option<(u8, u8)> {
     if pages > LARGEST {
         return None;
@@ -141,7 +142,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return self.invalidate_all();
         }
         // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
-        self.dsb(Dsb::IshSt);
+        self.platform.dsb(Dsb::IshSt);
         for range in pending.ranges.iter().flatten() {
             match range_operands(range.pages()) {
                 Some((scale, num)) if range_form && range.pages() > 1 => {
@@ -162,11 +163,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[inline(always)]
     fn invalidate_range(&self, range: IpaRange) {
         // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
-        self.dsb(Dsb::IshSt);
-        match range_operands(range.pages()) {
-            Some((scale, num)) if range.pages() > 1 => self.tlbi(Tlbi::Range { base: range.start(), scale, num }),
-            _ => self.tlbi(Tlbi::Ipa { ipa: range.start(), scope: Scope::Broadcast }),
-        }
+        self.platform.dsb(Dsb::IshSt);
+        let base = range.start();
+        let operands = if range.pages() > 1 { range_operands(range.pages()) } else { None };
+        self.tlbi(match operands {
+            Some((scale, num)) => Tlbi::Range { base, scale, num },
+            None => Tlbi::Ipa { ipa: base, scope: Scope::Broadcast },
+        });
         self.drop_combined();
     }
 
@@ -174,7 +177,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub(crate) fn invalidate_leaf(&self, ipa: Ipa) {
         self.settle();
         // Orders the leaf's new value before the invalidation: a walk that starts after it sees the value.
-        self.dsb(Dsb::IshSt);
+        self.platform.dsb(Dsb::IshSt);
         self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Broadcast });
         self.drop_combined();
     }
@@ -191,9 +194,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
-    /// The second half of a stage-2 invalidation: combined entries may survive the stage-2 forms (R_TVTYQ).
+    /// The second half of a stage-2 invalidation: combined entries may survive the stage-2 forms (R_TVTYQ). Counts the
+    /// first half's barrier, too.
     fn drop_combined(&self) {
-        self.platform.counters().add_combined_drop();
+        self.platform.counters().add_broadcast();
         // Completes the stage-2 invalidation first: a combined entry could be made anew from a stale stage-2 entry.
         self.platform.dsb(Dsb::Ish);
         self.platform.tlbi(self.config.vmid, Tlbi::VmallE1(Scope::Broadcast));

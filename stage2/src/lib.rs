@@ -4,6 +4,7 @@
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 pub mod address;
+mod clean;
 mod collapse;
 pub mod counters;
 pub mod descriptor;
@@ -16,7 +17,8 @@ pub mod geometry;
 mod identity;
 mod invalidate;
 mod map;
-pub mod marks;
+mod marks;
+pub mod page_set;
 pub mod platform;
 pub mod pool;
 mod protect;
@@ -39,7 +41,7 @@ pub use fault::{Abort, FaultHistory, Outcome, Syndrome};
 pub use features::{BbmLevel, Features};
 pub use geometry::{Geometry, LeafSize, Level};
 pub use identity::Identity;
-pub use marks::{Layout, PageSet};
+pub use page_set::{Layout, PageSet};
 pub use platform::{Dsb, Maintenance, Scope, Slot, TableMemory, Tlbi, Vmid};
 pub use protect::Batch;
 pub use table::{Config, Stage2};

@@ -116,7 +116,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 // The first member is the run's lock: who breaks it owns the other fifteen.
                 let leader = Descriptor(self.load(first));
                 if leader.is_busy(entry.level) {
-                    return self.wait_for(&Entry { slot: first, ..*entry });
+                    return self.wait_for(first, entry.level);
                 }
                 if !leader.is_contiguous() || self.replace(first, leader.0, leader.broken().0).is_err() {
                     return;
@@ -149,7 +149,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             if value.is_busy(entry.level) {
                 // The run's permissions are being changed, by a PE that waits for nobody. A member without the bit must
                 // not be waited for: who works on that may be waiting for this PE.
-                self.wait_for(&Entry { slot, ..*entry });
+                self.wait_for(slot, entry.level);
                 continue;
             }
             if self.replace(slot, value.0, value.0 & !bits::CONTIGUOUS).is_ok() {
@@ -167,7 +167,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let first = Slot { index: entry.slot.index - entry.slot.index % RUN, ..entry.slot };
         let leader = Descriptor(self.load(first));
         if leader.is_busy(entry.level) {
-            self.wait_for(&Entry { slot: first, ..*entry });
+            self.wait_for(first, entry.level);
             return false;
         }
         if !leader.is_valid()

@@ -19,6 +19,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// The entry of `level` that translates `ipa`.
+    #[inline(always)]
+    fn at(slot: Slot, level: Level, ipa: Ipa, value: Descriptor) -> Self {
+        Self { slot, level, ipa: ipa.align_down(level.entry_bytes()), value }
+    }
+
     /// What the entry translates.
     #[inline(always)]
     pub fn range(&self) -> IpaRange {
@@ -136,27 +142,28 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn lookup(&self, ipa: Ipa) -> Entry {
-        let mut level = self.geometry.start_level();
         let mut slot = self.root_slot(ipa);
-        loop {
-            let value = Descriptor(self.load(slot));
-            match level.below() {
-                Some(below) if value.is_table(level) => {
-                    slot = Slot { table: value.address(), index: below.index(ipa) };
-                    level = below;
-                }
-                _ => return Entry { slot, level, ipa: ipa.align_down(level.entry_bytes()), value },
+        if self.geometry.start_level() == Level::L0 {
+            match self.step(slot, Level::L0, Level::L1, ipa) {
+                Ok(below) => slot = below,
+                Err(value) => return Entry::at(slot, Level::L0, ipa, value),
             }
+        }
+        match self.step(slot, Level::L1, Level::L2, ipa) {
+            Ok(below) => slot = below,
+            Err(value) => return Entry::at(slot, Level::L1, ipa, value),
+        }
+        match self.step(slot, Level::L2, Level::L3, ipa) {
+            Ok(below) => Entry::at(below, Level::L3, ipa, Descriptor(self.load(below))),
+            Err(value) => Entry::at(slot, Level::L2, ipa, value),
         }
     }
 
     /// The slot of the page that `ipa` lies in, if there are tables down to level 3. `ipa` lies in the IPA space.
-    ///
-    /// A step a level instead of a loop: with the level a constant, a step takes half as many instructions.
     #[inline(always)]
     pub(crate) fn page_slot(&self, ipa: Ipa) -> Option<Slot> {
         let slot = self.level_2_slot(ipa)?;
-        self.step(slot, Level::L2, Level::L3, ipa)
+        self.step(slot, Level::L2, Level::L3, ipa).ok()
     }
 
     /// The same for the block of 2 MiB.
@@ -164,16 +171,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub(crate) fn level_2_slot(&self, ipa: Ipa) -> Option<Slot> {
         let mut slot = self.root_slot(ipa);
         if self.geometry.start_level() == Level::L0 {
-            slot = self.step(slot, Level::L0, Level::L1, ipa)?;
+            slot = self.step(slot, Level::L0, Level::L1, ipa).ok()?;
         }
-        self.step(slot, Level::L1, Level::L2, ipa)
+        self.step(slot, Level::L1, Level::L2, ipa).ok()
     }
 
-    /// From an entry of `level` to the entry of `below` in the table that it points to, if it does.
+    /// From an entry of `level` to the entry of `below` in the table that it points to; the entry itself if it points to
+    /// none. A step a level instead of a loop: with the level a constant, a step takes half as many instructions.
     #[inline(always)]
-    fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Option<Slot> {
+    fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Result<Slot, Descriptor> {
         let value = Descriptor(self.load(slot));
-        value.is_table(level).then(|| Slot { table: value.address(), index: below.index(ipa) })
+        if value.is_table(level) { Ok(Slot { table: value.address(), index: below.index(ipa) }) } else { Err(value) }
     }
 
     /// Like [`Stage2::lookup`], after any PE that is changing the entry has finished.
@@ -185,17 +193,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             if !entry.value.is_busy(entry.level) {
                 return entry;
             }
-            self.wait_for(&entry);
+            self.wait_for(entry.slot, entry.level);
         }
     }
 
-    /// Waits until the entry is no longer what it was when it was found busy. The PE that marked it waits for no other
+    /// Waits until the entry in `slot`, of a table of `level`, is no longer what it was when it was found busy. The PE that marked it waits for no other
     /// PE while it holds the mark, so this ends.
     #[cold]
     #[inline(never)]
-    pub(crate) fn wait_for(&self, entry: &Entry) {
+    pub(crate) fn wait_for(&self, slot: Slot, level: Level) {
         self.count(Event::BusyWait);
-        while Descriptor(self.load(entry.slot)).is_busy(entry.level) {
+        while Descriptor(self.load(slot)).is_busy(level) {
             self.platform.wait();
         }
     }
@@ -228,7 +236,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 let entry = Entry { slot, level, ipa: start, value: Descriptor(self.load(slot)) };
                 match (entry.value.kind(level), level.below()) {
                     (Kind::Busy, _) => {
-                        self.wait_for(&entry);
+                        self.wait_for(entry.slot, entry.level);
                         continue;
                     }
                     (Kind::Table(next), Some(below)) => {

@@ -70,6 +70,14 @@ unsafe impl TableMemory for Platform {
     }
 
     #[inline(always)]
+    unsafe fn fetch_clear(&self, slot: Slot, mask: u64) -> u64 {
+        // SAFETY: the caller's promise; frames are identity mapped.
+        let clear = || unsafe { Identity::fetch_clear(slot, mask) };
+        let record = |old: &u64| Record::exchange(slot.table.0, slot.index, *old, old & !mask);
+        events::stored(clear, |old| (old & mask != 0).then(|| record(old)))
+    }
+
+    #[inline(always)]
     unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
         if events::is_kept() {
             // SAFETY: the caller's promise.
@@ -163,8 +171,9 @@ unsafe impl Maintenance for Platform {
 }
 
 /// What the guest's accesses go through. Faults take the read side: they only change permissions and split leaves.
-struct GuestMemory {
-    table: RwLock<Stage2<Platform>>,
+pub struct GuestMemory {
+    /// The engine's table.
+    pub table: RwLock<Stage2<Platform>>,
     vttbr: u64,
     vtcr: u64,
     root: (PhysAddr, usize),
@@ -172,12 +181,20 @@ struct GuestMemory {
     ram: Vec<IpaRange>,
 }
 
+impl GuestMemory {
+    /// The RAM of the guest's that `address` lies in.
+    #[inline(always)]
+    pub fn ram_at(&self, address: u64) -> Option<IpaRange> {
+        self.ram.iter().copied().find(|ram| ram.contains(Ipa(address)))
+    }
+}
+
 /// A pointer and no [`spin::Once`]: every fault asks.
 static GUEST_MEMORY: AtomicPtr<GuestMemory> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The guest's memory, once there is any.
 #[inline(always)]
-fn guest_memory() -> Option<&'static GuestMemory> {
+pub fn guest_memory() -> Option<&'static GuestMemory> {
     // SAFETY: null, or from `create`, which gives it away for good.
     unsafe { GUEST_MEMORY.load(Acquire).as_ref() }
 }

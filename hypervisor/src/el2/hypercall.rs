@@ -21,11 +21,9 @@ pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
         return Next::RESUME;
     }
     if esr as u16 == 0 && SERVICES.contains(&(frame.x[0] as u32)) {
-        frame.x[0] = services::call(frame.x[0] as u32, &mut frame.x) as u64;
-    } else {
-        call(frame, esr);
+        return services::answer(frame);
     }
-    Next::RESUME
+    call(frame, esr)
 }
 
 /// The calls that are answered by [`services`].
@@ -35,19 +33,21 @@ const SERVICES: core::ops::RangeInclusive<u32> = function::FEATURES..=function::
 pub extern "C" fn smc(frame: &mut Frame, esr: u64) -> Next {
     cpu::this_cpu().exits.count(Exit::Smc);
     skip_instruction(esr);
-    call(frame, esr);
-    Next::RESUME
+    call(frame, esr)
 }
 
 /// Everything but the shortest call. x0 is the function, and then the result; other registers change only where the
 /// function says so.
 #[inline(never)]
-fn call(frame: &mut Frame, esr: u64) {
+extern "C" fn call(frame: &mut Frame, esr: u64) -> Next {
     const OWNER: u32 = 0x3f << 24;
     const STANDARD_SECURE: u32 = 4 << 24;
     const ARCHITECTURE: u32 = 0;
     const VENDOR_HYPERVISOR: u32 = 6 << 24;
     let id = frame.x[0] as u32;
+    if esr as u16 == 0 && SERVICES.contains(&id) {
+        return services::answer(frame);
+    }
     let result = match (esr as u16, id & OWNER) {
         (0, ARCHITECTURE) => architecture(id, frame.x[1]),
         (0, STANDARD_SECURE) => psci::call(&frame.x),
@@ -56,6 +56,7 @@ fn call(frame: &mut Frame, esr: u64) {
         _ => status::NOT_SUPPORTED,
     };
     frame.x[0] = result as u64;
+    Next::RESUME
 }
 
 /// Arm Architecture Calls (DEN0028, 7).
@@ -110,6 +111,6 @@ fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
             }
             None => status::INVALID_PARAMETERS,
         },
-        _ => services::call(id, x),
+        _ => status::NOT_SUPPORTED,
     }
 }

@@ -3,6 +3,8 @@
 //! Every argument is the guest's. Ranges and buffers are checked against what it is given, and a call that is refused has
 //! changed nothing.
 
+use crate::el2::exceptions::{Frame, Next};
+use crate::el2::guest_memory::GuestMemory;
 use crate::el2::{abort, cpu, guest_memory, test_services};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -34,13 +36,21 @@ type Logs = [Option<Log>; LOGS];
 /// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
 static LOGS_OF_GUEST: Mutex<Logs> = Mutex::new([const { None }; LOGS]);
 
-/// Does call `id` with the arguments in `x`, and puts the results there.
+/// Answers the call in `frame`: a whole handler, so that the way to it is a jump.
 #[inline(never)]
-pub fn call(id: u32, x: &mut [u64; 19]) -> i64 {
+pub extern "C" fn answer(frame: &mut Frame) -> Next {
+    frame.x[0] = call(frame.x[0] as u32, &mut frame.x) as u64;
+    Next::RESUME
+}
+
+/// Does call `id` with the arguments in `x`, and puts the results there.
+#[inline(always)]
+fn call(id: u32, x: &mut [u64; 19]) -> i64 {
     if !ENABLED.load(Relaxed) {
         return status::NOT_SUPPORTED;
     }
-    let Some(table) = guest_memory::table() else { return status::NOT_SUPPORTED };
+    let Some(memory) = guest_memory::guest_memory() else { return status::NOT_SUPPORTED };
+    let table = &memory.table;
     let mut logs = LOGS_OF_GUEST.lock();
     let result = match id {
         function::FEATURES => {
@@ -57,8 +67,8 @@ pub fn call(id: u32, x: &mut [u64; 19]) -> i64 {
         }
         function::COLLAPSE => range(x[1], x[2]).and_then(|range| done(table.write().collapse(range))),
         function::LOG_START => start(&mut logs, &mut table.write(), x),
-        function::LOG_HARVEST | function::LOG_PEEK => report(&mut logs, &table.read(), id == function::LOG_HARVEST, x),
-        function::LOG_CLEAR => clear(&mut logs, &table.read(), x),
+        function::LOG_HARVEST | function::LOG_PEEK => report(&mut logs, memory, id == function::LOG_HARVEST, x),
+        function::LOG_CLEAR => clear(&mut logs, memory, x),
         function::LOG_STOP => stop(&mut logs, &mut table.write(), x),
         _ => test_services::call(id, table, x),
     };
@@ -149,52 +159,66 @@ fn release(storage: &'static [AtomicU64]) {
     drop(unsafe { Box::from_raw(storage) });
 }
 
-/// The guest's words at `x2`, as many as `x3` says but no more than `most`, and the pages they are in.
-fn buffer(x: &[u64; 19], most: usize) -> Result<(&'static [AtomicU64], IpaRange), i64> {
-    let words = usize::try_from(x[3]).map_err(|_| INVALID)?.min(most);
-    let end = x[2].checked_add(8 * words as u64).ok_or(INVALID)?;
-    if words == 0 || !x[2].is_multiple_of(8) || end > !0xfff {
-        return Err(INVALID);
+/// Words of the guest's memory.
+struct Buffer {
+    words: &'static [AtomicU64],
+    /// The pages that they are in.
+    pages: IpaRange,
+}
+
+impl Buffer {
+    /// The `count` words at `address`.
+    #[inline(always)]
+    fn new(memory: &GuestMemory, address: u64, count: usize) -> Result<Self, i64> {
+        let bytes = 8 * count as u64;
+        let enough = memory.ram_at(address).is_some_and(|ram| ram.end().0 - address >= bytes);
+        if !enough || count == 0 || address == 0 || !address.is_multiple_of(8) {
+            return Err(INVALID);
+        }
+        let (start, end) = (Ipa(address).align_down(PAGE_SIZE), Ipa(address + bytes - 1).align_down(PAGE_SIZE));
+        // SAFETY: RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
+        // atomic words.
+        let words = unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) };
+        Ok(Self { words, pages: IpaRange::new(start, end.offset(PAGE_SIZE)).map_err(|_| INVALID)? })
     }
-    let pages = IpaRange::new(Ipa(x[2]).align_down(PAGE_SIZE), Ipa(end.next_multiple_of(PAGE_SIZE)));
-    let pages = pages.ok().filter(|pages| guest_memory::is_ram_range(*pages)).ok_or(INVALID)?;
-    // SAFETY: RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
-    // atomic words.
-    Ok((unsafe { core::slice::from_raw_parts(x[2] as *const AtomicU64, words) }, pages))
 }
 
 fn log_of(logs: &mut Logs, handle: u64) -> Result<&mut Log, i64> {
     usize::try_from(handle).ok().and_then(|handle| logs.get_mut(handle)).and_then(Option::as_mut).ok_or(INVALID)
 }
 
-fn report(logs: &mut Logs, table: &Table, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
+#[inline(always)]
+fn report(logs: &mut Logs, memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
     let log = log_of(logs, x[1])?;
     let needed = log.layout().page_words();
-    let (bitmap, pages) = buffer(x, needed)?;
-    if bitmap.len() < needed {
+    if x[3] < needed as u64 {
         return Err(INVALID);
     }
+    let buffer = Buffer::new(memory, x[2], needed)?;
+    let table = memory.table.read();
     (x[1], x[2]) = (0, needed as u64);
     if table.is_clean(log) {
         return Ok(());
     }
     // What the guest may not write it may not have written for it.
-    if !table.grants_writes(pages) {
+    if !table.grants_writes(buffer.pages) {
         return Err(INVALID);
     }
     x[1] = done(match harvest {
-        true => table.harvest_into(log, bitmap),
-        false => table.peek_into(log, bitmap),
+        true => table.harvest_into(log, buffer.words),
+        false => table.peek_into(log, buffer.words),
     })?;
     // The guest's memory has been written for it.
-    table.mark_written(pages);
+    table.mark_written(buffer.pages);
     Ok(())
 }
 
-fn clear(logs: &mut Logs, table: &Table, x: &[u64; 19]) -> Result<(), i64> {
+#[inline(always)]
+fn clear(logs: &mut Logs, memory: &GuestMemory, x: &[u64; 19]) -> Result<(), i64> {
     let log = log_of(logs, x[1])?;
-    let (bitmap, _) = buffer(x, log.layout().page_words())?;
-    done(table.clear_from(log, bitmap))
+    let words = usize::try_from(x[3]).map_err(|_| INVALID)?.min(log.layout().page_words());
+    let buffer = Buffer::new(memory, x[2], words)?;
+    done(memory.table.read().clear_from(log, buffer.words))
 }
 
 fn stop(logs: &mut Logs, table: &mut Table, x: &[u64; 19]) -> Result<(), i64> {

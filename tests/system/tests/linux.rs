@@ -98,6 +98,22 @@ fn instructions_at_el2_are_few() {
     assert!(percent.is_some_and(|percent| percent <= 1.0), "{line}");
 }
 
+/// What the hypervisor says of leaves and of exits, with these options, when the same instructions run.
+fn leaves_and_exits(append: &str) -> [String; 2] {
+    let machine = Machine { icount: true, append: format!("log=info {append}"), ..machine() };
+    let ran = linux(machine, "sha256sum /hv/busybox >/dev/null");
+    assert_end!(ran.outcome, End::PowerOff);
+    let said = ran.outcome.console.hypervisor();
+    ["stage 2: ", "exits: "].map(|word| {
+        said.iter().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no line with {word}: {said:?}")).to_string()
+    })
+}
+
+#[test]
+fn services_that_nobody_uses_cost_no_exit_and_no_leaf() {
+    assert_eq!(leaves_and_exits("hypercalls=on"), leaves_and_exits("hypercalls=off"));
+}
+
 #[test]
 fn the_shell_ends_with_the_machine() {
     for (keys, end) in [("poweroff -f\r", End::PowerOff), ("reboot -f\r", End::Reset), ("exit\r", End::PowerOff)] {

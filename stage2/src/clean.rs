@@ -1,0 +1,245 @@
+//! Making pages clean: what a harvest and a clear do to descriptors, for logs by write protection and by hardware.
+
+use crate::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
+use crate::counters::Event;
+use crate::descriptor::{Descriptor, bits};
+use crate::dirty::{OPEN, Tracked};
+use crate::error::Error;
+use crate::geometry::{LeafSize, Level};
+use crate::invalidate::Pending;
+use crate::marks::EachWord;
+use crate::page_set::{PageSet, Pages, Report, WORD_PAGES};
+use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::reserve::Reserve;
+use crate::table::Stage2;
+use crate::walk::{Entry, Next, Visitor};
+
+/// Protects pages that were taken from the marks of a log by write protection. Remembers the table of the 2 MiB it is
+/// in, since pages come in ascending order.
+pub(crate) struct Cleaner<'t, P: TableMemory + Maintenance> {
+    table: &'t Stage2<P>,
+    tracked: &'t Tracked,
+    block: Ipa,
+    pages: Slot,
+}
+
+impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
+    #[inline(always)]
+    pub(crate) fn new(table: &'t Stage2<P>, tracked: &'t Tracked) -> Self {
+        Self { table, tracked, block: NO_BLOCK, pages: Slot { table: PhysAddr(0), index: 0 } }
+    }
+
+    /// Protects the pages of `taken`, which lie in word `word`. `wanted`: nothing else may be protected. `report`: what
+    /// has to be protected along with them goes there.
+    #[inline(always)]
+    pub(crate) fn protect(
+        &mut self,
+        word: usize,
+        taken: u64,
+        wanted: Option<&impl Pages>,
+        report: Option<&mut impl Report>,
+        pending: &mut Pending,
+    ) {
+        let ipa = self.tracked.marks.layout.word_ipa(word);
+        let block = ipa.align_down(LeafSize::Block2M.bytes());
+        if block != self.block {
+            // A page in a log by write protection is never busy, so there is nothing to wait for.
+            let Some(pages) = self.table.page_slot(ipa) else {
+                self.block = NO_BLOCK;
+                return protect_block(self.table, self.tracked, word, taken, wanted, report, pending);
+            };
+            (self.block, self.pages) = (block, pages);
+        }
+        protect_pages(self.table, self.pages, ipa, taken, pending);
+    }
+}
+
+/// Reports pages whose marks are taken, and protects them.
+pub(crate) struct Harvest<'h, 't, P: TableMemory + Maintenance, R> {
+    pub(crate) cleaner: Cleaner<'t, P>,
+    pub(crate) report: &'h mut R,
+    pub(crate) pending: &'h mut Pending,
+}
+
+impl<P: TableMemory + Maintenance, R: Report> EachWord for Harvest<'_, '_, P, R> {
+    #[inline(always)]
+    fn word(&mut self, word: usize, bits: u64) {
+        self.report.insert_word(word, bits);
+        self.cleaner.protect(word, bits, None::<&PageSet<'_>>, Some(&mut *self.report), self.pending);
+    }
+}
+
+/// No address of a block.
+const NO_BLOCK: Ipa = Ipa(u64::MAX);
+
+/// Protects the pages of `taken`, the first of which would be at `ipa`, in the table of pages that `slot` lies in.
+#[inline(always)]
+fn protect_pages<P: TableMemory + Maintenance>(
+    table: &Stage2<P>,
+    slot: Slot,
+    ipa: Ipa,
+    mut taken: u64,
+    pending: &mut Pending,
+) {
+    let first = Level::L3.index(ipa);
+    let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
+    let counters = table.platform.counters();
+    if taken == u64::MAX {
+        counters.add(Event::DescriptorWrite, WORD_PAGES as u64);
+        let slot = Slot { index: first, ..slot };
+        // SAFETY: the slots lie in a reachable table of pages, which stays while this has `&Stage2`.
+        unsafe { table.platform.clear_run(slot, WORD_PAGES, bits::WRITE, table.config.features.lse) };
+        pending.add(IpaRange::trusted(ipa, at(WORD_PAGES as u32)));
+        return;
+    }
+    while taken != 0 {
+        let page = taken.trailing_zeros();
+        taken &= taken - 1;
+        counters.add(Event::DescriptorWrite, 1);
+        let slot = Slot { index: first + page as usize, ..slot };
+        // SAFETY: as above.
+        unsafe { table.platform.fetch_clear(slot, bits::WRITE) };
+        pending.add(IpaRange::trusted(at(page), at(page + 1)));
+    }
+}
+
+/// The pages lie in a leaf larger than a page: one that never had its first write (then it is protected still), or one
+/// that is writable whole, because memory ran out or the log started all dirty (then all its pages are marked).
+#[cold]
+#[inline(never)]
+fn protect_block<P: TableMemory + Maintenance>(
+    table: &Stage2<P>,
+    tracked: &Tracked,
+    word: usize,
+    taken: u64,
+    wanted: Option<&impl Pages>,
+    report: Option<&mut impl Report>,
+    pending: &mut Pending,
+) {
+    let marks = &tracked.marks;
+    let ipa = marks.layout.word_ipa(word);
+    let mut reserve = Reserve::none(table);
+    loop {
+        // A part of the word may lie before the range, in another leaf.
+        let inside = ipa.max(tracked.range.start());
+        let entry = table.lookup_settled(inside);
+        if entry.level == Level::L3 {
+            return protect_pages(table, entry.slot, ipa, taken, pending);
+        }
+        if !entry.is_leaf() || !entry.value.is_writable() {
+            // Another PE may have protected it and not invalidated yet.
+            return pending.add(marks.layout.span(word, taken));
+        }
+        let whole = wanted.is_none_or(|set| set.contains_range(entry.range()));
+        if whole && !entry.value.is_contiguous() {
+            if table.replace(entry.slot, entry.value.0, entry.value.0 & !OPEN).is_err() {
+                continue;
+            }
+            pending.add(entry.range());
+            // Its other marks are left to be taken in their turn: by then a handler may have opened a page anew, and a
+            // mark may be taken only before its leaf is protected, never after.
+            if let Some(report) = report {
+                report.insert_range(entry.range());
+            }
+            return;
+        }
+        let plain = [Some(entry.range()), None];
+        if table.split_leaf(&entry, &plain, &mut reserve).is_err() {
+            marks.mark_word(word, taken);
+            return;
+        }
+    }
+}
+
+/// Finds what hardware has marked, and makes it clean if asked to.
+pub(crate) struct Scan<'s, R> {
+    pub(crate) report: &'s mut R,
+    pub(crate) pending: &'s mut Pending,
+    pub(crate) clean: bool,
+}
+
+impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
+        if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
+            return Ok(Next::Onward);
+        }
+        if self.clean {
+            // Only a compare-exchange (never load, then store) can't lose the hardware's next mark.
+            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
+            if table.replace(entry.slot, entry.value.0, clean).is_err() {
+                return Ok(Next::Again);
+            }
+            // An entry that is cached as dirty never marks again.
+            self.pending.add(part);
+        }
+        self.report.insert_range(part);
+        Ok(Next::Onward)
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        if entry.level != Level::L2 {
+            return Ok(true);
+        }
+        // Pages: most are clean, and one load tells.
+        for (slot, ipa) in entry.children(part) {
+            loop {
+                let value = Descriptor(table.load(slot));
+                if value.0 & (bits::WRITE | bits::BUSY) == 0 {
+                    break;
+                }
+                let page = Entry { slot, level: Level::L3, ipa, value };
+                if value.is_busy(Level::L3) {
+                    table.wait_for(slot, Level::L3);
+                } else if let Next::Onward = self.entry(table, &page, page.range())? {
+                    break;
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Cleans chosen pages of a log by hardware.
+pub(crate) struct CleanSet<'s, S, P: TableMemory + Maintenance> {
+    pub(crate) table: &'s Stage2<P>,
+    pub(crate) tracked: &'s Tracked,
+    pub(crate) set: &'s S,
+    pub(crate) pending: &'s mut Pending,
+}
+
+impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
+    pub(crate) fn word(&mut self, word: usize, mut wanted: u64) {
+        let start = self.tracked.marks.layout.word_ipa(word);
+        while wanted != 0 {
+            let page = wanted.trailing_zeros();
+            wanted &= wanted - 1;
+            self.page(start.offset(u64::from(page) * PAGE_SIZE));
+        }
+    }
+
+    fn page(&mut self, ipa: Ipa) {
+        let table = self.table;
+        let mut reserve = Reserve::none(table);
+        loop {
+            let entry = table.lookup_settled(ipa);
+            if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
+                return;
+            }
+            if entry.level != Level::L3 && !self.set.contains_range(entry.range()) {
+                if table.split_leaf(&entry, &[None; 2], &mut reserve).is_err() {
+                    // It stays dirty: reported once more, never missed.
+                    return;
+                }
+                continue;
+            }
+            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
+            if table.replace(entry.slot, entry.value.0, clean).is_ok() {
+                self.pending.add(entry.range());
+                return;
+            }
+        }
+    }
+}
