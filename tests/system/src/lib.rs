@@ -52,25 +52,35 @@ pub fn payload() -> &'static Path {
     IMAGE.get_or_init(|| images::build(workspace(), Image::Payload).expect("the payload builds"))
 }
 
-/// A turn to run a machine; the next test's begins when this is dropped.
+/// A turn to run machines, so many at a time; the next test's begins when this is dropped.
 #[derive(Debug)]
-pub struct Turn(());
+pub struct Turn(usize);
 
 static FREE: Mutex<usize> = Mutex::new(MACHINES);
 static FREED: Condvar = Condvar::new();
 
 /// Waits until a machine may run.
 pub fn turn() -> Turn {
+    turn_of(1)
+}
+
+/// Waits until a machine may run that needs the host for itself: its CPUs wait for each other, and two such machines at
+/// once take much longer than one after the other.
+pub fn turn_alone() -> Turn {
+    turn_of(MACHINES)
+}
+
+fn turn_of(machines: usize) -> Turn {
     let free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut free = FREED.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
-    *free -= 1;
-    Turn(())
+    let mut free = FREED.wait_while(free, |free| *free < machines).unwrap_or_else(PoisonError::into_inner);
+    *free -= machines;
+    Turn(machines)
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        FREED.notify_one();
+        *FREE.lock().unwrap_or_else(PoisonError::into_inner) += self.0;
+        FREED.notify_all();
     }
 }
 
@@ -163,12 +173,12 @@ pub fn linux(mut machine: Machine, shell: &str) -> Ran {
     Ran { output: String::from_utf8_lossy(&output).into_owned(), status: extract.status(), outcome }
 }
 
-/// Runs `cargo hv linux` in its turn, as a user does, with these options and this shell command.
+/// Runs `cargo hv linux` in its turn and alone, as a user does, with these options and this shell command.
 ///
 /// # Panics
 /// If Cargo can't be run.
 pub fn hv_linux(options: &[&str], shell: &str) -> Output {
-    let _turn = turn();
+    let _turn = turn_alone();
     std::process::Command::new(qemu::workspace::cargo())
         .args(["run", "--quiet", "--package", "qemu", "--bin", "hv", "--", "linux", "--timeout", "500"])
         .args(options)

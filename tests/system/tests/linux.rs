@@ -105,7 +105,10 @@ fn leaves_and_exits(append: &str) -> [String; 2] {
     assert_end!(ran.outcome, End::PowerOff);
     let said = ran.outcome.console.hypervisor();
     ["stage 2: ", "exits: "].map(|word| {
-        said.iter().find(|line| line.contains(word)).unwrap_or_else(|| panic!("no line with {word}: {said:?}")).to_string()
+        said.iter()
+            .find(|line| line.contains(word))
+            .unwrap_or_else(|| panic!("no line with {word}: {said:?}"))
+            .to_string()
     })
 }
 
