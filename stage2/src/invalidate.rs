@@ -174,12 +174,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Invalidates one leaf's entries on every PE; `ipa` lies in the leaf, and no smaller entry of it is cached.
+    #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn invalidate_leaf(&self, ipa: Ipa) {
-        self.settle();
-        // Orders the leaf's new value before the invalidation: a walk that starts after it sees the value.
-        self.platform.dsb(Dsb::IshSt);
-        self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Broadcast });
-        self.drop_combined();
+        let page = ipa.align_down(crate::PAGE_SIZE);
+        self.complete(&Pending::of(IpaRange::trusted(page, page.offset(crate::PAGE_SIZE))));
     }
 
     /// Before an invalidation: waits until no run is half taken apart. A member that still has its Contiguous bit would
@@ -196,6 +194,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// The second half of a stage-2 invalidation: combined entries may survive the stage-2 forms (R_TVTYQ). Counts the
     /// first half's barrier, too.
+    #[cfg_attr(feature = "small", inline(never))]
     fn drop_combined(&self) {
         self.platform.counters().add_broadcast();
         // Completes the stage-2 invalidation first: a combined entry could be made anew from a stale stage-2 entry.

@@ -26,7 +26,7 @@ pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
     call(frame, esr)
 }
 
-/// The calls that are answered by [`services`].
+/// The calls that go straight to [`services`]: those that are measured.
 const SERVICES: core::ops::RangeInclusive<u32> = function::FEATURES..=function::LOG_STOP;
 
 /// SMC. It is trapped before it is executed, so ELR_EL2 is still at the instruction.
@@ -45,13 +45,13 @@ extern "C" fn call(frame: &mut Frame, esr: u64) -> Next {
     const ARCHITECTURE: u32 = 0;
     const VENDOR_HYPERVISOR: u32 = 6 << 24;
     let id = frame.x[0] as u32;
-    if esr as u16 == 0 && SERVICES.contains(&id) {
-        return services::answer(frame);
-    }
     let result = match (esr as u16, id & OWNER) {
         (0, ARCHITECTURE) => architecture(id, frame.x[1]),
         (0, STANDARD_SECURE) => psci::call(&frame.x),
-        (0, VENDOR_HYPERVISOR) => vendor(id, &mut frame.x),
+        (0, VENDOR_HYPERVISOR) => match vendor(id, &mut frame.x) {
+            Some(result) => result,
+            None => return services::answer(frame),
+        },
         // An immediate other than 0 is reserved.
         _ => status::NOT_SUPPORTED,
     };
@@ -90,9 +90,9 @@ fn firmware(id: u32, argument: u64) -> i64 {
     i64::from(result as i32)
 }
 
-/// The hypervisor's own calls.
-fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
-    match id {
+/// The hypervisor's own calls; nothing for what is left to [`services`].
+fn vendor(id: u32, x: &mut [u64; 19]) -> Option<i64> {
+    Some(match id {
         // CALL_COUNT, CALL_UID, REVISION and OWN_MEMORY, and the services.
         function::CALL_COUNT => 4 + services::count(),
         function::CALL_UID => {
@@ -111,6 +111,6 @@ fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
             }
             None => status::INVALID_PARAMETERS,
         },
-        _ => status::NOT_SUPPORTED,
-    }
+        _ => return None,
+    })
 }
