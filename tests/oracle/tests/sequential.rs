@@ -31,8 +31,8 @@ macro_rules! runs {
     ($($name:ident: $level:ident, $contiguous:literal, $mix:ident;)*) => {
         $(#[test]
         fn $name() {
-            // 16 such tests of 260 cases of 250 operations: over one million.
-            run(BbmLevel::$level, $contiguous, Mix::$mix, 260);
+            // 16 such tests of 252 cases of 250 operations: over one million.
+            run(BbmLevel::$level, $contiguous, Mix::$mix, 252);
         })*
     };
 }
