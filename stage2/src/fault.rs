@@ -329,6 +329,9 @@ mod tests {
         let fetch = decode(0x8200_000d);
         assert_eq!((fetch.status, fetch.write, fetch.execute), (Status::Permission, false, true));
         assert!(!store.hpfar_is_valid() && load.hpfar_is_valid() && !fetch.hpfar_is_valid());
+        let flag = decode(0x9200_0009);
+        assert_eq!((flag.status, flag.write, flag.hpfar_is_valid()), (Status::AccessFlag, false, true));
+        assert!(decode(0x9200_0030).needs_no_address() && !store.needs_no_address());
     }
 
     #[test]

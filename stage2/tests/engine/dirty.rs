@@ -212,6 +212,33 @@ fn blocks_marked_by_hardware_report_all_their_pages() {
     assert_eq!(harvest(&table, &mut log).len(), 512);
 }
 
+/// All pages of a block are cleared at once; for a part of them the block is split, and the others stay dirty.
+#[test]
+fn blocks_marked_by_hardware_are_cleared_whole_or_in_part() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 8 * MIB), Mechanism::HardwareBlock);
+    for block in [0, 2, 4] {
+        assert_eq!(guest_store(&table, GIB + block * MIB), Ok(0));
+    }
+    let frames = host.live.get();
+    let first: Vec<u64> = (0..512).map(|n| GIB + n * 0x1000).collect();
+    clear(&table, &mut log, &first);
+    assert_eq!((peek(&table, &log).len(), host.live.get()), (1024, frames), "cleared whole, without a split");
+    clear(&table, &mut log, &[GIB + 2 * MIB + 0x3000, GIB + 4 * MIB, GIB + 6 * MIB]);
+    assert_eq!((peek(&table, &log).len(), host.live.get()), (1022, frames + 2), "two blocks split, the clean one not");
+    // What was cleared is marked again by the next store, and what was not is still writable.
+    assert_eq!(guest_store(&table, GIB + 2 * MIB + 0x3000), Ok(0));
+    let dirty = harvest(&table, &mut log);
+    assert_eq!(dirty.len(), 1023);
+    assert!(!dirty.contains(&(GIB + 4 * MIB)) && dirty.contains(&(GIB + 4 * MIB + 0x1000)));
+    // Where memory runs out, more is reported again, and nothing is lost.
+    assert_eq!(guest_store(&table, GIB + 6 * MIB), Ok(0));
+    host.limit.set(host.live.get());
+    clear(&table, &mut log, &[GIB + 6 * MIB]);
+    assert_eq!(harvest(&table, &mut log).len(), 512);
+}
+
 #[test]
 fn no_memory_costs_precision_and_nothing_else() {
     let host = Host::new();

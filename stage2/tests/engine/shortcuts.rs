@@ -72,6 +72,40 @@ fn taking_a_permission_reaches_leaves_of_every_size() {
     assert!(table.leaves(range(GIB, GIB)).all(|leaf| leaf.attributes == Attributes::RAM));
 }
 
+/// Whatever the leaves: page by page, the range loses the permission and nothing else does.
+#[test]
+fn taking_a_permission_stops_at_edges_inside_leaves() {
+    let ranges = [
+        (0x5000, 3 * MIB),
+        (0x1000, 0x2000),
+        (2 * MIB, 2 * MIB + 0x1000),
+        (0, 40 * MIB + 0x3000),
+        (0x1_0000, 0x2_1000),
+        (3 * MIB, 6 * MIB),
+        (4 * MIB, 36 * MIB),
+        (0x1_0000, 0x3_0000),
+        (2 * MIB, 8 * MIB),
+    ];
+    for bbm in [BbmLevel::Level0, BbmLevel::Level2] {
+        for size in LeafSize::DESCENDING {
+            for (start, end) in ranges {
+                let host = Host::new();
+                let table = table(&host, bbm);
+                table.split(range(GIB, 64 * MIB), size).unwrap();
+                table.protect(range(GIB + start, end - start), Permissions::READ_EXECUTE).unwrap();
+                for offset in (0..48 * MIB).step_by(0x1000) {
+                    let leaf = table.walk(Ipa(GIB + offset)).expect("everything stays mapped");
+                    let inside = (start..end).contains(&offset);
+                    assert_eq!(
+                        leaf.attributes.permissions.write, !inside,
+                        "{bbm:?} {size:?} {start:#x} {end:#x} {offset:#x}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn taking_nothing_invalidates_nothing() {
     let host = Host::new();
