@@ -106,6 +106,24 @@ fn taking_a_permission_stops_at_edges_inside_leaves() {
     }
 }
 
+/// Without memory for a split at an edge, the leaves between the edges stay as they are, too.
+#[test]
+fn a_permission_that_cannot_be_taken_at_an_edge_is_taken_nowhere() {
+    for (start, end) in [(MIB, 5 * MIB), (2 * MIB, 5 * MIB), (MIB, 4 * MIB)] {
+        let host = Host::new();
+        let table = table(&host, BbmLevel::Level2);
+        table.split(range(GIB, 64 * MIB), LeafSize::Block2M).unwrap();
+        table.split(range(GIB + 2 * MIB, 2 * MIB), LeafSize::Page).unwrap();
+        host.limit.set(host.live.get());
+        let taken = table.protect(range(GIB + start, end - start), Permissions::READ_EXECUTE);
+        assert!(matches!(taken, Err(Error::OutOfMemory { .. })), "{taken:?}");
+        assert!(
+            table.leaves(range(GIB, 64 * MIB)).all(|leaf| leaf.attributes == Attributes::RAM),
+            "{start:#x} {end:#x}"
+        );
+    }
+}
+
 #[test]
 fn taking_nothing_invalidates_nothing() {
     let host = Host::new();
