@@ -349,8 +349,10 @@ fn freezing_stops_every_access_and_thawing_restores_it() {
     let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
     guest_store(&table, GIB + 0x1000).unwrap();
     let (frames, before, vttbr) = (host.live.get(), sizes(&table), table.vttbr());
+    assert!(!table.is_frozen());
     table.freeze().unwrap();
     table.freeze().unwrap();
+    assert!(table.is_frozen());
     assert_eq!(load(&table, GIB + MIB), Access::Fault(Status::Translation));
     assert_eq!(guest_store(&table, GIB + 0x1000), Err(Outcome::Frozen));
     assert_eq!(table.vttbr(), vttbr);

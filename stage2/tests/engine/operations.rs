@@ -152,6 +152,34 @@ fn both_edges_in_one_block_take_one_split() {
 }
 
 #[test]
+fn mapping_anew_replaces_what_differs_and_leaves_the_rest_alone() {
+    for bbm in [BbmLevel::Level0, BbmLevel::Level2] {
+        let host = Host::new();
+        let mut table = table(&host, bbm);
+        let all = range(0, 64 * MIB);
+        identity(&mut table, all);
+        let writes = host.count(Event::DescriptorWrite);
+        identity(&mut table, all);
+        assert_eq!(host.count(Event::DescriptorWrite), writes, "it was mapped so already");
+        // Elsewhere, in the middle of leaves; and as something else.
+        let moved = range(3 * MIB, 4 * MIB);
+        table.map(moved, PhysAddr(GIB + 3 * MIB), Attributes::RAM).unwrap();
+        let device = range(10 * MIB, 0x3000);
+        table.map(device, PhysAddr(10 * MIB), Attributes::DEVICE).unwrap();
+        for ipa in (0..64 * MIB).step_by(0x1000) {
+            let leaf = table.walk(Ipa(ipa)).expect("everything is mapped");
+            let output = leaf.output.0 + (ipa - leaf.ipa.0);
+            assert_eq!(output, if moved.contains(Ipa(ipa)) { GIB + ipa } else { ipa }, "{ipa:#x}");
+            let expected = if device.contains(Ipa(ipa)) { Attributes::DEVICE } else { Attributes::RAM };
+            assert_eq!(leaf.attributes, expected, "{ipa:#x}");
+        }
+        identity(&mut table, all);
+        table.collapse(all).unwrap();
+        assert_eq!(sizes(&table, all).iter().map(|(_, n)| n).sum::<usize>(), 2, "two runs of 32 MiB again");
+    }
+}
+
+#[test]
 fn batches_share_one_invalidation() {
     let host = Host::new();
     let mut table = table(&host, BbmLevel::Level2);
@@ -160,7 +188,9 @@ fn batches_share_one_invalidation() {
     for n in 0..32 {
         batch.protect(range(n * 2 * MIB, 2 * MIB), Permissions::READ).unwrap();
     }
+    batch.split(range(0, 2 * MIB), Page).unwrap();
     batch.finish();
+    assert_eq!(sizes(&table, range(0, 2 * MIB)), [(Page, 512)]);
     assert_eq!(host.count(Event::TlbiRangeBroadcast), 1);
     assert_eq!(host.count(Event::TlbiVmallE1Broadcast), 1);
 }
@@ -230,7 +260,9 @@ fn no_argument_is_beyond_an_error() {
     assert_eq!(table.collapse(past), refused);
     assert_eq!(table.walk(Ipa(u64::MAX)), None);
     assert_eq!(table.leaves(past).count(), 0);
-    for output in [PhysAddr(0x800), PhysAddr(1 << 48), PhysAddr((1 << 48) - 4096), PhysAddr(!0xfff)] {
+    for output in
+        [PhysAddr(0x800), PhysAddr((1 << 40) - 4096), PhysAddr(1 << 48), PhysAddr((1 << 48) - 4096), PhysAddr(!0xfff)]
+    {
         assert_eq!(table.map(range(0, 8192), output, Attributes::RAM), Err(Error::BadOutput { output }));
     }
     // The last page of the IPA space.
