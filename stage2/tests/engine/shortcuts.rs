@@ -95,6 +95,8 @@ fn taking_a_permission_stops_at_edges_inside_leaves() {
                 table.protect(range(GIB + start, end - start), Permissions::READ_EXECUTE).unwrap();
                 for offset in (0..48 * MIB).step_by(0x1000) {
                     let leaf = table.walk(Ipa(GIB + offset)).expect("everything stays mapped");
+                    let cut = |edge: u64| leaf.range().start().0 < GIB + edge && GIB + edge < leaf.range().end().0;
+                    assert!(!cut(start) && !cut(end), "a run or block with two permissions: {leaf:?}");
                     let inside = (start..end).contains(&offset);
                     assert_eq!(
                         leaf.attributes.permissions.write, !inside,
