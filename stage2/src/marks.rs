@@ -5,7 +5,8 @@ use crate::address::{Ipa, IpaRange};
 use crate::page_set::{Layout, MAX_LEVELS, WORD_PAGES};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// What is done with each word of level 0 that has marks. Not a closure: this is inlined into the loop that finds them.
+/// What is done with each word of level 0 that has marks. A closure will do; a method can be made to inline into the loop
+/// that finds them, which a closure cannot.
 pub(crate) trait EachWord {
     /// The marks `bits` of word `word`.
     fn word(&mut self, word: usize, bits: u64);

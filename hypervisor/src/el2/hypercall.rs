@@ -26,7 +26,7 @@ pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
     call(frame, esr)
 }
 
-/// The calls that go straight to [`services`]: those that are measured.
+/// The calls that go straight to [`services`], since users call them often; the others of its calls go by [`vendor`].
 const SERVICES: core::ops::RangeInclusive<u32> = function::FEATURES..=function::LOG_STOP;
 
 /// SMC. It is trapped before it is executed, so ELR_EL2 is still at the instruction.
@@ -39,7 +39,7 @@ pub extern "C" fn smc(frame: &mut Frame, esr: u64) -> Next {
 /// Everything but the shortest call. x0 is the function, and then the result; other registers change only where the
 /// function says so.
 #[inline(never)]
-extern "C" fn call(frame: &mut Frame, esr: u64) -> Next {
+fn call(frame: &mut Frame, esr: u64) -> Next {
     const OWNER: u32 = 0x3f << 24;
     const STANDARD_SECURE: u32 = 4 << 24;
     const ARCHITECTURE: u32 = 0;

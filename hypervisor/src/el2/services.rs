@@ -36,7 +36,7 @@ type Logs = [Option<Log>; LOGS];
 /// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
 static LOGS_OF_GUEST: Mutex<Logs> = Mutex::new([const { None }; LOGS]);
 
-/// Answers the call in `frame`: a whole handler, so that the way to it is a jump.
+/// Answers the call in `frame`: a whole handler, with nothing left to do behind it.
 #[inline(never)]
 pub extern "C" fn answer(frame: &mut Frame) -> Next {
     frame.x[0] = call(frame.x[0] as u32, &mut frame.x) as u64;
