@@ -1,9 +1,10 @@
-//! Making pages clean: what a harvest and a clear do to descriptors, for logs by write protection and by hardware.
+//! Making pages clean: what the start of a log, a harvest and a clear do to descriptors, for logs by write protection and by
+//! hardware.
 
 use crate::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
 use crate::counters::Event;
 use crate::descriptor::{Descriptor, bits};
-use crate::dirty::{OPEN, Tracked};
+use crate::dirty::{LogOptions, OPEN, Tracked};
 use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
@@ -13,6 +14,50 @@ use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
 use crate::walk::{Entry, Next, Visitor};
+
+/// Takes the rights from all leaves of a range whose log starts.
+pub(crate) struct Close {
+    pub(crate) options: LogOptions,
+    pub(crate) pending: Pending,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Close {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        let leaf = entry.value;
+        if !entry.is_leaf() {
+            return Ok(Next::Onward);
+        }
+        let hardware = self.options.mechanism.is_hardware();
+        if leaf.is_contiguous() && (hardware || self.options.all_dirty) {
+            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected. Read-only runs too:
+            // writes may be granted while the log runs.
+            table.dissolve_run(entry);
+            return Ok(Next::Again);
+        }
+        if leaf.0 & bits::WRITE_GRANTED == 0 {
+            return Ok(Next::Onward);
+        }
+        let mut new = match hardware {
+            true => leaf.0 & !bits::WRITE | bits::DBM,
+            false => leaf.0 & !OPEN,
+        };
+        if self.options.all_dirty {
+            new |= bits::WRITE;
+        }
+        if new == leaf.0 {
+            return Ok(Next::Onward);
+        }
+        if table.replace(entry.slot, leaf.0, new).is_err() {
+            return Ok(Next::Again);
+        }
+        if leaf.is_writable() && (hardware || !self.options.all_dirty) {
+            // An entry that is cached as writable would neither fault nor mark.
+            self.pending.add(part);
+        }
+        Ok(Next::Onward)
+    }
+}
 
 /// Protects pages that were taken from the marks of a log by write protection. Remembers the table of the 2 MiB it is
 /// in, since pages come in ascending order.

@@ -6,7 +6,7 @@
 //! let a harvest take the mark, find nothing to protect, and leave a writable page that nobody will mark again.
 
 use crate::address::{Ipa, IpaRange};
-use crate::clean::{CleanSet, Cleaner, Harvest, Scan};
+use crate::clean::{CleanSet, Cleaner, Close, Harvest, Scan};
 use crate::counters::Event;
 use crate::descriptor::bits;
 use crate::error::Error;
@@ -17,7 +17,7 @@ use crate::page_set::{Layout, PageSet, Pages, Report, SharedBitmap};
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
-use crate::walk::{Entry, Next, Visitor};
+use crate::walk::Entry;
 use core::sync::atomic::AtomicU64;
 
 /// Logs that one table can have at a time.
@@ -506,49 +506,5 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             entry = self.lookup_settled(ipa);
         }
         tracked.marks.mark(ipa);
-    }
-}
-
-/// Takes the rights from all leaves of a range whose log starts.
-struct Close {
-    options: LogOptions,
-    pending: Pending,
-}
-
-impl<P: TableMemory + Maintenance> Visitor<P> for Close {
-    #[inline(always)]
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
-        let leaf = entry.value;
-        if !entry.is_leaf() {
-            return Ok(Next::Onward);
-        }
-        let hardware = self.options.mechanism.is_hardware();
-        if leaf.is_contiguous() && (hardware || self.options.all_dirty) {
-            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected. Read-only runs too:
-            // writes may be granted while the log runs.
-            table.dissolve_run(entry);
-            return Ok(Next::Again);
-        }
-        if leaf.0 & bits::WRITE_GRANTED == 0 {
-            return Ok(Next::Onward);
-        }
-        let mut new = match hardware {
-            true => leaf.0 & !bits::WRITE | bits::DBM,
-            false => leaf.0 & !OPEN,
-        };
-        if self.options.all_dirty {
-            new |= bits::WRITE;
-        }
-        if new == leaf.0 {
-            return Ok(Next::Onward);
-        }
-        if table.replace(entry.slot, leaf.0, new).is_err() {
-            return Ok(Next::Again);
-        }
-        if leaf.is_writable() && (hardware || !self.options.all_dirty) {
-            // An entry that is cached as writable would neither fault nor mark.
-            self.pending.add(part);
-        }
-        Ok(Next::Onward)
     }
 }
