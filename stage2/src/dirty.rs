@@ -73,7 +73,7 @@ impl Log {
     }
 }
 
-/// What the table knows of a log.
+/// What the table knows of a log. A place that is not in use has no pages, so that nothing lies in its range.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     pub(crate) range: IpaRange,
@@ -82,6 +82,13 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
+    const NONE: Self =
+        Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, marks: Marks::NONE };
+
+    fn is_used(&self) -> bool {
+        self.range != IpaRange::NOTHING
+    }
+
     /// Whether there is nothing to report, as far as one load tells: never of a log by hardware, whose leaves have to be
     /// looked at.
     #[inline(always)]
@@ -100,47 +107,45 @@ impl Tracked {
 /// The logs of a table.
 #[derive(Debug)]
 pub(crate) struct Logs {
-    entries: [Option<Tracked>; LOGS],
+    entries: [Tracked; LOGS],
     /// One more than the index of the last entry in use: the fault path looks no further.
     used: usize,
 }
 
 impl Logs {
     pub(crate) const fn new() -> Self {
-        Self { entries: [const { None }; LOGS], used: 0 }
+        Self { entries: [Tracked::NONE; LOGS], used: 0 }
     }
 
     /// The log that `ipa` lies in.
     #[inline(always)]
     pub(crate) fn at(&self, ipa: Ipa) -> Option<&Tracked> {
         // A plain loop: every fault comes here, and an iterator's search would be a call.
-        let mut index = 0;
-        while index < self.used {
-            if let Some(Some(tracked)) = self.entries.get(index)
-                && tracked.range.contains(ipa)
-            {
+        for tracked in self.in_use() {
+            if tracked.range.contains(ipa) {
                 return Some(tracked);
             }
-            index += 1;
         }
         None
     }
 
+    /// All logs, and perhaps places that are not in use.
+    #[inline(always)]
+    fn in_use(&self) -> &[Tracked] {
+        self.entries.get(..self.used).unwrap_or(&self.entries)
+    }
+
     pub(crate) fn any_hardware(&self) -> bool {
-        self.entries.iter().flatten().any(|tracked| tracked.mechanism.is_hardware())
+        self.in_use().iter().any(|tracked| tracked.is_used() && tracked.mechanism.is_hardware())
     }
 
     /// Whether `range` is touched by no log.
     #[inline(always)]
     pub(crate) fn spare(&self, range: IpaRange) -> bool {
-        let mut index = 0;
-        while index < self.used {
-            if let Some(Some(tracked)) = self.entries.get(index)
-                && tracked.range.intersection(range).is_some()
-            {
+        for tracked in self.in_use() {
+            if tracked.range.intersection(range).is_some() {
                 return false;
             }
-            index += 1;
         }
         true
     }
@@ -153,7 +158,7 @@ impl Logs {
     /// All logs that `range` has pages of.
     #[inline(always)]
     pub(crate) fn in_range(&self, range: IpaRange) -> impl Iterator<Item = &Tracked> {
-        self.entries.iter().take(self.used).flatten().filter(move |t| t.range.intersection(range).is_some())
+        self.in_use().iter().filter(move |tracked| tracked.range.intersection(range).is_some())
     }
 }
 
@@ -190,7 +195,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if storage.len() < layout.words() {
             return Err(Error::BitmapTooSmall { needed: layout.words() });
         }
-        let index = self.logs.entries.iter().position(Option::is_none).ok_or(Error::TooManyLogs)?;
+        let index = self.logs.entries.iter().position(|tracked| !tracked.is_used()).ok_or(Error::TooManyLogs)?;
         let mut reserve = self.reserve_edges(range, |_| true)?;
         self.split_edges(range, |_| true, &mut reserve)?;
         drop(reserve);
@@ -211,7 +216,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             self.visit(range, &mut close)?;
         }
         self.complete(&close.pending);
-        self.logs.entries[index] = Some(Tracked { range, mechanism: options.mechanism, marks });
+        self.logs.entries[index] = Tracked { range, mechanism: options.mechanism, marks };
         self.logs.used = self.logs.used.max(index + 1);
         Ok(Log { index, layout })
     }
@@ -234,8 +239,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// they are in, or until [`Stage2::collapse`]. Costs the same for any range.
     pub fn end_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         let entry = self.logs.entries.get_mut(log.index)?;
-        let tracked = entry.take_if(|tracked| tracked.marks.layout == log.layout)?;
-        self.logs.used = self.logs.entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        if entry.range != log.range() {
+            return None;
+        }
+        let tracked = core::mem::replace(entry, Tracked::NONE);
+        self.logs.used = self.logs.entries.iter().rposition(Tracked::is_used).map_or(0, |last| last + 1);
         Some(tracked.marks.into_words())
     }
 
@@ -279,7 +287,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[must_use]
     #[inline(always)]
     pub fn is_clean(&self, log: &Log) -> bool {
-        self.logs.entries.get(log.index).and_then(Option::as_ref).is_some_and(Tracked::is_clean)
+        self.logs.entries.get(log.index).is_some_and(Tracked::is_clean)
     }
 
     #[inline(always)]
@@ -453,9 +461,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The log's entry, if a set with `layout` is a set of its pages.
     #[inline(always)]
     fn tracked(&self, log: &Log, layout: &Layout) -> Result<&Tracked, Error> {
-        let tracked = self.logs.entries.get(log.index).and_then(Option::as_ref);
+        let tracked = self.logs.entries.get(log.index);
         tracked
-            .filter(|tracked| tracked.marks.layout == log.layout && *layout == log.layout)
+            .filter(|tracked| tracked.range == log.range() && *layout == log.layout)
             .ok_or(Error::WrongSet { range: layout.range() })
     }
 

@@ -2,7 +2,7 @@
 //! PEs at once.
 
 use crate::address::{Ipa, IpaRange};
-use crate::page_set::{Layout, MAX_LEVELS, WORD_PAGES};
+use crate::page_set::{BLOCK_WORDS, Layout, MAX_LEVELS, WORD_PAGES};
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// What is done with each word of level 0 that has marks. A closure will do; a method can be made to inline into the loop
@@ -37,6 +37,9 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// No marks, of no log.
+    pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[] };
+
     /// A bitmap in `words`, all clear. `words` has at least [`Layout::words`] words.
     pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Self {
         let words = words.get(..layout.words()).unwrap_or(words);
@@ -54,7 +57,7 @@ impl Marks {
     /// Whether nothing is marked, as far as this PE has seen: one load.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.words.get(self.layout.words() - 1).is_none_or(|top| top.load(SeqCst) == 0)
+        self.words.last().is_none_or(|top| top.load(SeqCst) == 0)
     }
 
     #[inline(always)]
@@ -62,10 +65,10 @@ impl Marks {
         // In bounds by the layout; `get` because a panic must not be reachable.
         let Some(word) = self.words.get(index) else { return };
         word.fetch_or(bits, SeqCst);
-        self.summarise(index);
+        self.summarise(index / BLOCK_WORDS);
     }
 
-    /// Says in the levels above that word `index` of level 0 is in use.
+    /// Says in the levels above that block `index` has marks.
     #[inline(always)]
     fn summarise(&self, mut index: usize) {
         for level in 1..self.layout.depth() {
@@ -133,17 +136,12 @@ impl Marks {
     fn descend<const TAKE: bool>(&self, each: &mut impl EachWord) {
         // Of each level, the bits of the word that the way down went through which are still to be looked at.
         let mut left = [0; MAX_LEVELS];
-        let (mut level, mut index) = (1, 0);
         let top = self.layout.depth() - 1;
-        // The only word of level 0: as if a summary had named it.
-        let mut bits = 1;
-        if top > 0 {
-            level = top;
-            bits = self.word::<TAKE>(self.layout.offset(top));
-        }
+        let (mut level, mut index) = (top, 0);
+        let mut bits = self.word::<TAKE>(self.layout.offset(top));
         loop {
             if level == 1 {
-                self.each_page_word::<TAKE>(index, bits, each);
+                self.each_block::<TAKE>(index, bits, each);
                 bits = 0;
             }
             while bits == 0 {
@@ -163,15 +161,17 @@ impl Marks {
         }
     }
 
-    /// The words of level 0 that `bits` of word `index` of level 1 name.
+    /// The words of the blocks that `bits` of word `index` of level 1 name.
     #[inline(always)]
-    fn each_page_word<const TAKE: bool>(&self, index: usize, mut bits: u64, each: &mut impl EachWord) {
+    fn each_block<const TAKE: bool>(&self, index: usize, mut bits: u64, each: &mut impl EachWord) {
         while bits != 0 {
-            let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
+            let block = index * WORD_PAGES + bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            let pages = self.word::<TAKE>(below);
-            if pages != 0 {
-                each.word(below, pages);
+            for word in block * BLOCK_WORDS..(block + 1) * BLOCK_WORDS {
+                let pages = self.word::<TAKE>(word);
+                if pages != 0 {
+                    each.word(word, pages);
+                }
             }
         }
     }

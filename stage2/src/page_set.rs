@@ -1,8 +1,9 @@
 //! Sets of pages: one bit a page, with summary words above, so that going over a set costs by its pages and not by the
 //! size of memory.
 //!
-//! Level 0 has a bit a page; each bit of level n + 1 says that a word of level n may be nonzero; the top is one word. A
-//! 64 GiB range has four levels, the upper three of which are a 64th of its bitmap.
+//! Level 0 has a bit a page. Each bit of level 1 says that one of the eight words of a block of 2 MiB may be nonzero: one
+//! cache line, and one table of pages to look up. Each bit of level n + 1 from there on says so of a word of level n; the
+//! top is one word. A 64 GiB range has four levels, the upper three of which are a 504th of its bitmap.
 
 use crate::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
 use crate::geometry::LeafSize;
@@ -10,7 +11,9 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Pages that one word stands for.
 pub(crate) const WORD_PAGES: usize = 64;
-/// Enough for a 48-bit IPA space: 64^6 pages.
+/// Words of level 0 that one bit of level 1 stands for: the pages of 2 MiB.
+pub(crate) const BLOCK_WORDS: usize = 8;
+/// Enough for a 48-bit IPA space: 512 × 64^5 pages are more.
 pub(crate) const MAX_LEVELS: usize = 6;
 
 /// Where the bits of a range are among the words of a bitmap.
@@ -37,22 +40,35 @@ impl PartialEq for Layout {
 impl Eq for Layout {}
 
 impl Layout {
+    /// No pages.
+    pub(crate) const NONE: Self = Self {
+        range: IpaRange::NOTHING,
+        base: Ipa(0),
+        offsets: [0; MAX_LEVELS],
+        levels: 0,
+        page_words: 0,
+        words: 0,
+    };
+
     /// The layout for the pages of `range`.
     #[must_use]
     pub fn new(range: IpaRange) -> Self {
         let base = range.start().align_down(LeafSize::Block2M.bytes());
         let pages = ((range.end().0 - base.0) >> PAGE_SHIFT) as usize;
         let page_words = pages.div_ceil(WORD_PAGES);
+        let blocks = page_words.div_ceil(BLOCK_WORDS);
         let mut offsets = [0; MAX_LEVELS];
-        let (mut level_words, mut words, mut levels) = (page_words, 0, 0);
-        for offset in &mut offsets {
+        // Level 0 is whole blocks, so that no word of one is missing.
+        let (mut below, mut words, mut levels) = (blocks, blocks * BLOCK_WORDS, 1);
+        for offset in offsets.iter_mut().skip(1) {
+            let level_words = below.div_ceil(WORD_PAGES);
             *offset = words;
             words += level_words;
             levels += 1;
             if level_words == 1 {
                 break;
             }
-            level_words = level_words.div_ceil(WORD_PAGES);
+            below = level_words;
         }
         Self { range, base, offsets, levels, page_words, words }
     }
@@ -75,13 +91,7 @@ impl Layout {
         self.page_words
     }
 
-    /// The first word of each level, from the pages up.
-    #[inline(always)]
-    fn levels(&self) -> impl DoubleEndedIterator<Item = usize> + use<> {
-        self.offsets.into_iter().take(self.levels)
-    }
-
-    /// The number of levels, 1 to 6.
+    /// The number of levels, 2 to 6.
     #[inline(always)]
     pub(crate) const fn depth(&self) -> usize {
         self.levels
@@ -275,16 +285,18 @@ impl<'b> PageSet<'b> {
     }
 
     #[inline(always)]
-    pub(crate) fn insert_word(&mut self, mut index: usize, mut bits: u64) {
-        for offset in self.layout.levels() {
-            let Some(word) = self.words.get_mut(offset + index) else { return };
-            let before = *word;
-            *word |= bits;
-            if before != 0 {
-                // The summaries know of this word already.
+    pub(crate) fn insert_word(&mut self, index: usize, bits: u64) {
+        let Some(word) = self.words.get_mut(index) else { return };
+        *word |= bits;
+        let mut index = index / BLOCK_WORDS;
+        for level in 1..self.layout.depth() {
+            let Some(word) = self.words.get_mut(self.layout.offset(level) + index / WORD_PAGES) else { return };
+            let bit = 1 << (index % WORD_PAGES);
+            if *word & bit != 0 {
+                // Those above know of this word already.
                 return;
             }
-            bits = 1 << (index % WORD_PAGES);
+            *word |= bit;
             index /= WORD_PAGES;
         }
     }
@@ -336,36 +348,44 @@ impl<'b> PageSet<'b> {
     }
 
     pub(crate) fn each_word(&self, mut each: impl FnMut(usize, u64)) {
-        self.descend(self.layout.levels - 1, 0, &mut each);
+        self.descend(self.layout.depth() - 1, 0, &mut each);
     }
 
+    /// Goes over what bits of word `index` of `level`, which is no level of pages, name.
     fn descend(&self, level: usize, index: usize, each: &mut impl FnMut(usize, u64)) {
         let mut bits = self.word(self.layout.offset(level) + index);
-        if level == 0 {
-            if bits != 0 {
-                each(index, bits);
-            }
-            return;
-        }
         while bits != 0 {
             let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            self.descend(level - 1, below, each);
+            if level > 1 {
+                self.descend(level - 1, below, each);
+                continue;
+            }
+            for word in below * BLOCK_WORDS..(below + 1) * BLOCK_WORDS {
+                match self.word(word) {
+                    0 => {}
+                    pages => each(word, pages),
+                }
+            }
         }
     }
 
     /// Takes all pages out. Cost: by the number of pages.
     pub fn clear(&mut self) {
-        self.clear_below(self.layout.levels - 1, 0);
+        self.clear_below(self.layout.depth() - 1, 0);
     }
 
     fn clear_below(&mut self, level: usize, index: usize) {
         let Some(word) = self.words.get_mut(self.layout.offset(level) + index) else { return };
         let mut bits = core::mem::take(word);
-        while level > 0 && bits != 0 {
+        while bits != 0 {
             let below = index * WORD_PAGES + bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            self.clear_below(level - 1, below);
+            if level > 1 {
+                self.clear_below(level - 1, below);
+            } else if let Some(block) = self.words.get_mut(below * BLOCK_WORDS..(below + 1) * BLOCK_WORDS) {
+                block.fill(0);
+            }
         }
     }
 }
@@ -380,13 +400,21 @@ mod tests {
 
     #[test]
     fn layouts_end_in_one_word() {
-        for (bytes, levels, words) in [(4096, 1, 1), (64 * 4096, 1, 1), (65 * 4096, 2, 3), (1 << 30, 3, 4096 + 64 + 1)]
-        {
+        let (mib, gib) = (1 << 20, 1u64 << 30);
+        for (bytes, levels, words) in [
+            (4096, 2, 8 + 1),
+            (2 * mib, 2, 8 + 1),
+            (2 * mib + 4096, 2, 16 + 1),
+            (128 * mib, 2, 512 + 1),
+            (128 * mib + 4096, 3, 520 + 2 + 1),
+            (gib, 3, 4096 + 8 + 1),
+        ] {
             let layout = Layout::new(range(0, bytes));
             assert_eq!((layout.levels, layout.words()), (levels, words), "{bytes:#x}");
         }
         assert_eq!(Layout::new(range(0, 64 << 30)).levels, 4);
         assert_eq!(Layout::new(range(0, 1 << 48)).levels, 6);
+        assert_eq!(Layout::new(range(0, 65 * 4096)).page_words(), 2, "a plain bitmap ends with the range");
         // Not aligned: the first page of the block stands at bit 0.
         let layout = Layout::new(range(0x4021_0000, 0x2000));
         assert_eq!(layout.bit(Ipa(0x4021_1000)), 17);

@@ -325,7 +325,7 @@ fn what_a_log_refuses() {
     let mut table = table(&host, BbmLevel::Level2);
     let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: false };
     let small = table.start_log(range(GIB, GIB), storage(range(GIB, MIB)), options);
-    assert_eq!(small.err(), Some(Error::BitmapTooSmall { needed: 4096 + 64 + 1 }));
+    assert_eq!(small.err(), Some(Error::BitmapTooSmall { needed: 4096 + 8 + 1 }));
     let logs: Vec<Log> =
         (0..LOGS as u64).map(|n| start(&mut table, range(GIB + n * MIB, MIB), options.mechanism)).collect();
     let many = table.start_log(range(GIB + 100 * MIB, MIB), storage(range(0, MIB)), options);
