@@ -82,8 +82,7 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    const NONE: Self =
-        Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, marks: Marks::NONE };
+    const NONE: Self = Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, marks: Marks::NONE };
 
     fn is_used(&self) -> bool {
         self.range != IpaRange::NOTHING
@@ -196,6 +195,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Err(Error::BitmapTooSmall { needed: layout.words() });
         }
         let index = self.logs.entries.iter().position(|tracked| !tracked.is_used()).ok_or(Error::TooManyLogs)?;
+        self.under_way.note_grants();
         let mut reserve = self.reserve_edges(range, |_| true)?;
         self.split_edges(range, |_| true, &mut reserve)?;
         drop(reserve);
@@ -242,6 +242,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if entry.range != log.range() {
             return None;
         }
+        self.under_way.note_grants();
         let tracked = core::mem::replace(entry, Tracked::NONE);
         self.logs.used = self.logs.entries.iter().rposition(Tracked::is_used).map_or(0, |last| last + 1);
         Some(tracked.marks.into_words())
@@ -277,6 +278,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         let tracked = self.tracked(log, &log.layout)?;
         tracked.check_room(bitmap)?;
+        if tracked.is_clean() {
+            return Ok(0);
+        }
         let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
         self.harvest_tracked(tracked, &mut report)?;
         Ok(report.added)
@@ -434,12 +438,27 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         true
     }
 
+    /// A number that grows with every change of what is mapped, granted or logged: while it stays, so does what
+    /// [`Stage2::grants_writes`] and [`Stage2::is_logged`] say of any range. One load.
+    #[must_use]
+    #[inline(always)]
+    pub fn epoch(&self) -> u64 {
+        self.under_way.grants()
+    }
+
+    /// Whether any page of `range` is in a log.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_logged(&self, range: IpaRange) -> bool {
+        !self.logs.spare(range)
+    }
+
     /// Marks the pages of `range` in every log that has them: for writes that somebody else than the guest's own CPUs
     /// makes to its memory, such as the hypervisor. Call it after the write.
     #[inline(always)]
     pub fn mark_written(&self, range: IpaRange) {
         // Mostly no log has any of them, which is told without a call.
-        if !self.logs.spare(range) {
+        if self.is_logged(range) {
             self.mark_logged(range);
         }
     }

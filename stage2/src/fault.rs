@@ -217,9 +217,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// be inlined into the exit path.
     #[inline(always)]
     pub fn first_write(&self, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
-        if ipa.0 >> self.geometry.ipa_bits() != 0 || self.frozen.is_some() {
-            return false;
-        }
+        // A log lies in the IPA space. A table that is frozen may open a page: the store finds no translation all the same.
+        let Some(tracked) = self.logs.at(ipa) else { return false };
         let Some(slot) = self.page_slot(ipa) else { return false };
         let value = self.load(slot);
         const HELD: u64 = bits::VALID | bits::TABLE | bits::WRITE_GRANTED;
@@ -227,7 +226,6 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if value & (HELD | FREE) != HELD {
             return false;
         }
-        let Some(tracked) = self.logs.at(ipa) else { return false };
         // SAFETY: as for all descriptors (`table.rs`).
         if unsafe { self.platform.compare_exchange(slot, value, value | bits::WRITE) }.is_err() {
             return false;

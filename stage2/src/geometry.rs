@@ -143,6 +143,8 @@ impl LeafSize {
 pub struct Geometry {
     ipa_bits: u8,
     start_level: Level,
+    /// log2 of the bytes that an entry of the root maps.
+    root_shift: u8,
     root_tables: usize,
 }
 
@@ -156,12 +158,13 @@ impl Geometry {
     ///
     /// [`Error::BadIpaSize`] for any other number of bits.
     pub const fn new(ipa_bits: u8) -> Result<Self, Error> {
-        match ipa_bits {
-            32..=39 => Ok(Self { ipa_bits, start_level: Level::L1, root_tables: 1 }),
-            40..=43 => Ok(Self { ipa_bits, start_level: Level::L1, root_tables: 1 << (ipa_bits - 39) }),
-            44..=48 => Ok(Self { ipa_bits, start_level: Level::L0, root_tables: 1 }),
-            _ => Err(Error::BadIpaSize { bits: ipa_bits }),
-        }
+        let (start_level, root_tables) = match ipa_bits {
+            32..=39 => (Level::L1, 1),
+            40..=43 => (Level::L1, 1 << (ipa_bits - 39)),
+            44..=48 => (Level::L0, 1),
+            _ => return Err(Error::BadIpaSize { bits: ipa_bits }),
+        };
+        Ok(Self { ipa_bits, start_level, root_shift: start_level.shift() as u8, root_tables })
     }
 
     /// Bits of an IPA.
@@ -194,7 +197,7 @@ impl Geometry {
     #[must_use]
     #[inline(always)]
     pub const fn root_index(self, ipa: Ipa) -> usize {
-        (ipa.0 >> self.start_level.shift()) as usize
+        (ipa.0 >> self.root_shift) as usize
     }
 
     /// VTCR_EL2.T0SZ (bits 5:0).

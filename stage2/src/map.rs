@@ -85,6 +85,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !reach != 0) {
             return Err(Error::BadOutput { output });
         }
+        self.under_way.note_grants();
         *self.unreadable.get_mut() |= !attributes.permissions.read;
         let target = Target { range, output, attributes };
         let (tables, conflict) = self.survey(target)?;

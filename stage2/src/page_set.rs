@@ -41,14 +41,8 @@ impl Eq for Layout {}
 
 impl Layout {
     /// No pages.
-    pub(crate) const NONE: Self = Self {
-        range: IpaRange::NOTHING,
-        base: Ipa(0),
-        offsets: [0; MAX_LEVELS],
-        levels: 0,
-        page_words: 0,
-        words: 0,
-    };
+    pub(crate) const NONE: Self =
+        Self { range: IpaRange::NOTHING, base: Ipa(0), offsets: [0; MAX_LEVELS], levels: 0, page_words: 0, words: 0 };
 
     /// The layout for the pages of `range`.
     #[must_use]

@@ -10,7 +10,7 @@ use crate::invalidate::Pending;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
-use crate::under_way::Counted;
+use crate::under_way::Granting;
 use crate::walk::{Entry, Next, Visitor};
 use core::sync::atomic::Ordering::SeqCst;
 
@@ -23,7 +23,7 @@ use core::sync::atomic::Ordering::SeqCst;
 pub struct Batch<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
     pending: Pending,
-    announced: Option<Counted<'t>>,
+    announced: Option<Granting<'t>>,
 }
 
 impl<P: TableMemory + Maintenance> Batch<'_, P> {
@@ -44,7 +44,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let result = match table.takes_only(change) {
             // Where no leaf reaches over an edge, nothing can fail, and the short way need not come to its end.
             Some(mask) if table.has_clear_edges(range) => {
-                self.announced.get_or_insert_with(|| table.under_way.begin_taking());
+                self.announced.get_or_insert_with(|| table.under_way.begin_granting());
                 if table.take(range, mask, &mut self.pending) { Ok(()) } else { self.visit(range, change) }
             }
             _ => self.visit(range, change),
@@ -63,7 +63,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
-        self.announced.get_or_insert_with(|| table.under_way.begin_taking());
+        self.announced.get_or_insert_with(|| table.under_way.begin_granting());
         table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
     }
 
@@ -184,11 +184,23 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let count = (part.bytes() >> level.shift()) as usize;
         // A run's members change together. Who takes a run apart goes upwards: when the last member is out of it, all are.
         let (mut index, last) = (first.index | (RUN - 1), (first.index + count - 1) | (RUN - 1));
-        while index <= last {
-            if self.load(Slot { index, ..first }) & (bits::CONTIGUOUS | bits::BUSY) != 0 {
-                return None;
-            }
+        let sample = self.load(Slot { index, ..first });
+        let mut any = sample;
+        while index < last {
             index += RUN;
+            any |= self.load(Slot { index, ..first });
+        }
+        if any & (bits::CONTIGUOUS | bits::BUSY) != 0 {
+            return None;
+        }
+        if level == Level::L3 && count >= RUN && sample & mask != 0 {
+            // Pages, one of which is known to change. Nobody marks one busy that is in no run, and new runs are made under
+            // `&mut self` only: there is nothing to see.
+            self.platform.counters().add(Event::DescriptorWrite, count as u64);
+            pending.add(part);
+            // SAFETY: as below.
+            unsafe { self.platform.clear_run(first, count, mask, self.config.features.lse) };
+            return Some(mask);
         }
         // SAFETY: as for all descriptors (`table.rs`); the features are those of the weakest PE. Tables and what is not
         // valid have none of the bits, or are busy.

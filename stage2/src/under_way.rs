@@ -6,13 +6,17 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// decrement after its last barrier, so who has seen such a descriptor sees the count.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
-    /// Operations that take rights away and have not completed their invalidation.
+    /// Operations that take rights away and have not completed their invalidation, and, in multiples of [`GRANTS`], changes
+    /// of what is mapped or granted so far: one increment for both.
     taking: AtomicU64,
     /// Contiguous runs that are being taken apart.
     dissolving: AtomicU64,
     /// Changes that may have left older entries in TLBs, ever.
     changes: AtomicU64,
 }
+
+/// One change of what is mapped or granted. There are never as many operations at once.
+const GRANTS: u64 = 1 << 16;
 
 /// One more of something, until it is dropped.
 #[derive(Debug)]
@@ -21,6 +25,16 @@ pub(crate) struct Counted<'c>(&'c AtomicU64);
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A change of what is granted, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Granting<'c>(&'c AtomicU64);
+
+impl Drop for Granting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(GRANTS - 1, SeqCst);
     }
 }
 
@@ -36,10 +50,29 @@ impl UnderWay {
         Counted(&self.taking)
     }
 
+    /// The same, by a change of what is granted, which is noted when it ends: who has looked at a leaf meanwhile knows by
+    /// then that it may have changed since.
+    #[inline(always)]
+    pub(crate) fn begin_granting(&self) -> Granting<'_> {
+        self.taking.fetch_add(1, SeqCst);
+        Granting(&self.taking)
+    }
+
+    /// Notes a change of what is mapped or granted.
+    pub(crate) fn note_grants(&self) {
+        self.taking.fetch_add(GRANTS, SeqCst);
+    }
+
+    /// Changes of what is mapped or granted so far.
+    #[inline(always)]
+    pub(crate) fn grants(&self) -> u64 {
+        self.taking.load(SeqCst) / GRANTS
+    }
+
     /// Whether others than the `own` announcements of the caller are at it.
     #[inline(always)]
     pub(crate) fn others_taking(&self, own: u64) -> bool {
-        self.taking.load(SeqCst) > own
+        self.taking.load(SeqCst) % GRANTS > own
     }
 
     /// Announces that a run is going to lose its Contiguous bits one by one.

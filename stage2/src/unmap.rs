@@ -82,6 +82,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed.
     pub fn unmap(&mut self, range: IpaRange) -> Result<(), Error> {
         self.check(range)?;
+        self.under_way.note_grants();
         let mut reserve = self.reserve_edges(range, |_| true)?;
         self.split_edges(range, |_| true, &mut reserve)?;
         let mut detached = Detached::new(self);

@@ -125,11 +125,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The slot in the concatenated root tables.
     #[inline(always)]
     pub(crate) fn root_slot(&self, ipa: Ipa) -> Slot {
-        let index = self.geometry.root_index(ipa);
-        Slot {
-            table: self.root.offset((index / crate::geometry::ENTRIES) as u64 * crate::PAGE_SIZE),
-            index: index % crate::geometry::ENTRIES,
-        }
+        let root_index = self.geometry.root_index(ipa);
+        let index = root_index % crate::geometry::ENTRIES;
+        // The tables are adjacent; by this difference the compiler sees that the slot is, too.
+        Slot { table: PhysAddr(self.root.0.wrapping_add(8 * (root_index as u64).wrapping_sub(index as u64))), index }
     }
 
     /// The slot for `ipa` in `table` of `level`; for the start level, anywhere in the root.

@@ -61,7 +61,7 @@ pub mod function {
     /// Sets the bits of log `x1`'s dirty pages in the bitmap in the guest's memory at the IPA `x2`, a multiple of 8, which
     /// has room for `x3` words of 64 bits, and starts anew. Other bits stay as they are: clear them before. Bit 0 is the
     /// page at the range's start rounded down to 2 MiB. `x1` is the number of bits that were not set before, `x2` the number
-    /// of words that the bitmap has. A bitmap that the guest may not write is refused if there is anything to report.
+    /// of words that the bitmap has. A bitmap that the guest may not write is refused.
     pub const LOG_HARVEST: u32 = 0xc600_0021;
     /// The same, and nothing changes.
     pub const LOG_PEEK: u32 = 0xc600_0022;

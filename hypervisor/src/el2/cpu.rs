@@ -1,12 +1,14 @@
 //! What each CPU has of its own: state, counters and stacks.
 
 use crate::el2::frames::FRAMES;
+use crate::el2::guest_memory::GuestMemory;
 use crate::el2::registers::{read_register, write_register};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
 use hypervisor::exit_counts::ExitCounts;
 use hypervisor::power_state::PowerState;
+use hypervisor::reader_lock::Flag;
 use spin::Once;
 use stage2::{Counters, FaultHistory, PAGE_SIZE};
 
@@ -103,6 +105,10 @@ pub struct PerCpu {
     pub power: PowerState,
     /// What the ID registers say; set when the CPU first arrives at EL2.
     pub id: Once<CpuId>,
+    /// Raised while the CPU reads the guest's table.
+    pub reading: Flag,
+    /// Noted by [`crate::el2::guest_memory::guest_memory`].
+    pub guest_memory: AtomicPtr<GuestMemory>,
     /// Set when the CPU reports a crash, so that a crash in the report ends it.
     pub crashing: AtomicBool,
 }
@@ -120,6 +126,8 @@ impl PerCpu {
             fault_history: UnsafeCell::new(FaultHistory::new()),
             power: PowerState::new(),
             id: Once::new(),
+            reading: Flag(AtomicBool::new(false)),
+            guest_memory: AtomicPtr::new(core::ptr::null_mut()),
             crashing: AtomicBool::new(false),
         }
     }

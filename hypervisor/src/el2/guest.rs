@@ -2,7 +2,7 @@
 
 use crate::el2::boot::Refusal;
 use crate::el2::memory::OwnMemory;
-use crate::el2::{control, cpu, crash, manager, registers, report, secondary, services};
+use crate::el2::{control, cpu, crash, manager, registers, report, secondary};
 use alloc::vec::Vec;
 use hypervisor::guest_tree;
 use hypervisor::image::{self, Request};
@@ -77,9 +77,6 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     log::info!("hypervisor: memory at {}, {} KiB of it for tables", own.range, own.pool.size() >> 10);
     // The first CPU was off so far, in the guest's eyes: this cannot fail.
     let _ = cpu::this_cpu().power.turn_on(plan.entry, room.start());
-    if options.hypercalls {
-        services::enable();
-    }
     report::count_instructions(options.icount);
     Ok(Guest { memory, crash: options.crash })
 }

@@ -9,15 +9,15 @@ use crate::el2::gic;
 use crate::el2::guest::Guest;
 use crate::el2::manager;
 use crate::el2::registers::{isb, write_register};
+use crate::el2::table_lock::TableLock;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicPtr;
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use hypervisor::machine::Machine;
 use hypervisor::options::{Options, SizeChangeChoice};
 use hypervisor::range::{PhysRange, merged};
 use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
-use spin::RwLock;
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
     Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
@@ -173,7 +173,9 @@ unsafe impl Maintenance for Platform {
 /// What the guest's accesses go through. Faults take the read side: they only change permissions and split leaves.
 pub struct GuestMemory {
     /// The engine's table.
-    pub table: RwLock<Stage2<Platform>>,
+    pub table: TableLock,
+    /// Whether the guest may call [`crate::el2::services`].
+    pub services: bool,
     vttbr: u64,
     vtcr: u64,
     root: (PhysAddr, usize),
@@ -187,16 +189,34 @@ impl GuestMemory {
     pub fn ram_at(&self, address: u64) -> Option<IpaRange> {
         self.ram.iter().copied().find(|ram| ram.contains(Ipa(address)))
     }
+
+    /// Whether all of `range` is RAM of the guest's.
+    #[inline(always)]
+    pub fn is_ram_range(&self, range: IpaRange) -> bool {
+        self.ram.iter().any(|ram| ram.covers(range))
+    }
 }
 
-/// A pointer and no [`spin::Once`]: every fault asks.
+/// Set once. Each CPU notes it where every fault finds it at once.
 static GUEST_MEMORY: AtomicPtr<GuestMemory> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The guest's memory, once there is any.
 #[inline(always)]
 pub fn guest_memory() -> Option<&'static GuestMemory> {
+    // Relaxed: this CPU has stored it, after it had acquired what is behind it.
     // SAFETY: null, or from `create`, which gives it away for good.
-    unsafe { GUEST_MEMORY.load(Acquire).as_ref() }
+    let noted = unsafe { this_cpu().guest_memory.load(Relaxed).as_ref() };
+    if noted.is_some() { noted } else { note_guest_memory() }
+}
+
+#[cold]
+#[inline(never)]
+fn note_guest_memory() -> Option<&'static GuestMemory> {
+    // Acquire: what is behind it is there.
+    let memory = GUEST_MEMORY.load(Acquire);
+    this_cpu().guest_memory.store(memory, Relaxed);
+    // SAFETY: null, or from `create`, which gives it away for good.
+    unsafe { memory.as_ref() }
 }
 
 /// Makes the table: the guest's RAM, the console, the clock, the GIC, and what was granted; nothing else.
@@ -239,7 +259,8 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
         .collect::<Result<Vec<_>, _>>()?;
     // The largest is asked for most.
     ram.sort_unstable_by_key(|ram| core::cmp::Reverse(ram.bytes()));
-    let memory = Box::new(GuestMemory { table: RwLock::new(table), vttbr, vtcr, root, ram });
+    let memory =
+        Box::new(GuestMemory { table: TableLock::new(table), services: options.hypercalls, vttbr, vtcr, root, ram });
     // Release: who finds the pointer finds what is behind it.
     GUEST_MEMORY.store(Box::leak(memory), Release);
     Ok(())
@@ -341,7 +362,7 @@ pub fn activate() {
 }
 
 /// The guest's table, once there is one.
-pub fn table() -> Option<&'static RwLock<Stage2<Platform>>> {
+pub fn table() -> Option<&'static TableLock> {
     guest_memory().map(|memory| &memory.table)
 }
 
@@ -388,11 +409,6 @@ pub fn wait_for_thaw() {
 #[cold]
 fn stuck(abort: &Abort) {
     log::error!("stage 2: {abort:?} comes back although the tables allow it; the guest gets an external abort");
-}
-
-/// Whether all of `range` is RAM of the guest's.
-pub fn is_ram_range(range: IpaRange) -> bool {
-    guest_memory().is_some_and(|memory| memory.ram.iter().any(|ram| ram.covers(range)))
 }
 
 /// Whether `address` is RAM of the guest's.

@@ -16,18 +16,19 @@ const VERSION: u64 = 0x1_0002;
 /// HVC. ELR_EL2 is already behind the instruction.
 pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
     cpu::this_cpu().exits.count(Exit::Hvc);
-    if esr as u16 == 0 && frame.x[0] as u32 == SMCCC_VERSION {
-        frame.x[0] = VERSION;
-        return Next::RESUME;
-    }
-    if esr as u16 == 0 && SERVICES.contains(&(frame.x[0] as u32)) {
-        return services::answer(frame);
+    if esr as u16 == 0 {
+        let id = frame.x[0] as u32;
+        if id == SMCCC_VERSION {
+            frame.x[0] = VERSION;
+            return Next::RESUME;
+        }
+        // Straight to what is called often.
+        if let Some(service) = services::find(id) {
+            return service(frame);
+        }
     }
     call(frame, esr)
 }
-
-/// The calls that go straight to [`services`], since users call them often; the others of its calls go by [`vendor`].
-const SERVICES: core::ops::RangeInclusive<u32> = function::FEATURES..=function::LOG_STOP;
 
 /// SMC. It is trapped before it is executed, so ELR_EL2 is still at the instruction.
 pub extern "C" fn smc(frame: &mut Frame, esr: u64) -> Next {
@@ -48,9 +49,9 @@ fn call(frame: &mut Frame, esr: u64) -> Next {
     let result = match (esr as u16, id & OWNER) {
         (0, ARCHITECTURE) => architecture(id, frame.x[1]),
         (0, STANDARD_SECURE) => psci::call(&frame.x),
-        (0, VENDOR_HYPERVISOR) => match vendor(id, &mut frame.x) {
-            Some(result) => result,
-            None => return services::answer(frame),
+        (0, VENDOR_HYPERVISOR) => match services::find(id) {
+            Some(service) => return service(frame),
+            None => vendor(id, &mut frame.x),
         },
         // An immediate other than 0 is reserved.
         _ => status::NOT_SUPPORTED,
@@ -90,9 +91,9 @@ fn firmware(id: u32, argument: u64) -> i64 {
     i64::from(result as i32)
 }
 
-/// The hypervisor's own calls; nothing for what is left to [`services`].
-fn vendor(id: u32, x: &mut [u64; 19]) -> Option<i64> {
-    Some(match id {
+/// The hypervisor's own calls, but for [`services`].
+fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
+    match id {
         // CALL_COUNT, CALL_UID, REVISION and OWN_MEMORY, and the services.
         function::CALL_COUNT => 4 + services::count(),
         function::CALL_UID => {
@@ -111,6 +112,6 @@ fn vendor(id: u32, x: &mut [u64; 19]) -> Option<i64> {
             }
             None => status::INVALID_PARAMETERS,
         },
-        _ => return None,
-    })
+        _ => status::NOT_SUPPORTED,
+    }
 }

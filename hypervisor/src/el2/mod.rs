@@ -27,4 +27,5 @@ mod secondary;
 mod services;
 mod symbols;
 mod system_register;
+mod table_lock;
 mod test_services;

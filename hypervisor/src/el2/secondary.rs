@@ -173,7 +173,7 @@ fn join() -> Result<(), String> {
         Answer::Join => Ok(()),
         Answer::Refuse(why) => Err(why.into()),
         Answer::Repaint => {
-            let mut table = table.upgradeable_read().upgrade();
+            let mut table = table.write();
             log::warn!(
                 "CPU {:#x} has less than the others: the guest's memory is split to pages, and stays so",
                 id.affinity()

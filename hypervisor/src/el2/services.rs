@@ -4,76 +4,108 @@
 //! changed nothing.
 
 use crate::el2::exceptions::{Frame, Next};
-use crate::el2::guest_memory::GuestMemory;
+use crate::el2::guest_memory::{GuestMemory, Platform};
 use crate::el2::{abort, cpu, guest_memory, test_services};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::AtomicU64;
 use hypervisor_abi::{function, log, permissions, status};
 use spin::Mutex;
 use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, PAGE_SIZE, Permissions, Stage2};
 
-pub type Table = Stage2<guest_memory::Platform>;
+pub type Table = Stage2<Platform>;
 
-/// Whether the guest may call these.
-static ENABLED: AtomicBool = AtomicBool::new(false);
-
-/// Lets the guest call them.
-pub fn enable() {
-    ENABLED.store(true, Relaxed);
-}
+/// Answers the call in the frame: a whole handler, with nothing left to do behind it.
+pub type Service = extern "C" fn(&mut Frame) -> Next;
 
 /// How many of these the guest may call.
 pub fn count() -> i64 {
-    if ENABLED.load(Relaxed) { 11 + test_services::COUNT } else { 0 }
+    let may = guest_memory::guest_memory().is_some_and(|memory| memory.services);
+    if may { 11 + test_services::COUNT } else { 0 }
 }
 
-/// Logs at a time.
-const LOGS: usize = 4;
+/// By their numbers from [`function::FEATURES`] on.
+static SERVICES: [Service; 0x32] = {
+    let mut services: [Service; 0x32] = [other; 0x32];
+    services[(function::PROTECT - function::FEATURES) as usize] = protect_pages;
+    services[(function::LOG_HARVEST - function::FEATURES) as usize] = harvest_log;
+    services[(function::LOG_PEEK - function::FEATURES) as usize] = peek_log;
+    services[(function::LOG_CLEAR - function::FEATURES) as usize] = clear_log;
+    services[(function::LOG_STOP - function::FEATURES) as usize] = stop_log;
+    services
+};
 
-type Logs = [Option<Log>; LOGS];
+const _: () = assert!(function::WATCH_TAKE - function::FEATURES < 0x32);
 
-/// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
-static LOGS_OF_GUEST: Mutex<Logs> = Mutex::new([const { None }; LOGS]);
+/// Who answers call `id`, if it is one of these.
+#[inline(always)]
+pub fn find(id: u32) -> Option<Service> {
+    SERVICES.get(id.wrapping_sub(function::FEATURES) as usize).copied()
+}
 
-/// Answers the call in `frame`: a whole handler, with nothing left to do behind it.
-#[inline(never)]
-pub extern "C" fn answer(frame: &mut Frame) -> Next {
-    frame.x[0] = call(frame.x[0] as u32, &mut frame.x) as u64;
+/// Has `service` answer the call, if the guest may call it.
+#[inline(always)]
+fn serve(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>) -> Next {
+    let result = match guest_memory::guest_memory() {
+        Some(memory) if memory.services => service(memory, &mut frame.x),
+        _ => Err(status::NOT_SUPPORTED),
+    };
+    frame.x[0] = result.map_or_else(|status| status, |()| status::SUCCESS) as u64;
     Next::RESUME
 }
 
-/// Does call `id` with the arguments in `x`, and puts the results there.
-#[inline(always)]
-fn call(id: u32, x: &mut [u64; 19]) -> i64 {
-    if !ENABLED.load(Relaxed) {
-        return status::NOT_SUPPORTED;
-    }
-    let Some(memory) = guest_memory::guest_memory() else { return status::NOT_SUPPORTED };
-    let table = &memory.table;
-    let mut logs = LOGS_OF_GUEST.lock();
-    let result = match id {
+extern "C" fn protect_pages(frame: &mut Frame) -> Next {
+    serve(frame, |memory, x| protect(memory, x))
+}
+
+extern "C" fn harvest_log(frame: &mut Frame) -> Next {
+    serve(frame, |memory, x| report(memory, true, x))
+}
+
+extern "C" fn peek_log(frame: &mut Frame) -> Next {
+    serve(frame, |memory, x| report(memory, false, x))
+}
+
+extern "C" fn clear_log(frame: &mut Frame) -> Next {
+    serve(frame, clear)
+}
+
+extern "C" fn stop_log(frame: &mut Frame) -> Next {
+    serve(frame, stop)
+}
+
+/// All that has no handler of its own.
+extern "C" fn other(frame: &mut Frame) -> Next {
+    let id = frame.x[0] as u32;
+    serve(frame, |memory, x| match id {
         function::FEATURES => {
-            let table = table.read();
+            let table = memory.table.read();
             let dirty_state = table.has_hardware_dirty_state().into();
             (x[1], x[2], x[3]) = (table.bbm_level() as u64, dirty_state, table.geometry().ipa_bits().into());
             Ok(())
         }
         function::COUNTER => counter(x[1]).map(|count| x[1] = count),
         function::INJECT_ABORT => abort::inject(x[1], x[2], Ipa(x[3])).ok_or(status::INVALID_PARAMETERS),
-        function::PROTECT => protect(&table.read(), x),
         function::SPLIT => {
-            range(x[1], x[2]).and_then(|range| done(table.read().split(range, size(x[3]).ok_or(INVALID)?)))
+            range(x[1], x[2]).and_then(|range| done(memory.table.read().split(range, size(x[3]).ok_or(INVALID)?)))
         }
-        function::COLLAPSE => range(x[1], x[2]).and_then(|range| done(table.write().collapse(range))),
-        function::LOG_START => start(&mut logs, &mut table.write(), x),
-        function::LOG_HARVEST | function::LOG_PEEK => report(&mut logs, memory, id == function::LOG_HARVEST, x),
-        function::LOG_CLEAR => clear(&mut logs, memory, x),
-        function::LOG_STOP => stop(&mut logs, &mut table.write(), x),
-        _ => test_services::call(id, table, x),
-    };
-    result.map_or_else(|status| status, |()| status::SUCCESS)
+        function::COLLAPSE => range(x[1], x[2]).and_then(|range| done(memory.table.write().collapse(range))),
+        function::LOG_START => start(memory, x),
+        _ => test_services::call(id, &memory.table, x),
+    })
 }
+
+/// Logs at a time.
+const LOGS: usize = 4;
+
+/// A log of the guest's.
+struct Slot {
+    log: Option<Log>,
+    accepted: Accepted,
+}
+
+/// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
+static LOGS_OF_GUEST: Mutex<[Slot; LOGS]> = Mutex::new([const { Slot { log: None, accepted: Accepted::NONE } }; LOGS]);
 
 const INVALID: i64 = status::INVALID_PARAMETERS;
 
@@ -100,7 +132,8 @@ fn counter(index: u64) -> Result<u64, i64> {
     Ok(cpu::all().map(|area| area.cpu.stage2.get(*event)).sum())
 }
 
-fn protect(table: &Table, x: &[u64; 19]) -> Result<(), i64> {
+#[inline(always)]
+fn protect(memory: &GuestMemory, x: &[u64; 19]) -> Result<(), i64> {
     const ALL: u64 = permissions::READ | permissions::WRITE | permissions::EXECUTE;
     let has = |bit| x[3] & bit != 0;
     let wanted = Permissions {
@@ -113,8 +146,8 @@ fn protect(table: &Table, x: &[u64; 19]) -> Result<(), i64> {
     }
     let range = range(x[1], x[2])?;
     // Rights to a device's registers are not the guest's to change.
-    guest_memory::is_ram_range(range).then_some(()).ok_or(INVALID)?;
-    done(table.protect(range, wanted))
+    memory.is_ram_range(range).then_some(()).ok_or(INVALID)?;
+    done(memory.table.read().protect(range, wanted))
 }
 
 /// Memory for a log, if there is any: a guest's wish is no reason to run out of it.
@@ -125,7 +158,7 @@ fn zeroed<T: Default>(words: usize) -> Result<Box<[T]>, i64> {
     Ok(memory.into_boxed_slice())
 }
 
-fn start(logs: &mut Logs, table: &mut Table, x: &mut [u64; 19]) -> Result<(), i64> {
+fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let range = range(x[1], x[2])?;
     let mechanism = match x[3] & !log::ALL_DIRTY {
         log::WRITE_PROTECT => Mechanism::WriteProtect,
@@ -133,15 +166,17 @@ fn start(logs: &mut Logs, table: &mut Table, x: &mut [u64; 19]) -> Result<(), i6
         log::HARDWARE_BLOCK => Mechanism::HardwareBlock,
         _ => return Err(INVALID),
     };
-    if !guest_memory::is_ram_range(range) {
+    if !memory.is_ram_range(range) {
         return Err(INVALID);
     }
-    let (handle, place) = logs.iter_mut().enumerate().find(|(_, log)| log.is_none()).ok_or(status::BUSY)?;
+    let mut logs = LOGS_OF_GUEST.lock();
+    let (handle, place) = logs.iter_mut().enumerate().find(|(_, slot)| slot.log.is_none()).ok_or(status::BUSY)?;
     let storage: &'static [AtomicU64] = Box::leak(zeroed(stage2::Layout::new(range).words())?);
     let options = LogOptions { mechanism, all_dirty: x[3] & log::ALL_DIRTY != 0 };
-    match table.start_log(range, storage, options) {
+    let started = memory.table.write().start_log(range, storage, options);
+    match started {
         Ok(log) => {
-            *place = Some(log);
+            place.log = Some(log);
             x[1] = handle as u64;
             Ok(())
         }
@@ -176,54 +211,103 @@ impl Buffer {
             return Err(INVALID);
         }
         let (start, end) = (Ipa(address).align_down(PAGE_SIZE), Ipa(address + bytes - 1).align_down(PAGE_SIZE));
-        // SAFETY: RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
-        // atomic words.
-        let words = unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) };
+        // SAFETY: RAM of the guest's.
+        let words = unsafe { words(address, count) };
         Ok(Self { words, pages: IpaRange::new(start, end.offset(PAGE_SIZE)).map_err(|_| INVALID)? })
     }
 }
 
-fn log_of(logs: &mut Logs, handle: u64) -> Result<&mut Log, i64> {
-    usize::try_from(handle).ok().and_then(|handle| logs.get_mut(handle)).and_then(Option::as_mut).ok_or(INVALID)
+/// The `count` words at `address`.
+///
+/// # Safety
+///
+/// They are RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
+/// atomic words.
+#[inline(always)]
+unsafe fn words(address: u64, count: usize) -> &'static [AtomicU64] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }
+}
+
+/// The buffer that a log was last reported into: who harvests again and again uses the same.
+#[derive(Clone, Copy)]
+struct Accepted {
+    /// Where it begins.
+    address: u64,
+    /// While the table's is this, the guest may write it.
+    epoch: u64,
+    /// It has pages of a log.
+    logged: bool,
+}
+
+impl Accepted {
+    /// No table has come so far.
+    const NONE: Self = Self { address: 0, epoch: u64::MAX, logged: false };
+
+    /// Looks at a buffer of `count` words. What the guest may not write it may not have written for it.
+    #[cold]
+    #[inline(never)]
+    fn look(memory: &GuestMemory, table: &Table, address: u64, count: usize, epoch: u64) -> Result<Self, i64> {
+        let pages = Buffer::new(memory, address, count)?.pages;
+        if !table.grants_writes(pages) {
+            return Err(INVALID);
+        }
+        Ok(Self { address, epoch, logged: table.is_logged(pages) })
+    }
 }
 
 #[inline(always)]
-fn report(logs: &mut Logs, memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
-    let log = log_of(logs, x[1])?;
+fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
+    let mut logs = LOGS_OF_GUEST.lock();
+    let Slot { log: Some(log), accepted } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
     let needed = log.layout().page_words();
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
-    let buffer = Buffer::new(memory, x[2], needed)?;
     let table = memory.table.read();
-    (x[1], x[2]) = (0, needed as u64);
-    if table.is_clean(log) {
-        return Ok(());
+    let epoch = table.epoch();
+    if accepted.address != x[2] || accepted.epoch != epoch {
+        *accepted = Accepted::look(memory, &table, x[2], needed, epoch)?;
     }
-    // What the guest may not write it may not have written for it.
-    if !table.grants_writes(buffer.pages) {
-        return Err(INVALID);
+    // SAFETY: it was looked at, now or before: RAM stays RAM, and a log's number of words stays the same.
+    let words = unsafe { words(accepted.address, needed) };
+    let added = done(if harvest { table.harvest_into(log, words) } else { table.peek_into(log, words) })?;
+    if added != 0 && accepted.logged {
+        written(memory, &table, accepted.address, needed)?;
     }
-    x[1] = done(match harvest {
-        true => table.harvest_into(log, buffer.words),
-        false => table.peek_into(log, buffer.words),
-    })?;
-    // The guest's memory has been written for it.
-    table.mark_written(buffer.pages);
+    (x[1], x[2]) = (added, needed as u64);
+    Ok(())
+}
+
+/// The guest's memory has been written for it.
+#[cold]
+fn written(memory: &GuestMemory, table: &Table, address: u64, count: usize) -> Result<(), i64> {
+    table.mark_written(Buffer::new(memory, address, count)?.pages);
     Ok(())
 }
 
 #[inline(always)]
-fn clear(logs: &mut Logs, memory: &GuestMemory, x: &[u64; 19]) -> Result<(), i64> {
-    let log = log_of(logs, x[1])?;
-    let words = usize::try_from(x[3]).map_err(|_| INVALID)?.min(log.layout().page_words());
-    let buffer = Buffer::new(memory, x[2], words)?;
+fn slot(logs: &mut [Slot; LOGS], handle: u64) -> Result<&mut Slot, i64> {
+    logs.get_mut(handle as usize).ok_or(INVALID)
+}
+
+#[inline(always)]
+fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
+    let mut logs = LOGS_OF_GUEST.lock();
+    let Slot { log: Some(log), .. } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
+    let count = (x[3] as usize).min(log.layout().page_words());
+    let buffer = Buffer::new(memory, x[2], count)?;
     done(memory.table.read().clear_from(log, buffer.words))
 }
 
-fn stop(logs: &mut Logs, table: &mut Table, x: &[u64; 19]) -> Result<(), i64> {
-    let log = logs.get_mut(usize::try_from(x[1]).map_err(|_| INVALID)?).and_then(Option::take).ok_or(INVALID)?;
+fn stop(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
+    let mut logs = LOGS_OF_GUEST.lock();
+    let slot = slot(&mut *logs, x[1])?;
+    let log = slot.log.take().ok_or(INVALID)?;
+    slot.accepted = Accepted::NONE;
+    let mut table = memory.table.write();
     let storage = if x[2] & log::KEEP_LEAVES != 0 { table.end_log(log) } else { table.stop_log(log) };
+    drop(table);
     if let Some(storage) = storage {
         release(storage);
     }

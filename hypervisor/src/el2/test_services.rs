@@ -2,22 +2,22 @@
 //! are watched, and whether anything has changed that must not.
 
 use crate::el2::frames::FRAMES;
-use crate::el2::guest_memory::{self, Platform};
+use crate::el2::guest_memory;
 use crate::el2::manager::watch;
 use crate::el2::memory;
 use crate::el2::registers::read_register;
 use crate::el2::services::{Table, done, range};
+use crate::el2::table_lock::TableLock;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};
-use spin::RwLock;
-use stage2::{Ipa, MemoryType, Stage2};
+use stage2::{Ipa, MemoryType};
 
 /// How many there are.
 pub const COUNT: i64 = 6;
 
 /// Does call `id` with the arguments in `x`, and puts the results there.
-pub fn call(id: u32, table: &RwLock<Stage2<Platform>>, x: &mut [u64; 19]) -> Result<(), i64> {
+pub fn call(id: u32, table: &TableLock, x: &mut [u64; 19]) -> Result<(), i64> {
     match id {
         function::LEAF => leaf(&table.read(), x),
         function::INTEGRITY => {
@@ -103,7 +103,7 @@ fn watch_range(x: &[u64; 19]) -> Result<(), i64> {
         _ => return Err(status::INVALID_PARAMETERS),
     };
     let range = range(x[1], x[2])?;
-    if !guest_memory::is_ram_range(range) {
+    if !guest_memory::guest_memory().is_some_and(|memory| memory.is_ram_range(range)) {
         return Err(status::INVALID_PARAMETERS);
     }
     let range = PhysRange::new(range.start().0, range.end().0).ok_or(status::INVALID_PARAMETERS)?;

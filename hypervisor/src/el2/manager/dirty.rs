@@ -3,16 +3,16 @@
 use crate::el2::events;
 use crate::el2::frames::FRAMES;
 use crate::el2::guest_memory::Platform;
+use crate::el2::table_lock::TableLock;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
-use spin::RwLock;
 use stage2::{Error, Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Permissions, Stage2};
 
 /// The guest's table.
-pub type Table = RwLock<Stage2<Platform>>;
+pub type Table = TableLock;
 
 /// What is done at once while the guest's faults wait for it, or the lock is held at all.
 const PIECE: u64 = 32 << 20;
@@ -23,7 +23,7 @@ const HOT: u8 = 4;
 
 /// Changes the table: waits for faults in flight, and lets no new ones overtake.
 pub fn exclusively<R>(table: &Table, act: impl FnOnce(&mut Stage2<Platform>) -> R) -> R {
-    act(&mut table.upgradeable_read().upgrade())
+    act(&mut table.write())
 }
 
 /// Cuts a range into pieces that end at multiples of `bytes`, a power of two.

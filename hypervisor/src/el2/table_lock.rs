@@ -1,0 +1,94 @@
+//! The guest's table, behind the lock that faults take: [`hypervisor::reader_lock`] with each CPU's own flag.
+
+use crate::el2::cpu::{self, this_cpu};
+use crate::el2::guest_memory::Platform;
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use hypervisor::reader_lock::{Flag, ReaderLock};
+use stage2::{Maintenance, Stage2};
+
+/// The guest's table. There is one: the CPUs' flags are this lock's.
+pub struct TableLock {
+    lock: ReaderLock,
+    table: UnsafeCell<Stage2<Platform>>,
+}
+
+// SAFETY: the table is reached through the guards below only: by many CPUs to read, or by one to write. EL2 is not
+// interrupted and stays on its CPU, so a CPU's flag has one user.
+unsafe impl Sync for TableLock {}
+
+impl TableLock {
+    /// The lock around the only table.
+    pub fn new(table: Stage2<Platform>) -> Self {
+        Self { lock: ReaderLock::default(), table: UnsafeCell::new(table) }
+    }
+
+    /// The table, for what only grows it or changes permissions. Writers wait meanwhile.
+    #[inline(always)]
+    pub fn read(&self) -> Reading<'_> {
+        let own = &this_cpu().reading;
+        let nested = self.lock.begin_read(own, wait);
+        // SAFETY: no writer comes in before `end_read`, which drops the reference.
+        Reading { lock: &self.lock, table: unsafe { &*self.table.get() }, own, nested }
+    }
+
+    /// The table, for what frees tables or starts and ends logs: waits for faults in flight, and lets no new ones overtake.
+    /// The caller holds no [`Reading`].
+    pub fn write(&self) -> Writing<'_> {
+        self.lock.begin_write(cpu::all().map(|area| &area.cpu.reading), wait);
+        Writing(self)
+    }
+}
+
+fn wait() {
+    Platform.wait();
+}
+
+/// The table, read.
+pub struct Reading<'l> {
+    lock: &'l ReaderLock,
+    table: &'l Stage2<Platform>,
+    own: &'static Flag,
+    nested: bool,
+}
+
+impl Deref for Reading<'_> {
+    type Target = Stage2<Platform>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        self.table
+    }
+}
+
+impl Drop for Reading<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.lock.end_read(self.own, self.nested);
+    }
+}
+
+/// The table, written.
+pub struct Writing<'l>(&'l TableLock);
+
+impl Deref for Writing<'_> {
+    type Target = Stage2<Platform>;
+
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: the lock is held for writing; `&self` lets nobody change it meanwhile.
+        unsafe { &*self.0.table.get() }
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        // SAFETY: the lock is held for writing, by this guard alone.
+        unsafe { &mut *self.0.table.get() }
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.lock.end_write();
+    }
+}

@@ -1,0 +1,76 @@
+//! A lock for what every fault reads and little else writes: a reader touches nothing that another CPU writes meanwhile.
+//!
+//! Each reader has a [`Flag`] of its own. It raises the flag, then looks whether there is a writer; a writer says that it
+//! is there, then looks at all flags. With a full barrier between the two steps of each, one of them sees the other.
+//! Readers that see a writer step back, so no stream of faults keeps one waiting.
+
+use crate::sync::{AtomicBool, Ordering, fence};
+
+/// Whether its owner is reading. Written by the owner alone.
+#[derive(Debug, Default)]
+pub struct Flag(pub AtomicBool);
+
+/// The lock; what it guards is its user's.
+#[derive(Debug, Default)]
+pub struct ReaderLock {
+    /// There is a writer, or one that waits for readers to end.
+    pub writer: AtomicBool,
+}
+
+impl ReaderLock {
+    /// Begins to read, and returns what [`ReaderLock::end_read`] wants. May be called again by a reader, which then ends
+    /// twice, in reverse order. `wait` is called while a writer is waited for.
+    #[inline(always)]
+    pub fn begin_read(&self, own: &Flag, wait: impl Fn()) -> bool {
+        let nested = own.0.load(Ordering::Relaxed);
+        own.0.store(true, Ordering::Relaxed);
+        // Orders the flag before the look at the writer; `begin_write` has the other half.
+        fence(Ordering::SeqCst);
+        // Acquire: what the last writer has written is seen.
+        if self.writer.load(Ordering::Acquire) && !nested {
+            self.step_back(own, wait);
+        }
+        nested
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn step_back(&self, own: &Flag, wait: impl Fn()) {
+        while self.writer.load(Ordering::Acquire) {
+            own.0.store(false, Ordering::Release);
+            while self.writer.load(Ordering::Relaxed) {
+                wait();
+            }
+            own.0.store(true, Ordering::Relaxed);
+            // As in `begin_read`.
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Ends what [`ReaderLock::begin_read`] has begun.
+    #[inline(always)]
+    pub fn end_read(&self, own: &Flag, nested: bool) {
+        // Release: what was read was read before a writer that sees this changes it.
+        own.0.store(nested, Ordering::Release);
+    }
+
+    /// Begins to write: waits for other writers, then for the readers whose flags `all` gives. The caller does not read.
+    pub fn begin_write<'f>(&self, all: impl Iterator<Item = &'f Flag>, wait: impl Fn()) {
+        while self.writer.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            wait();
+        }
+        // Orders the word that there is a writer before the look at the flags.
+        fence(Ordering::SeqCst);
+        for flag in all {
+            while flag.0.load(Ordering::Acquire) {
+                wait();
+            }
+        }
+    }
+
+    /// Ends what [`ReaderLock::begin_write`] has begun.
+    pub fn end_write(&self) {
+        // Release: readers that see it see what was written.
+        self.writer.store(false, Ordering::Release);
+    }
+}
