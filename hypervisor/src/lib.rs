@@ -5,7 +5,7 @@ extern crate alloc;
 
 /// What [`reader_lock`] is made of; another crate puts a model checker's in its place.
 mod sync {
-    pub(crate) use core::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(crate) use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 }
 
 pub mod cpu_id;

@@ -4,11 +4,11 @@
 //! is there, then looks at all flags. With a full barrier between the two steps of each, one of them sees the other.
 //! Readers that see a writer step back, so no stream of faults keeps one waiting.
 
-use crate::sync::{AtomicBool, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering, fence};
 
-/// Whether its owner is reading. Written by the owner alone.
+/// Not 0 while its owner is reading. Written by the owner alone.
 #[derive(Debug, Default)]
-pub struct Flag(pub AtomicBool);
+pub struct Flag(pub AtomicUsize);
 
 /// The lock; what it guards is its user's.
 #[derive(Debug, Default)]
@@ -21,13 +21,13 @@ impl ReaderLock {
     /// Begins to read, and returns what [`ReaderLock::end_read`] wants. May be called again by a reader, which then ends
     /// twice, in reverse order. `wait` is called while a writer is waited for.
     #[inline(always)]
-    pub fn begin_read(&self, own: &Flag, wait: impl Fn()) -> bool {
+    pub fn begin_read(&self, own: &Flag, wait: impl Fn()) -> usize {
         let nested = own.0.load(Ordering::Relaxed);
-        own.0.store(true, Ordering::Relaxed);
+        own.0.store(1, Ordering::Relaxed);
         // Orders the flag before the look at the writer; `begin_write` has the other half.
         fence(Ordering::SeqCst);
         // Acquire: what the last writer has written is seen.
-        if self.writer.load(Ordering::Acquire) && !nested {
+        if self.writer.load(Ordering::Acquire) && nested == 0 {
             self.step_back(own, wait);
         }
         nested
@@ -37,11 +37,11 @@ impl ReaderLock {
     #[inline(never)]
     fn step_back(&self, own: &Flag, wait: impl Fn()) {
         while self.writer.load(Ordering::Acquire) {
-            own.0.store(false, Ordering::Release);
+            own.0.store(0, Ordering::Release);
             while self.writer.load(Ordering::Relaxed) {
                 wait();
             }
-            own.0.store(true, Ordering::Relaxed);
+            own.0.store(1, Ordering::Relaxed);
             // As in `begin_read`.
             fence(Ordering::SeqCst);
         }
@@ -49,7 +49,7 @@ impl ReaderLock {
 
     /// Ends what [`ReaderLock::begin_read`] has begun.
     #[inline(always)]
-    pub fn end_read(&self, own: &Flag, nested: bool) {
+    pub fn end_read(&self, own: &Flag, nested: usize) {
         // Release: what was read was read before a writer that sees this changes it.
         own.0.store(nested, Ordering::Release);
     }
@@ -62,7 +62,7 @@ impl ReaderLock {
         // Orders the word that there is a writer before the look at the flags.
         fence(Ordering::SeqCst);
         for flag in all {
-            while flag.0.load(Ordering::Acquire) {
+            while flag.0.load(Ordering::Acquire) != 0 {
                 wait();
             }
         }

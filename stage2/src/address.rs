@@ -96,6 +96,11 @@ impl IpaRange {
     /// What no address lies in, and no range intersects: the place of a range that is not there.
     pub(crate) const NOTHING: Self = Self { start: Ipa(0), end: Ipa(0) };
 
+    #[inline(always)]
+    pub(crate) const fn is_nothing(self) -> bool {
+        self.end.0 == 0
+    }
+
     /// A range whose bounds the caller has shown to be whole pages in order.
     #[inline(always)]
     pub(crate) const fn trusted(start: Ipa, end: Ipa) -> Self {

@@ -56,20 +56,20 @@ pub struct LogOptions {
 #[must_use = "the log runs until it is given to `stop_log`"]
 pub struct Log {
     index: usize,
-    layout: Layout,
+    range: IpaRange,
 }
 
 impl Log {
     /// The range that is logged.
     #[must_use]
     pub const fn range(&self) -> IpaRange {
-        self.layout.range()
+        self.range
     }
 
     /// The layout that sets of the log's pages have.
     #[must_use]
-    pub const fn layout(&self) -> Layout {
-        self.layout
+    pub fn layout(&self) -> Layout {
+        Layout::new(self.range)
     }
 }
 
@@ -85,7 +85,7 @@ impl Tracked {
     const NONE: Self = Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, marks: Marks::NONE };
 
     fn is_used(&self) -> bool {
-        self.range != IpaRange::NOTHING
+        !self.range.is_nothing()
     }
 
     /// Whether there is nothing to report, as far as one load tells: never of a log by hardware, whose leaves have to be
@@ -218,7 +218,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.complete(&close.pending);
         self.logs.entries[index] = Tracked { range, mechanism: options.mechanism, marks };
         self.logs.used = self.logs.used.max(index + 1);
-        Ok(Log { index, layout })
+        Ok(Log { index, range })
     }
 
     /// Ends a log and gives its bitmap's memory back. Leaves become as large and as open as they were: see
@@ -243,9 +243,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return None;
         }
         self.under_way.note_grants();
-        let tracked = core::mem::replace(entry, Tracked::NONE);
-        self.logs.used = self.logs.entries.iter().rposition(Tracked::is_used).map_or(0, |last| last + 1);
-        Some(tracked.marks.into_words())
+        entry.range = IpaRange::NOTHING;
+        let words = entry.marks.take_words();
+        while self.logs.in_use().last().is_some_and(|last| !last.is_used()) {
+            self.logs.used -= 1;
+        }
+        Some(words)
     }
 
     /// Adds all pages to `report` that were written since the last harvest, and starts anew. When this returns, no PE can
@@ -276,7 +279,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Layout::page_words`].
     #[cfg_attr(not(feature = "small"), inline(always))]
     pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
-        let tracked = self.tracked(log, &log.layout)?;
+        let tracked = self.tracked_by(log)?;
         tracked.check_room(bitmap)?;
         if tracked.is_clean() {
             return Ok(0);
@@ -340,7 +343,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// As for [`Stage2::harvest_into`].
     pub fn peek_into(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
-        let tracked = self.tracked(log, &log.layout)?;
+        let tracked = self.tracked_by(log)?;
         tracked.check_room(bitmap)?;
         let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
         self.peek_tracked(tracked, &mut report)?;
@@ -380,7 +383,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::WrongSet`] if it is no log of this table's.
     #[cfg_attr(not(feature = "small"), inline(always))]
     pub fn clear_from(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<(), Error> {
-        let tracked = self.tracked(log, &log.layout)?;
+        let tracked = self.tracked_by(log)?;
         self.clear_tracked(tracked, &SharedBitmap::new(&tracked.marks.layout, bitmap))
     }
 
@@ -480,10 +483,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The log's entry, if a set with `layout` is a set of its pages.
     #[inline(always)]
     fn tracked(&self, log: &Log, layout: &Layout) -> Result<&Tracked, Error> {
+        let tracked = self.tracked_by(log)?;
+        if tracked.marks.layout == *layout { Ok(tracked) } else { Err(Error::WrongSet { range: layout.range() }) }
+    }
+
+    /// The log's entry.
+    #[inline(always)]
+    fn tracked_by(&self, log: &Log) -> Result<&Tracked, Error> {
         let tracked = self.logs.entries.get(log.index);
-        tracked
-            .filter(|tracked| tracked.range == log.range() && *layout == log.layout)
-            .ok_or(Error::WrongSet { range: layout.range() })
+        tracked.filter(|tracked| tracked.range == log.range).ok_or(Error::WrongSet { range: log.range })
     }
 
     /// The first write to a leaf whose writes are held back. `entry` is what the walk found.

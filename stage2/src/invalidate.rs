@@ -13,44 +13,61 @@ const RANGES: usize = if cfg!(feature = "small") { 2 } else { 4 };
 const LARGEST: u64 = range_tlbi_pages(3, 31);
 
 /// What an operation has changed and not yet invalidated.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
-    ranges: [Option<IpaRange>; RANGES],
+    /// Those behind the last are [`IpaRange::NOTHING`].
+    ranges: [IpaRange; RANGES],
     all: bool,
 }
 
 impl Pending {
     pub(crate) const fn new() -> Self {
-        Self { ranges: [None; RANGES], all: false }
+        Self { ranges: [IpaRange::NOTHING; RANGES], all: false }
     }
 
     pub(crate) const fn of(range: IpaRange) -> Self {
         let mut pending = Self::new();
-        pending.ranges[0] = Some(range);
+        pending.ranges[0] = range;
         pending
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        !self.all && self.ranges[0].is_none()
+    /// Where anything is pending, the first range is something.
+    #[inline(always)]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.ranges[0].is_nothing()
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = &IpaRange> {
+        self.ranges.iter().filter(|range| !range.is_nothing())
     }
 
     /// Adds a range. Walks go upwards, so what is next to the last range grows it.
-    #[inline]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline)]
     pub(crate) fn add(&mut self, range: IpaRange) {
-        for slot in &mut self.ranges {
-            match slot {
-                None => {
-                    *slot = Some(range);
-                    return;
-                }
-                Some(last) if last.end() >= range.start() && last.start() <= range.end() => {
-                    *last = IpaRange::trusted(last.start().min(range.start()), last.end().max(range.end()));
-                    return;
-                }
-                Some(_) => {}
-            }
+        if cfg!(feature = "small") || !Self::grow(&mut self.ranges[0], range) {
+            self.add_apart(range);
         }
-        self.all = true;
+    }
+
+    #[cfg_attr(not(feature = "small"), inline(never))]
+    #[cfg_attr(feature = "small", inline(always))]
+    fn add_apart(&mut self, range: IpaRange) {
+        self.all |= !self.ranges.iter_mut().any(|last| Self::grow(last, range));
+    }
+
+    /// Adds `range` to `last`, if that is nothing so far, or next to it.
+    #[inline(always)]
+    fn grow(last: &mut IpaRange, range: IpaRange) -> bool {
+        if last.is_nothing() {
+            *last = range;
+            return true;
+        }
+        let beside = last.end() >= range.start() && last.start() <= range.end();
+        if beside {
+            *last = IpaRange::trusted(last.start().min(range.start()), last.end().max(range.end()));
+        }
+        beside
     }
 }
 
@@ -128,22 +145,24 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.settle();
         let range_form = self.config.features.tlbi_range;
         if !cfg!(feature = "small")
-            && let ([Some(range), None, ..], false, true) = (&pending.ranges, pending.all, range_form)
+            && let [range, next, ..] = pending.ranges
+            && range_form
+            && next.is_nothing()
             && range.pages() <= LARGEST
         {
             // What most batches amount to.
-            return self.invalidate_range(*range);
+            return self.invalidate_range(range);
         }
         let reachable = |range: &IpaRange| match range_form {
             true => range.pages() <= LARGEST,
             false => range.pages() <= SINGLY,
         };
-        if pending.all || !pending.ranges.iter().flatten().all(reachable) {
+        if pending.all || !pending.ranges().all(reachable) {
             return self.invalidate_all();
         }
         // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
         self.platform.dsb(Dsb::IshSt);
-        for range in pending.ranges.iter().flatten() {
+        for range in pending.ranges() {
             match range_operands(range.pages()) {
                 Some((scale, num)) if range_form && range.pages() > 1 => {
                     self.tlbi(Tlbi::Range { base: range.start(), scale, num });
@@ -260,7 +279,7 @@ mod tests {
         pending.add(range(1, 2));
         pending.add(range(2, 5));
         pending.add(range(0, 1));
-        assert_eq!(pending.ranges[0], Some(range(0, 5)));
+        assert_eq!(pending.ranges[0], range(0, 5));
         for n in 1..RANGES as u64 {
             pending.add(range(n * 100, n * 100 + 1));
             assert!(!pending.all);

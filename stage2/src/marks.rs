@@ -3,7 +3,11 @@
 
 use crate::address::{Ipa, IpaRange};
 use crate::page_set::{BLOCK_WORDS, Layout, MAX_LEVELS, WORD_PAGES};
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+    fence,
+};
 
 /// What is done with each word of level 0 that has marks. A closure will do; a method can be made to inline into the loop
 /// that finds them, which a closure cannot.
@@ -50,8 +54,8 @@ impl Marks {
     }
 
     /// Gives the memory back.
-    pub(crate) fn into_words(self) -> &'static [AtomicU64] {
-        self.words
+    pub(crate) fn take_words(&mut self) -> &'static [AtomicU64] {
+        core::mem::take(&mut self.words)
     }
 
     /// Whether nothing is marked, as far as this PE has seen: one load.
@@ -134,11 +138,12 @@ impl Marks {
     /// From the top down, and up again: a loop, since what `each` does is then in one place and no call.
     #[inline(always)]
     fn descend<const TAKE: bool>(&self, each: &mut impl EachWord) {
+        let Some(word) = self.words.last() else { return };
+        let mut bits = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
         // Of each level, the bits of the word that the way down went through which are still to be looked at.
         let mut left = [0; MAX_LEVELS];
         let top = self.layout.depth() - 1;
         let (mut level, mut index) = (top, 0);
-        let mut bits = self.word::<TAKE>(self.layout.offset(top));
         loop {
             if level == 1 {
                 self.each_block::<TAKE>(index, bits, each);
@@ -164,13 +169,28 @@ impl Marks {
     /// The words of the blocks that `bits` of word `index` of level 1 name.
     #[inline(always)]
     fn each_block<const TAKE: bool>(&self, index: usize, mut bits: u64, each: &mut impl EachWord) {
+        // Orders what was done to the summary before the looks at its words: all of them with one barrier.
+        fence(SeqCst);
         while bits != 0 {
             let block = index * WORD_PAGES + bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            for word in block * BLOCK_WORDS..(block + 1) * BLOCK_WORDS {
-                let pages = self.word::<TAKE>(word);
+            let first = block * BLOCK_WORDS;
+            let Some(Ok(words)) = self.words.get(first..first + BLOCK_WORDS).map(<&[_; BLOCK_WORDS]>::try_from) else {
+                return;
+            };
+            // First which, then what: most words of most blocks are 0.
+            let mut used = 0u32;
+            for (n, word) in words.iter().enumerate() {
+                used |= u32::from(word.load(Relaxed) != 0) << n;
+            }
+            while used != 0 {
+                let n = used.trailing_zeros() as usize;
+                used &= used - 1;
+                let word = &words[n % BLOCK_WORDS];
+                let pages = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
+                // Somebody else may have taken it.
                 if pages != 0 {
-                    each.word(word, pages);
+                    each.word(first + n, pages);
                 }
             }
         }

@@ -4,7 +4,7 @@ use crate::el2::frames::FRAMES;
 use crate::el2::guest_memory::GuestMemory;
 use crate::el2::registers::{read_register, write_register};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
 use hypervisor::exit_counts::ExitCounts;
 use hypervisor::power_state::PowerState;
@@ -126,7 +126,7 @@ impl PerCpu {
             fault_history: UnsafeCell::new(FaultHistory::new()),
             power: PowerState::new(),
             id: Once::new(),
-            reading: Flag(AtomicBool::new(false)),
+            reading: Flag(AtomicUsize::new(0)),
             guest_memory: AtomicPtr::new(core::ptr::null_mut()),
             crashing: AtomicBool::new(false),
         }

@@ -101,11 +101,14 @@ const LOGS: usize = 4;
 /// A log of the guest's.
 struct Slot {
     log: Option<Log>,
+    /// Words of a bitmap of its pages.
+    needed: usize,
     accepted: Accepted,
 }
 
 /// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
-static LOGS_OF_GUEST: Mutex<[Slot; LOGS]> = Mutex::new([const { Slot { log: None, accepted: Accepted::NONE } }; LOGS]);
+static LOGS_OF_GUEST: Mutex<[Slot; LOGS]> =
+    Mutex::new([const { Slot { log: None, needed: 0, accepted: Accepted::NONE } }; LOGS]);
 
 const INVALID: i64 = status::INVALID_PARAMETERS;
 
@@ -176,6 +179,7 @@ fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let started = memory.table.write().start_log(range, storage, options);
     match started {
         Ok(log) => {
+            place.needed = log.layout().page_words();
             place.log = Some(log);
             x[1] = handle as u64;
             Ok(())
@@ -259,8 +263,8 @@ impl Accepted {
 #[inline(always)]
 fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = LOGS_OF_GUEST.lock();
-    let Slot { log: Some(log), accepted } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
-    let needed = log.layout().page_words();
+    let Slot { log: Some(log), needed, accepted } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
+    let needed = *needed;
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
@@ -294,8 +298,8 @@ fn slot(logs: &mut [Slot; LOGS], handle: u64) -> Result<&mut Slot, i64> {
 #[inline(always)]
 fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = LOGS_OF_GUEST.lock();
-    let Slot { log: Some(log), .. } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
-    let count = (x[3] as usize).min(log.layout().page_words());
+    let Slot { log: Some(log), needed, .. } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
+    let count = (x[3] as usize).min(*needed);
     let buffer = Buffer::new(memory, x[2], count)?;
     done(memory.table.read().clear_from(log, buffer.words))
 }

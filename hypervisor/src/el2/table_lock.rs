@@ -49,7 +49,7 @@ pub struct Reading<'l> {
     lock: &'l ReaderLock,
     table: &'l Stage2<Platform>,
     own: &'static Flag,
-    nested: bool,
+    nested: usize,
 }
 
 impl Deref for Reading<'_> {

@@ -9,7 +9,7 @@
 pub mod reader_lock;
 
 mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 }
 
 use loom::cell::UnsafeCell;
