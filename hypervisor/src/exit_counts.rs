@@ -73,6 +73,15 @@ impl Default for ExitCounts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals([u64; KINDS]);
 
+impl Totals {
+    /// With `more` exits of a kind.
+    #[must_use]
+    pub fn with(mut self, exit: Exit, more: u64) -> Self {
+        self.0[exit as usize] = self.0[exit as usize].wrapping_add(more);
+        self
+    }
+}
+
 impl core::ops::AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         for (sum, count) in self.0.iter_mut().zip(other.0) {
@@ -103,10 +112,10 @@ mod tests {
             (0..index).for_each(|_| counts.count(exit));
         }
         let mut totals = counts.snapshot();
-        totals += counts.snapshot();
+        totals += counts.snapshot().with(Exit::Smc, 1);
         assert_eq!(
             std::format!("{totals}"),
-            "hvc 0 smc 2 data-abort 4 instruction-abort 6 system-register 8 wfx 10 irq 12 other 14"
+            "hvc 0 smc 3 data-abort 4 instruction-abort 6 system-register 8 wfx 10 irq 12 other 14"
         );
     }
 }

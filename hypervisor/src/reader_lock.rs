@@ -22,28 +22,41 @@ impl ReaderLock {
     /// twice, in reverse order. `wait` is called while a writer is waited for.
     #[inline(always)]
     pub fn begin_read(&self, own: &Flag, wait: impl Fn()) -> usize {
+        loop {
+            if let Some(nested) = self.try_begin_read(own) {
+                return nested;
+            }
+            self.wait_for_writer(&wait);
+        }
+    }
+
+    /// [`ReaderLock::begin_read`], or nothing while there is a writer.
+    #[inline(always)]
+    pub fn try_begin_read(&self, own: &Flag) -> Option<usize> {
         let nested = own.0.load(Ordering::Relaxed);
         own.0.store(1, Ordering::Relaxed);
         // Orders the flag before the look at the writer; `begin_write` has the other half.
         fence(Ordering::SeqCst);
         // Acquire: what the last writer has written is seen.
-        if self.writer.load(Ordering::Acquire) && nested == 0 {
-            self.step_back(own, wait);
+        if self.writer.load(Ordering::Acquire) { self.step_back(own, nested) } else { Some(nested) }
+    }
+
+    /// A writer is there, or waits for readers. Who read already goes on.
+    #[cold]
+    #[inline(always)]
+    fn step_back(&self, own: &Flag, nested: usize) -> Option<usize> {
+        if nested != 0 {
+            return Some(nested);
         }
-        nested
+        own.0.store(0, Ordering::Release);
+        None
     }
 
     #[cold]
     #[inline(never)]
-    fn step_back(&self, own: &Flag, wait: impl Fn()) {
-        while self.writer.load(Ordering::Acquire) {
-            own.0.store(0, Ordering::Release);
-            while self.writer.load(Ordering::Relaxed) {
-                wait();
-            }
-            own.0.store(1, Ordering::Relaxed);
-            // As in `begin_read`.
-            fence(Ordering::SeqCst);
+    fn wait_for_writer(&self, wait: impl Fn()) {
+        while self.writer.load(Ordering::Relaxed) {
+            wait();
         }
     }
 

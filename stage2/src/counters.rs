@@ -93,6 +93,8 @@ events! {
     EscalateVmallE1 => "escalate-vmalle1",
     /// A spurious fault that came back again and was answered with VMALLS12E1.
     EscalateVmallS12E1 => "escalate-vmalls12e1",
+    /// A first store to a page in a log, answered by [`Stage2::first_write`](crate::Stage2::first_write).
+    FirstWrite => "first-writes",
 }
 
 /// Events that always come together, counted once for all: what a broadcast invalidation takes beside its stage-2 TLBIs.
@@ -100,7 +102,8 @@ const BROADCAST: [(Event, u64); 4] =
     [(Event::DsbIshst, 1), (Event::DsbIsh, 2), (Event::TlbiVmallE1Broadcast, 1), (Event::Isb, 1)];
 
 /// Likewise a first write to a logged page.
-const FIRST_WRITE: [(Event, u64); 6] = [
+const FIRST_WRITE: [(Event, u64); 7] = [
+    (Event::FirstWrite, 1),
     (Event::FaultPermission, 1),
     (Event::DescriptorWrite, 1),
     (Event::DsbIshst, 1),
@@ -211,7 +214,7 @@ mod tests {
                 Event::DsbIsh => 2,
                 Event::TlbiVmallE1Broadcast | Event::Isb => 1,
                 Event::DsbIshst => 3,
-                Event::FaultPermission | Event::DescriptorWrite => 2,
+                Event::FirstWrite | Event::FaultPermission | Event::DescriptorWrite => 2,
                 Event::TlbiIpaLocal | Event::TlbiVaLocal => 2,
                 _ => 0,
             };

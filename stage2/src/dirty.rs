@@ -191,9 +191,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Err(Error::NoHardwareDirtyState);
         }
         let layout = Layout::new(range);
-        if storage.len() < layout.words() {
-            return Err(Error::BitmapTooSmall { needed: layout.words() });
-        }
+        let marks = Marks::new(layout, storage).ok_or(Error::BitmapTooSmall { needed: layout.words() })?;
         let index = self.logs.entries.iter().position(|tracked| !tracked.is_used()).ok_or(Error::TooManyLogs)?;
         self.under_way.note_grants();
         let mut reserve = self.reserve_edges(range, |_| true)?;
@@ -204,7 +202,6 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             Mechanism::HardwarePage => self.split(range, LeafSize::Page)?,
             Mechanism::HardwareBlock => self.split(range, LeafSize::Block2M)?,
         }
-        let marks = Marks::new(layout, storage);
         if options.all_dirty {
             marks.mark_range(range);
         }

@@ -139,6 +139,7 @@ pub enum Outcome {
 /// What one PE remembers from one abort to the next, to notice one that comes back.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultHistory {
+    /// One more than the last abort's page; 0: there was none.
     page: u64,
     changes: u64,
     repeats: u32,
@@ -154,12 +155,12 @@ impl FaultHistory {
     /// No abort yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { page: u64::MAX, changes: 0, repeats: 0 }
+        Self { page: 0, changes: 0, repeats: 0 }
     }
 
     /// How often the page has aborted in a row before, for nothing, with nothing changed in the table since.
     fn again(&mut self, address: u64, changes: u64) -> u32 {
-        let page = address >> crate::address::PAGE_SHIFT;
+        let page = (address >> crate::address::PAGE_SHIFT) + 1;
         let same = page == self.page && changes == self.changes;
         self.repeats = if same { self.repeats.saturating_add(1) } else { 0 };
         (self.page, self.changes) = (page, changes);
@@ -169,7 +170,7 @@ impl FaultHistory {
     /// The last abort had a cause that is gone now.
     #[inline(always)]
     fn clear(&mut self) {
-        self.page = u64::MAX;
+        self.page = 0;
     }
 }
 

@@ -4,7 +4,9 @@ use crate::address::PhysAddr;
 use crate::platform::Slot;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Stores in a round of a fill, which is a KiB of code with 64.
+/// Descriptors in a round of the loops of atomic instructions.
+const BULK: usize = 32;
+/// Stores in a round of a fill, which is half a KiB of code with 64.
 #[cfg(target_arch = "aarch64")]
 const ROUND: usize = if cfg!(feature = "small") { 16 } else { 64 };
 
@@ -100,31 +102,32 @@ impl Identity {
     /// As for [`Identity::load`], for all of the slots. `lse` only where the PE has FEAT_LSE.
     #[inline(always)]
     pub unsafe fn clear_run(first: Slot, count: usize, mask: u64, lse: bool) {
-        let rounds = if lse && cfg!(target_arch = "aarch64") { count / 32 } else { 0 };
+        let rounds = if lse && cfg!(target_arch = "aarch64") { count / BULK } else { 0 };
         #[cfg(target_arch = "aarch64")]
         {
             let mut at = Self::pointer(first);
             for _ in 0..rounds {
-                // SAFETY: the caller's promise: 32 aligned slots, and a PE that has the instruction.
+                // SAFETY: the caller's promise: aligned slots, and a PE that has the instruction.
                 unsafe {
                     core::arch::asm!(
                         ".arch_extension lse",
-                        ".rept 32",
+                        ".rept {round}",
                         "ldclral {mask}, {old}, [{at}]",
                         "add {at}, {at}, #8",
                         ".endr",
                         mask = in(reg) mask,
                         at = inout(reg) at,
                         old = out(reg) _,
+                        round = const BULK,
                         options(nostack, preserves_flags)
                     );
                 }
             }
             let _ = at;
         }
-        let rest = Slot { index: first.index + rounds * 32, ..first };
+        let rest = Slot { index: first.index + rounds * BULK, ..first };
         // SAFETY: the caller's promise.
-        unsafe { Self::clear_each(rest, count - rounds * 32, mask) };
+        unsafe { Self::clear_each(rest, count - rounds * BULK, mask) };
     }
 
     /// [`Identity::clear_run`], and returns all bits that were set in any of the slots before.
@@ -135,7 +138,7 @@ impl Identity {
     #[inline(always)]
     #[must_use]
     pub unsafe fn clear_run_and_see(first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
-        let rounds = if lse && cfg!(target_arch = "aarch64") { count / 32 } else { 0 };
+        let rounds = if lse && cfg!(target_arch = "aarch64") { count / BULK } else { 0 };
         let mut seen = 0u64;
         #[cfg(target_arch = "aarch64")]
         {
@@ -145,7 +148,7 @@ impl Identity {
                 unsafe {
                     core::arch::asm!(
                         ".arch_extension lse",
-                        ".rept 32",
+                        ".rept {round}",
                         "ldclral {mask}, {old}, [{at}]",
                         "orr {seen}, {seen}, {old}",
                         "add {at}, {at}, #8",
@@ -154,15 +157,16 @@ impl Identity {
                         at = inout(reg) at,
                         seen = inout(reg) seen,
                         old = out(reg) _,
+                        round = const BULK,
                         options(nostack, preserves_flags)
                     );
                 }
             }
             let _ = at;
         }
-        let rest = Slot { index: first.index + rounds * 32, ..first };
+        let rest = Slot { index: first.index + rounds * BULK, ..first };
         // SAFETY: the caller's promise.
-        seen |= unsafe { Self::clear_each(rest, count - rounds * 32, mask) };
+        seen |= unsafe { Self::clear_each(rest, count - rounds * BULK, mask) };
         seen
     }
 

@@ -4,6 +4,7 @@ use crate::address::{Ipa, IpaRange};
 use crate::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi, range_tlbi_pages};
 use crate::table::Stage2;
+use core::mem::MaybeUninit;
 
 /// Most pages that are invalidated one by one where there is no range form; more, and the VMID is invalidated whole.
 const SINGLY: u64 = 16;
@@ -15,59 +16,74 @@ const LARGEST: u64 = range_tlbi_pages(3, 31);
 /// What an operation has changed and not yet invalidated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
-    /// Those behind the last are [`IpaRange::NOTHING`].
-    ranges: [IpaRange; RANGES],
-    all: bool,
+    ranges: [MaybeUninit<IpaRange>; RANGES],
+    /// So many of them are something; more than there is room for: all of the VMID is pending.
+    count: usize,
 }
 
 impl Pending {
+    #[inline(always)]
     pub(crate) const fn new() -> Self {
-        Self { ranges: [IpaRange::NOTHING; RANGES], all: false }
+        Self { ranges: [const { MaybeUninit::uninit() }; RANGES], count: 0 }
     }
 
     pub(crate) const fn of(range: IpaRange) -> Self {
         let mut pending = Self::new();
-        pending.ranges[0] = range;
+        pending.ranges[0] = MaybeUninit::new(range);
+        pending.count = 1;
         pending
     }
 
-    /// Where anything is pending, the first range is something.
     #[inline(always)]
     pub(crate) const fn is_empty(&self) -> bool {
-        self.ranges[0].is_nothing()
+        self.count == 0
     }
 
-    fn ranges(&self) -> impl Iterator<Item = &IpaRange> {
-        self.ranges.iter().filter(|range| !range.is_nothing())
+    /// The ranges; `None` if all of the VMID is pending.
+    #[inline(always)]
+    fn ranges(&self) -> Option<&[IpaRange]> {
+        let ranges = self.ranges.get(..self.count)?;
+        // SAFETY: the first `count` have been written: `add` counts one when it has.
+        Some(unsafe { &*(core::ptr::from_ref(ranges) as *const [IpaRange]) })
     }
 
     /// Adds a range. Walks go upwards, so what is next to the last range grows it.
     #[cfg_attr(not(feature = "small"), inline(always))]
-    #[cfg_attr(feature = "small", inline)]
     pub(crate) fn add(&mut self, range: IpaRange) {
-        if cfg!(feature = "small") || !Self::grow(&mut self.ranges[0], range) {
-            self.add_apart(range);
+        if self.count == 0 {
+            *self = Self::of(range);
+            return;
         }
+        // SAFETY: the first has been written.
+        let first = unsafe { self.ranges[0].assume_init_mut() };
+        if cfg!(feature = "small") || !Self::grow(first, range) {
+            self.add_more(range);
+        }
+    }
+
+    /// Adds `range` to what is next to it.
+    #[inline(always)]
+    fn grow(known: &mut IpaRange, range: IpaRange) -> bool {
+        let beside = known.end() >= range.start() && known.start() <= range.end();
+        if beside {
+            *known = IpaRange::trusted(known.start().min(range.start()), known.end().max(range.end()));
+        }
+        beside
     }
 
     #[cfg_attr(not(feature = "small"), inline(never))]
-    #[cfg_attr(feature = "small", inline(always))]
-    fn add_apart(&mut self, range: IpaRange) {
-        self.all |= !self.ranges.iter_mut().any(|last| Self::grow(last, range));
-    }
-
-    /// Adds `range` to `last`, if that is nothing so far, or next to it.
-    #[inline(always)]
-    fn grow(last: &mut IpaRange, range: IpaRange) -> bool {
-        if last.is_nothing() {
-            *last = range;
-            return true;
+    fn add_more(&mut self, range: IpaRange) {
+        let Some(known) = self.ranges.get_mut(..self.count) else { return };
+        for known in known {
+            // SAFETY: as in `ranges`.
+            if Self::grow(unsafe { known.assume_init_mut() }, range) {
+                return;
+            }
         }
-        let beside = last.end() >= range.start() && last.start() <= range.end();
-        if beside {
-            *last = IpaRange::trusted(last.start().min(range.start()), last.end().max(range.end()));
+        if let Some(next) = self.ranges.get_mut(self.count) {
+            next.write(range);
         }
-        beside
+        self.count += 1;
     }
 }
 
@@ -145,24 +161,23 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.settle();
         let range_form = self.config.features.tlbi_range;
         if !cfg!(feature = "small")
-            && let [range, next, ..] = pending.ranges
+            && let Some([range]) = pending.ranges()
             && range_form
-            && next.is_nothing()
             && range.pages() <= LARGEST
         {
             // What most batches amount to.
-            return self.invalidate_range(range);
+            return self.invalidate_range(*range);
         }
         let reachable = |range: &IpaRange| match range_form {
             true => range.pages() <= LARGEST,
             false => range.pages() <= SINGLY,
         };
-        if pending.all || !pending.ranges().all(reachable) {
+        let Some(ranges) = pending.ranges().filter(|ranges| ranges.iter().all(reachable)) else {
             return self.invalidate_all();
-        }
+        };
         // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
         self.platform.dsb(Dsb::IshSt);
-        for range in pending.ranges() {
+        for range in ranges {
             match range_operands(range.pages()) {
                 Some((scale, num)) if range_form && range.pages() > 1 => {
                     self.tlbi(Tlbi::Range { base: range.start(), scale, num });
@@ -279,12 +294,14 @@ mod tests {
         pending.add(range(1, 2));
         pending.add(range(2, 5));
         pending.add(range(0, 1));
-        assert_eq!(pending.ranges[0], range(0, 5));
+        assert_eq!(pending.ranges(), Some(&[range(0, 5)][..]));
         for n in 1..RANGES as u64 {
             pending.add(range(n * 100, n * 100 + 1));
-            assert!(!pending.all);
+            assert_eq!(pending.ranges().map(<[_]>::len), Some(n as usize + 1));
         }
         pending.add(range(1000, 1001));
-        assert!(pending.all);
+        assert_eq!(pending.ranges(), None);
+        pending.add(range(1, 2));
+        assert!(pending.ranges().is_none() && !pending.is_empty());
     }
 }

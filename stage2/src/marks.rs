@@ -44,13 +44,15 @@ impl Marks {
     /// No marks, of no log.
     pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[] };
 
-    /// A bitmap in `words`, all clear. `words` has at least [`Layout::words`] words.
-    pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Self {
-        let words = words.get(..layout.words()).unwrap_or(words);
-        for word in words {
-            word.store(0, SeqCst);
-        }
-        Self { layout, words }
+    /// A bitmap in `words`, all clear; nothing if there are fewer than [`Layout::words`].
+    pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Option<Self> {
+        const ROUND: usize = 16;
+        let words = words.get(..layout.words())?;
+        // Relaxed: whoever uses it comes to it by the table, which its owner publishes.
+        let (rounds, rest) = words.as_chunks::<ROUND>();
+        rounds.iter().for_each(|round| round.iter().for_each(|word| word.store(0, Relaxed)));
+        rest.iter().for_each(|word| word.store(0, Relaxed));
+        Some(Self { layout, words })
     }
 
     /// Gives the memory back.
@@ -64,22 +66,19 @@ impl Marks {
         self.words.last().is_none_or(|top| top.load(SeqCst) == 0)
     }
 
+    /// `index` is that of a word of level 0.
     #[inline(always)]
     fn set(&self, index: usize, bits: u64) {
-        // In bounds by the layout; `get` because a panic must not be reachable.
-        let Some(word) = self.words.get(index) else { return };
-        word.fetch_or(bits, SeqCst);
-        self.summarise(index / BLOCK_WORDS);
-    }
-
-    /// Says in the levels above that block `index` has marks.
-    #[inline(always)]
-    fn summarise(&self, mut index: usize) {
-        for level in 1..self.layout.depth() {
-            let Some(word) = self.words.get(self.layout.offset(level) + index / WORD_PAGES) else { return };
-            let bit = 1 << (index % WORD_PAGES);
-            if word.load(SeqCst) & bit == 0 {
-                word.fetch_or(bit, SeqCst);
+        debug_assert!(index < self.layout.page_words() && self.words.len() == self.layout.words());
+        // SAFETY: `new` has seen that all words of the layout are there.
+        let word = |index| unsafe { self.words.get_unchecked(index) };
+        word(index).fetch_or(bits, SeqCst);
+        // In the levels above: that the block has marks.
+        let mut index = index / BLOCK_WORDS;
+        for offset in self.layout.above() {
+            let word = word(offset + index / WORD_PAGES);
+            if word.load(SeqCst) >> (index % WORD_PAGES) & 1 == 0 {
+                word.fetch_or(1 << (index % WORD_PAGES), SeqCst);
             }
             index /= WORD_PAGES;
         }
@@ -178,15 +177,10 @@ impl Marks {
             let Some(Ok(words)) = self.words.get(first..first + BLOCK_WORDS).map(<&[_; BLOCK_WORDS]>::try_from) else {
                 return;
             };
-            // First which, then what: most words of most blocks are 0.
-            let mut used = 0u32;
             for (n, word) in words.iter().enumerate() {
-                used |= u32::from(word.load(Relaxed) != 0) << n;
-            }
-            while used != 0 {
-                let n = used.trailing_zeros() as usize;
-                used &= used - 1;
-                let word = &words[n % BLOCK_WORDS];
+                if word.load(Relaxed) == 0 {
+                    continue;
+                }
                 let pages = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
                 // Somebody else may have taken it.
                 if pages != 0 {
@@ -208,7 +202,7 @@ mod tests {
 
     fn marks(range: IpaRange) -> Marks {
         let layout = Layout::new(range);
-        Marks::new(layout, Box::leak((0..layout.words()).map(|_| AtomicU64::new(9)).collect()))
+        Marks::new(layout, Box::leak((0..layout.words()).map(|_| AtomicU64::new(9)).collect())).unwrap()
     }
 
     fn taken(marks: &Marks) -> Vec<u64> {

@@ -21,7 +21,7 @@ pub(crate) const MAX_LEVELS: usize = 6;
 pub struct Layout {
     range: IpaRange,
     base: Ipa,
-    /// The first word of each level.
+    /// The first word of each level; 0 for the pages', and for levels that are not there.
     offsets: [usize; MAX_LEVELS],
     levels: usize,
     /// Words of level 0, and of all levels.
@@ -83,6 +83,12 @@ impl Layout {
     #[must_use]
     pub const fn page_words(&self) -> usize {
         self.page_words
+    }
+
+    /// The first word of each level above the pages', upwards. Levels that are not there have 0.
+    #[inline(always)]
+    pub(crate) fn above(&self) -> impl Iterator<Item = usize> + '_ {
+        self.offsets.iter().skip(1).copied().take_while(|&offset| offset != 0)
     }
 
     /// The number of levels, 2 to 6.

@@ -187,7 +187,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let sample = self.load(Slot { index, ..first });
         let mut any = sample;
         while index < last {
-            index += RUN;
+            // Two at a time; the last one twice, perhaps.
+            any |= self.load(Slot { index: index + RUN, ..first });
+            index = last.min(index + 2 * RUN);
             any |= self.load(Slot { index, ..first });
         }
         if any & (bits::CONTIGUOUS | bits::BUSY) != 0 {

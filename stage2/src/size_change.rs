@@ -229,10 +229,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// The entry held something else; nothing has changed.
+    #[cfg_attr(not(feature = "small"), inline(always))]
     pub(crate) fn hold_writes(&self, entry: &Entry) -> Result<Descriptor, u64> {
-        if self.method == Method::Break {
+        // Leaves that hardware marks come with the first log by hardware.
+        if self.method == Method::Break || !self.hardware_logged {
             return Ok(entry.value);
         }
+        self.hold_marked(entry)
+    }
+
+    #[cfg_attr(not(feature = "small"), inline(never))]
+    fn hold_marked(&self, entry: &Entry) -> Result<Descriptor, u64> {
         if !entry.value.has_dbm() {
             if self.logs.at(entry.ipa).is_some_and(|tracked| tracked.mechanism.is_hardware()) {
                 // Another change has taken DBM away, in this batch or on another PE, and perhaps not invalidated yet.

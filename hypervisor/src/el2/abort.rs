@@ -13,7 +13,6 @@ const DATA_ABORT: u64 = 0x24;
 
 /// Data aborts.
 pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
-    cpu::this_cpu().exits.count(Exit::DataAbort);
     // A plain store that a leaf's permission refused is what tracking and protecting memory make of every first write:
     // it is told by one comparison. All else, and what this cannot settle, takes the way below.
     const FSC_KIND: u64 = 0x3c;
@@ -23,11 +22,16 @@ pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
     const CM: u64 = 1 << 8;
     if esr & (FSC_KIND | WNR | S1PTW | CM) == PERMISSION | WNR {
         let va = read_register!("far_el2");
-        let Some(ipa) = stage2::aarch64::translate_stage1_read(va) else { return Next::RESUME };
-        if guest_memory::first_write(ipa, va) {
+        let Some(ipa) = stage2::aarch64::translate_stage1_read(va) else {
+            cpu::this_cpu().exits.count(Exit::DataAbort);
+            return Next::RESUME;
+        };
+        if guest_memory::first_write(ipa.align_down(stage2::PAGE_SIZE), va) {
+            // Counted as the engine's first write: see `cpu::PerCpu::exits`.
             return Next::RESUME;
         }
     }
+    cpu::this_cpu().exits.count(Exit::DataAbort);
     handle(esr)
 }
 

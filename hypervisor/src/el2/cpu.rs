@@ -6,11 +6,11 @@ use crate::el2::registers::{read_register, write_register};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
-use hypervisor::exit_counts::ExitCounts;
+use hypervisor::exit_counts::{Exit, ExitCounts, Totals};
 use hypervisor::power_state::PowerState;
 use hypervisor::reader_lock::Flag;
 use spin::Once;
-use stage2::{Counters, FaultHistory, PAGE_SIZE};
+use stage2::{Counters, Event, FaultHistory, PAGE_SIZE};
 
 const STACK_PAGES: usize = 8;
 const EMERGENCY_PAGES: usize = 2;
@@ -91,11 +91,13 @@ pub static BOOT_AREA: CpuArea = CpuArea::new();
 /// A CPU's state. Written by the CPU itself unless a field says otherwise.
 #[repr(C)]
 pub struct PerCpu {
+    /// Raised while the CPU reads the guest's table. First, as every fault takes its address.
+    pub reading: Flag,
     /// CNTPCT_EL0 at the last exit; only with `icount=on`.
     pub entered_at: AtomicU64,
     /// CNTPCT_EL0 ticks that were spent at EL2; only with `icount=on`.
     pub el2_ticks: AtomicU64,
-    /// Exits by kind.
+    /// Exits by kind, but for data aborts that were [`Event::FirstWrite`]: see [`PerCpu::exits`].
     pub exits: ExitCounts,
     /// The engine's events.
     pub stage2: Counters,
@@ -105,8 +107,6 @@ pub struct PerCpu {
     pub power: PowerState,
     /// What the ID registers say; set when the CPU first arrives at EL2.
     pub id: Once<CpuId>,
-    /// Raised while the CPU reads the guest's table.
-    pub reading: Flag,
     /// Noted by [`crate::el2::guest_memory::guest_memory`].
     pub guest_memory: AtomicPtr<GuestMemory>,
     /// Set when the CPU reports a crash, so that a crash in the report ends it.
@@ -130,6 +130,11 @@ impl PerCpu {
             guest_memory: AtomicPtr::new(core::ptr::null_mut()),
             crashing: AtomicBool::new(false),
         }
+    }
+
+    /// Exits so far, by kind.
+    pub fn exits(&self) -> Totals {
+        self.exits.snapshot().with(Exit::DataAbort, self.stage2.get(Event::FirstWrite))
     }
 
     /// Begins an interval of time at EL2.

@@ -171,8 +171,9 @@ unsafe impl Maintenance for Platform {
 }
 
 /// What the guest's accesses go through. Faults take the read side: they only change permissions and split leaves.
+#[repr(C)]
 pub struct GuestMemory {
-    /// The engine's table.
+    /// The engine's table. First, as every fault takes its address.
     pub table: TableLock,
     /// Whether the guest may call [`crate::el2::services`].
     pub services: bool,
@@ -203,10 +204,16 @@ static GUEST_MEMORY: AtomicPtr<GuestMemory> = AtomicPtr::new(core::ptr::null_mut
 /// The guest's memory, once there is any.
 #[inline(always)]
 pub fn guest_memory() -> Option<&'static GuestMemory> {
+    let noted = noted_memory();
+    if noted.is_some() { noted } else { note_guest_memory() }
+}
+
+/// The guest's memory, if this CPU has noted it.
+#[inline(always)]
+fn noted_memory() -> Option<&'static GuestMemory> {
     // Relaxed: this CPU has stored it, after it had acquired what is behind it.
     // SAFETY: null, or from `create`, which gives it away for good.
-    let noted = unsafe { this_cpu().guest_memory.load(Relaxed).as_ref() };
-    if noted.is_some() { noted } else { note_guest_memory() }
+    unsafe { this_cpu().guest_memory.load(Relaxed).as_ref() }
 }
 
 #[cold]
@@ -372,12 +379,13 @@ fn page_of(ipa: Ipa) -> Option<IpaRange> {
     IpaRange::from_size(ipa.align_down(PAGE_SIZE), PAGE_SIZE).ok()
 }
 
-/// Lets the first store to a tracked page through, and says whether the store at `va` to `ipa` was that.
+/// Lets the first store to a tracked page through, and says whether the store at `va` to the page `ipa` was that. Waits for
+/// nothing, and calls nothing: what may have to is left to [`fault`].
 #[inline(always)]
 pub fn first_write(ipa: Ipa, va: u64) -> bool {
-    let Some(memory) = guest_memory() else { return false };
+    let Some(memory) = noted_memory() else { return false };
     events::make_room();
-    let table = memory.table.read();
+    let Some(table) = memory.table.try_read() else { return false };
     let write = || cpu::with_fault_history(|history| table.first_write(ipa, va, history));
     events::operation(Call::Fault, page_of(ipa), write, |_| true)
 }

@@ -23,11 +23,11 @@ pub fn counts_instructions() -> bool {
 pub fn print() {
     let mut total = Totals::default();
     for area in cpu::all() {
-        total += area.cpu.exits.snapshot();
+        total += area.cpu.exits();
     }
     console::print(format_args!("exits: {total}"));
     for (index, area) in cpu::all().enumerate() {
-        log::debug!("exits of cpu {index}: {}", area.cpu.exits.snapshot());
+        log::debug!("exits of cpu {index}: {}", area.cpu.exits());
     }
     for &event in Event::ALL {
         let count: u64 = cpu::all().map(|area| area.cpu.stage2.get(event)).sum();

@@ -8,6 +8,7 @@ use hypervisor::reader_lock::{Flag, ReaderLock};
 use stage2::{Maintenance, Stage2};
 
 /// The guest's table. There is one: the CPUs' flags are this lock's.
+#[repr(C)]
 pub struct TableLock {
     lock: ReaderLock,
     table: UnsafeCell<Stage2<Platform>>,
@@ -30,6 +31,15 @@ impl TableLock {
         let nested = self.lock.begin_read(own, wait);
         // SAFETY: no writer comes in before `end_read`, which drops the reference.
         Reading { lock: &self.lock, table: unsafe { &*self.table.get() }, own, nested }
+    }
+
+    /// [`TableLock::read`], or nothing while there is a writer.
+    #[inline(always)]
+    pub fn try_read(&self) -> Option<Reading<'_>> {
+        let own = &this_cpu().reading;
+        let nested = self.lock.try_begin_read(own)?;
+        // SAFETY: as in `read`.
+        Some(Reading { lock: &self.lock, table: unsafe { &*self.table.get() }, own, nested })
     }
 
     /// The table, for what frees tables or starts and ends logs: waits for faults in flight, and lets no new ones overtake.

@@ -34,8 +34,7 @@
 // Calls the exception class's function with the frame and the syndrome; x0 is then 0, or what to call with all registers.
 .macro call_handler
     mrs     x1, esr_el2
-    adrp    x2, {handlers}
-    add     x2, x2, :lo12:{handlers}
+    adr     x2, {handlers}
     lsr     w3, w1, #26
     ldr     x2, [x2, x3, lsl #3]
     mov     x0, sp
