@@ -186,11 +186,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let (mut index, last) = (first.index | (RUN - 1), (first.index + count - 1) | (RUN - 1));
         let sample = self.load(Slot { index, ..first });
         let mut any = sample;
+        let at = |index| self.load(Slot { index, ..first });
+        // Four at a time, then one by one.
+        while index + 4 * RUN <= last {
+            any |= at(index + RUN) | at(index + 2 * RUN) | at(index + 3 * RUN) | at(index + 4 * RUN);
+            index += 4 * RUN;
+        }
         while index < last {
-            // Two at a time; the last one twice, perhaps.
-            any |= self.load(Slot { index: index + RUN, ..first });
-            index = last.min(index + 2 * RUN);
-            any |= self.load(Slot { index, ..first });
+            index += RUN;
+            any |= at(index);
         }
         if any & (bits::CONTIGUOUS | bits::BUSY) != 0 {
             return None;

@@ -158,6 +158,27 @@ struct Split<'t, P: TableMemory + Maintenance> {
     reserve: Reserve<'t, P>,
 }
 
+impl<P: TableMemory + Maintenance> Split<'_, P> {
+    /// Splits what the level-2 table at `entry` has to pages: block after block, at a level that the compiler knows, and
+    /// all else as the walk would.
+    fn blocks(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {
+        const PLAIN: u64 = bits::VALID | bits::TABLE | bits::CONTIGUOUS | bits::BUSY;
+        for (slot, ipa) in entry.children(IpaRange::trusted(
+            part.start().align_down(Level::L2.entry_bytes()),
+            part.end().offset(Level::L2.entry_bytes() - 1).align_down(Level::L2.entry_bytes()),
+        )) {
+            let block = Entry { slot, level: Level::L2, ipa, value: Descriptor(table.load(slot)) };
+            let plain = [Some(block.range()), None];
+            let is_block = block.value.0 & PLAIN == bits::VALID && part.covers(block.range());
+            if !is_block || !table.split_leaf(&block, &plain, &mut self.reserve)? {
+                let inside = block.range().intersection(part).unwrap_or(part);
+                table.visit_table(entry.value.address(), Level::L2, inside, self)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<P: TableMemory + Maintenance> Visitor<P> for Split<'_, P> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
@@ -179,7 +200,11 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Split<'_, P> {
     }
 
     #[inline(always)]
-    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<bool, Error> {
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        if !cfg!(feature = "small") && entry.level == Level::L1 && self.to == LeafSize::Page {
+            self.blocks(table, entry, part)?;
+            return Ok(false);
+        }
         // Pages have nothing to split unless there may be runs.
         Ok(entry.level != Level::L2 || self.to == LeafSize::Page && table.config.contiguous)
     }
