@@ -104,11 +104,28 @@ struct Slot {
     /// Words of a bitmap of its pages.
     needed: usize,
     accepted: Accepted,
+    /// The last log's bitmap: who logs again mostly logs the same.
+    spare: Option<&'static [AtomicU64]>,
+}
+
+impl Slot {
+    const NONE: Self = Self { log: None, needed: 0, accepted: Accepted::NONE, spare: None };
+
+    /// `words` words for a log, with anything in them.
+    fn storage(&mut self, words: usize) -> Result<&'static [AtomicU64], i64> {
+        if let Some(spare) = self.spare.take() {
+            if spare.len() == words {
+                return Ok(spare);
+            }
+            // SAFETY: it was leaked from a box, below, and the engine uses it no more: it has given it back.
+            drop(unsafe { Box::from_raw(core::ptr::from_ref(spare).cast_mut()) });
+        }
+        Ok(Box::leak(zeroed(words)?))
+    }
 }
 
 /// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
-static LOGS_OF_GUEST: Mutex<[Slot; LOGS]> =
-    Mutex::new([const { Slot { log: None, needed: 0, accepted: Accepted::NONE } }; LOGS]);
+static LOGS_OF_GUEST: Mutex<[Slot; LOGS]> = Mutex::new([const { Slot::NONE }; LOGS]);
 
 const INVALID: i64 = status::INVALID_PARAMETERS;
 
@@ -174,7 +191,7 @@ fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     }
     let mut logs = LOGS_OF_GUEST.lock();
     let (handle, place) = logs.iter_mut().enumerate().find(|(_, slot)| slot.log.is_none()).ok_or(status::BUSY)?;
-    let storage: &'static [AtomicU64] = Box::leak(zeroed(stage2::Layout::new(range).words())?);
+    let storage = place.storage(stage2::Layout::new(range).words())?;
     let options = LogOptions { mechanism, all_dirty: x[3] & log::ALL_DIRTY != 0 };
     let started = memory.table.write().start_log(range, storage, options);
     match started {
@@ -185,17 +202,10 @@ fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
             Ok(())
         }
         Err(error) => {
-            release(storage);
+            place.spare = Some(storage);
             done(Err(error))
         }
     }
-}
-
-/// Gives a log's bitmap back.
-fn release(storage: &'static [AtomicU64]) {
-    let storage = core::ptr::from_ref(storage).cast_mut();
-    // SAFETY: it was leaked from a box in `start`, and the engine uses it no more: it never began to, or has given it back.
-    drop(unsafe { Box::from_raw(storage) });
 }
 
 /// Words of the guest's memory.
@@ -263,7 +273,7 @@ impl Accepted {
 #[inline(always)]
 fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = LOGS_OF_GUEST.lock();
-    let Slot { log: Some(log), needed, accepted } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
+    let Slot { log: Some(log), needed, accepted, .. } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
     let needed = *needed;
     if x[3] < needed as u64 {
         return Err(INVALID);
@@ -312,8 +322,6 @@ fn stop(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut table = memory.table.write();
     let storage = if x[2] & log::KEEP_LEAVES != 0 { table.end_log(log) } else { table.stop_log(log) };
     drop(table);
-    if let Some(storage) = storage {
-        release(storage);
-    }
+    slot.spare = storage;
     Ok(())
 }
