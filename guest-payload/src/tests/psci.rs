@@ -52,7 +52,8 @@ fn features() -> Outcome {
         let answer = psci(PSCI_FEATURES, [u64::from(function), 0, 0]);
         check!(answer >= 0, "PSCI_FEATURES of {function:#x}: expected it to be there, seen {answer}");
     }
-    for function in [0x8400_00ff_u32, 0xc400_00ff, 0x0000_0000, 0xffff_ffff] {
+    // MEM_PROTECT is one that the hypervisor can decode, and does not have (`unknown_functions`).
+    for function in [PSCI_MEM_PROTECT, 0x8400_00ff_u32, 0xc400_00ff, 0x0000_0000, 0xffff_ffff] {
         check_eq!(psci(PSCI_FEATURES, [u64::from(function), 0, 0]), NOT_SUPPORTED, "PSCI_FEATURES of {function:#x}");
     }
     Ok(())

@@ -139,11 +139,11 @@ fn set_way_maintenance() -> Outcome {
 
 unsafe extern "C" fn keep(value: u64, _: u64) -> u64 {
     let (contextidr, tpidr, tpidrro): (u64, u64, u64);
-    // SAFETY: three registers that nothing of the payload depends on, and a call in between.
+    // SAFETY: three registers that nothing of the payload depends on, and in between an ID register, which EL2 answers for.
     unsafe {
         core::arch::asm!(
             "msr CONTEXTIDR_EL1, {0:x}", "msr TPIDR_EL0, {0:x}", "msr TPIDRRO_EL0, {0:x}", "isb",
-            "mrs {1}, CONTEXTIDR_EL1", "mrs {2}, TPIDR_EL0", "mrs {3}, TPIDRRO_EL0",
+            "mrs {1}, ID_AA64PFR0_EL1", "mrs {1}, CONTEXTIDR_EL1", "mrs {2}, TPIDR_EL0", "mrs {3}, TPIDRRO_EL0",
             in(reg) value, out(reg) contextidr, out(reg) tpidr, out(reg) tpidrro, options(nostack, preserves_flags)
         );
     }

@@ -4,8 +4,12 @@ use crate::hypercall;
 use crate::machine::{self, GicRegisters, registers};
 use crate::report::Outcome;
 use fdt::node::FdtNode;
+use smccc::psci::PSCI_AFFINITY_INFO_64;
 
 group!("tree", [no_dma_master, no_foreign_interrupt_parts, memory, all_memory_given, cpus, psci, timer, console]);
+
+/// PSCI: there is no such CPU.
+const INVALID_PARAMETERS: i64 = -2;
 
 /// Whether one of the node's `compatible` strings starts with `prefix`.
 fn compatible(node: FdtNode<'_, '_>, prefix: &str) -> bool {
@@ -87,6 +91,11 @@ fn cpus() -> Outcome {
         }
     }
     let mpidrs = machine::get().mpidrs();
+    // Without a management core, every CPU that PSCI would start is in the tree.
+    for mpidr in (0..8).filter(|mpidr| hypercall::present() && !mpidrs.contains(mpidr)) {
+        let answer = hypercall::psci(PSCI_AFFINITY_INFO_64, [mpidr, 0, 0]);
+        check_eq!(answer, INVALID_PARAMETERS, "AFFINITY_INFO of {mpidr:#x}, which is not in the tree");
+    }
     for (index, mpidr) in mpidrs.iter().enumerate() {
         check!(!mpidrs[..index].contains(mpidr), "two CPU nodes have the affinity {mpidr:#x}");
     }
