@@ -335,4 +335,23 @@ mod tests {
         let denied = Descriptor::leaf(Level::L3, PhysAddr(0), denied.encode());
         assert!(!denied.is_writable() && !denied.is_write_protected());
     }
+
+    #[test]
+    fn every_attribute_is_in_its_place_and_comes_back() {
+        // MemAttr and SH as D8.6.5 has them.
+        let memory = [
+            (MemoryType::Normal, 0b1111 << 2 | 0b11 << 8),
+            (MemoryType::NonCacheable, 0b0101 << 2 | 0b11 << 8),
+            (MemoryType::Device, 0b0001 << 2),
+        ];
+        for (memory, expected) in memory {
+            for n in 0..8 {
+                let permissions = Permissions { read: n & 1 != 0, write: n & 2 != 0, execute: n & 4 != 0 };
+                let attributes = Attributes { memory, permissions };
+                let leaf = Descriptor::leaf(Level::L3, PhysAddr(0x5000), attributes.encode());
+                assert_eq!(leaf.0 & (bits::MEM_ATTR | bits::SHAREABILITY), expected, "{attributes:?}");
+                assert_eq!(leaf.attributes(), attributes);
+            }
+        }
+    }
 }

@@ -284,4 +284,13 @@ mod tests {
         assert_eq!(f.weakest(weak), weak);
         assert_eq!(weak.weakest(f), weak);
     }
+
+    #[test]
+    fn every_size_of_physical_address_is_known() {
+        // ID_AA64MMFR0_EL1.PARange; above 48 bits the engine uses 48.
+        for (field, pa_bits) in [32, 36, 40, 42, 44, 48, 48, 48].into_iter().enumerate() {
+            let id = IdRegisters { mmfr0: 0xff0 | field as u64, ..Default::default() };
+            assert_eq!(Features::from_id_registers(&id, ConflictAborts::Handled).pa_bits, pa_bits);
+        }
+    }
 }

@@ -439,4 +439,49 @@ mod tests {
         assert!(set.is_empty() && set.bitmap().iter().all(|word| *word == 0));
         assert!(PageSet::new(layout, &mut [0; 4]).is_none());
     }
+
+    /// Page by page, over a range that begins and ends inside of words at every level.
+    #[test]
+    fn a_set_holds_what_was_put_in_and_nothing_else() {
+        let whole = range(0x4021_3000, 0x4_0000_5000);
+        let (first, last) = (whole.start().0, whole.end().0 - PAGE_SIZE);
+        let layout = Layout::new(whole);
+        let mut words = vec![7; layout.words() + 1];
+        let mut set = PageSet::new(layout, &mut words).unwrap();
+        for _ in 0..2 {
+            let mut expected = std::collections::BTreeSet::new();
+            let far = [0, 63, 64, 4095, 4096, 1 << 15, (1 << 18) - 1, 1 << 18, 1 << 21].map(|n| first + n * PAGE_SIZE);
+            for page in far.into_iter().chain([last]) {
+                set.insert(Ipa(page + 8));
+                expected.insert(page);
+            }
+            // Both ends lie outside; and one range that ends in the middle of a word.
+            for part in [range(first - 0x2000, 0x5000), range(last, 0x3000), range(0x8000_0000, 0x4_5000)] {
+                set.insert_range(part);
+                let pages = (part.start().0..part.end().0).step_by(PAGE_SIZE as usize);
+                expected.extend(pages.filter(|page| (first..=last).contains(page)));
+            }
+            set.insert(Ipa(first - PAGE_SIZE));
+            set.insert(Ipa(last + PAGE_SIZE));
+            let mut got = Vec::new();
+            set.for_each(|ipa| got.push(ipa.0));
+            assert!(got.iter().eq(&expected), "upwards, each once");
+            assert_eq!((set.len(), set.is_empty()), (expected.len(), false));
+            for &page in &expected {
+                for near in [page - PAGE_SIZE, page, page + PAGE_SIZE] {
+                    let held = expected.contains(&near);
+                    assert_eq!(set.contains(Ipa(near + 0xff8)), held, "{near:#x}");
+                    if whole.contains(Ipa(near)) {
+                        assert_eq!(set.contains_range(range(near, PAGE_SIZE)), held, "{near:#x}");
+                        let bit = (near - (first & !0x1f_ffff)) / PAGE_SIZE;
+                        assert_eq!(set.bitmap()[bit as usize / 64] >> (bit % 64) & 1 != 0, held, "{near:#x}");
+                    }
+                }
+            }
+            assert!(set.contains_range(range(0x8000_0000, 0x4_5000)));
+            assert!(!set.contains_range(range(0x8000_0000, 0x4_6000)));
+            set.clear();
+            assert!(set.words.iter().all(|word| *word == 0), "summaries, too");
+        }
+    }
 }

@@ -284,6 +284,45 @@ fn registers_say_what_the_table_is() {
 }
 
 #[test]
+fn the_control_register_follows_the_features() {
+    let host = Host::new();
+    let vtcr = |features: Features, ipa_bits, hardware_dirty| {
+        let config = Config { ipa_bits, hardware_dirty, ..Config::new(Vmid::new(7).unwrap(), features) };
+        Stage2::new(&host, config).unwrap().vtcr()
+    };
+    let of = |pa_bits| Features { pa_bits, ..features(BbmLevel::Level2) };
+    for (pa_bits, ps) in [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5)] {
+        assert_eq!(vtcr(of(pa_bits), 32, false) >> 16 & 7, ps, "{pa_bits} bits");
+    }
+    const VS: u64 = 1 << 19;
+    const HA_HD: u64 = 3 << 21;
+    assert_eq!(vtcr(of(40), 40, false) & VS, VS);
+    assert_eq!(vtcr(Features { vmid_bits: 8, ..of(40) }, 40, false) & VS, 0);
+    // Hardware marks nothing unless it can and is to.
+    for (hardware_update, hardware_dirty, expected) in [
+        (HardwareUpdate::DirtyState, true, HA_HD),
+        (HardwareUpdate::DirtyState, false, 0),
+        (HardwareUpdate::AccessFlag, true, 0),
+    ] {
+        assert_eq!(vtcr(Features { hardware_update, ..of(40) }, 40, hardware_dirty) & HA_HD, expected);
+    }
+}
+
+#[test]
+fn a_table_takes_another_vmid_if_it_fits() {
+    let host = Host::new();
+    let narrow = Features { vmid_bits: 8, ..features(BbmLevel::Level2) };
+    let mut wide = table(&host, BbmLevel::Level2);
+    wide.set_vmid(Vmid::new(u16::MAX).unwrap()).unwrap();
+    assert_eq!(wide.vttbr() >> 48, 0xffff);
+    let mut table = Stage2::new(&host, Config::new(Vmid::new(255).unwrap(), narrow)).unwrap();
+    assert_eq!(table.set_vmid(Vmid::new(256).unwrap()), Err(Error::BadVmid { vmid: 256 }));
+    assert_eq!(table.vttbr() >> 48, 255);
+    table.set_vmid(Vmid::new(254).unwrap()).unwrap();
+    assert_eq!(table.vttbr() >> 48, 254);
+}
+
+#[test]
 fn repaint_leaves_pages_only() {
     let host = Host::new();
     let mut table = table(&host, BbmLevel::Level2);

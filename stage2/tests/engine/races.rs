@@ -178,6 +178,18 @@ fn a_weaker_cpu_is_refused_while_hardware_logs() {
 }
 
 #[test]
+fn a_cpu_that_marks_too_is_admitted_while_hardware_logs() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
+    let same = table.config().features;
+    table.admit(Features { bbm: BbmLevel::Level0, ..same }).unwrap();
+    assert_eq!(table.bbm_level(), BbmLevel::Level0);
+    guest_store(&table, GIB + 0x3000).unwrap();
+    assert_eq!(harvest(&table, &mut log), [GIB + 0x3000].into(), "the log goes on");
+}
+
+#[test]
 fn unmapping_keeps_what_hardware_has_marked() {
     let mut table = table(host(), BbmLevel::Level2);
     let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
