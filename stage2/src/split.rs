@@ -162,7 +162,7 @@ impl<P: TableMemory + Maintenance> Split<'_, P> {
     /// Splits what the level-2 table at `entry` has to pages: block after block, at a level that the compiler knows, and
     /// all else as the walk would.
     fn blocks(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {
-        const PLAIN: u64 = bits::VALID | bits::TABLE | bits::CONTIGUOUS | bits::BUSY;
+        const PLAIN: u64 = bits::VALID | bits::TABLE | bits::CONTIGUOUS | bits::BUSY | bits::NT;
         for (slot, ipa) in entry.children(IpaRange::trusted(
             part.start().align_down(Level::L2.entry_bytes()),
             part.end().offset(Level::L2.entry_bytes() - 1).align_down(Level::L2.entry_bytes()),
