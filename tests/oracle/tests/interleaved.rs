@@ -106,6 +106,52 @@ fn every_order_with_two_preemptions_without_runs() {
     every_order_with_two_preemptions(false);
 }
 
+/// Two PEs give one contiguous run different permissions. Says whose all of the run has in the end, 0 or 1. They may also
+/// have taken the run apart, and share its pages: 2. A run with two permissions must not be.
+fn change_one_run(machine: Machine, chooser: &mut dyn Chooser) -> usize {
+    const WANTED: [Permissions; 2] = [Permissions::READ, Permissions::READ_WRITE];
+    let run_of_pages = pages(16, 31);
+    let model = Model::new(setup(machine));
+    let table = table(&model, machine);
+    table.split(range(BASE, BASE + 2 * MIB), LeafSize::Contiguous64K).expect("memory");
+    let bodies = (0..2).map(|n| -> Body<'_> {
+        let table = &table;
+        (n, Box::new(move || table.protect(run_of_pages, WANTED[usize::from(n)]).expect("no memory is needed")))
+    });
+    run(&model, bodies.collect(), chooser);
+    model.set_pe(0);
+    model.assert_clean();
+    let won = WANTED.iter().position(|&permissions| {
+        let mut expected = Reference::new();
+        expected.map(range(BASE, BASE + 4 * MIB), PhysAddr(BASE), Attributes::RAM);
+        expected.protect(run_of_pages, permissions);
+        expected.difference(&model, vmid(), range(BASE, BASE + 4 * MIB)).is_none()
+    });
+    if won.is_none() {
+        let mut leaves = table.stage2().leaves(run_of_pages);
+        let is_shared = |leaf: Leaf| leaf.size == LeafSize::Page && WANTED.contains(&leaf.attributes.permissions);
+        assert!(leaves.all(is_shared), "{machine:?}: a run with two permissions");
+    }
+    table.release();
+    model.assert_clean();
+    won.unwrap_or(2)
+}
+
+#[test]
+fn a_run_that_two_change_never_has_two_permissions() {
+    for bbm in Machine::LEVELS {
+        let machine = machine(bbm, true, false);
+        let mut won = [0; 3];
+        let (runs, _) = explore(2, scaled(6000) as usize, |chooser| won[change_one_run(machine, chooser)] += 1);
+        for n in 0..u64::from(scaled(2000)) {
+            let seed = seed() + n;
+            won[change_one_run(machine, &mut Random::new(seed))] += 1;
+        }
+        println!("a run changed twice at {bbm:?}: {runs} orders, and random ones from ORACLE_SEED={}: {won:?}", seed());
+        assert!(won[0] > 0 && won[1] > 0, "the order makes no difference: {won:?}");
+    }
+}
+
 #[test]
 fn three_threads_in_random_order() {
     for bbm in Machine::LEVELS {
