@@ -119,13 +119,7 @@ impl Logs {
     /// The log that `ipa` lies in.
     #[inline(always)]
     pub(crate) fn at(&self, ipa: Ipa) -> Option<&Tracked> {
-        // A plain loop: every fault comes here, and an iterator's search would be a call.
-        for tracked in self.in_use() {
-            if tracked.range.contains(ipa) {
-                return Some(tracked);
-            }
-        }
-        None
+        self.in_use().iter().find(|tracked| tracked.range.contains(ipa))
     }
 
     /// All logs, and perhaps places that are not in use.

@@ -273,7 +273,7 @@ impl Accepted {
 #[inline(always)]
 fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = LOGS_OF_GUEST.lock();
-    let Slot { log: Some(log), needed, accepted, .. } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
+    let Slot { log: Some(log), needed, accepted, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let needed = *needed;
     if x[3] < needed as u64 {
         return Err(INVALID);
@@ -308,7 +308,7 @@ fn slot(logs: &mut [Slot; LOGS], handle: u64) -> Result<&mut Slot, i64> {
 #[inline(always)]
 fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = LOGS_OF_GUEST.lock();
-    let Slot { log: Some(log), needed, .. } = slot(&mut *logs, x[1])? else { return Err(INVALID) };
+    let Slot { log: Some(log), needed, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let count = (x[3] as usize).min(*needed);
     let buffer = Buffer::new(memory, x[2], count)?;
     done(memory.table.read().clear_from(log, buffer.words))
@@ -316,7 +316,7 @@ fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
 
 fn stop(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = LOGS_OF_GUEST.lock();
-    let slot = slot(&mut *logs, x[1])?;
+    let slot = slot(&mut logs, x[1])?;
     let log = slot.log.take().ok_or(INVALID)?;
     slot.accepted = Accepted::NONE;
     let mut table = memory.table.write();
