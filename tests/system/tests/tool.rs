@@ -118,3 +118,18 @@ fn another_s_guest_is_run_and_its_result_passed_on() {
     assert!(String::from_utf8_lossy(&output.stdout).ends_with("test psci::version ... ok\n1 passed, 0 failed\n"));
     assert_eq!(run("must-fail filter=must-fail::check").status.code(), Some(1));
 }
+
+/// Counts are exact: a figure that differs from one run to the next is no figure.
+#[test]
+fn two_measurements_print_the_same_counts() {
+    let scratch = scratch();
+    let measure = |name: &str| {
+        let file = scratch.file(name, b"");
+        let output = hv(&["bench", "--json", file.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        (output.stdout, std::fs::read_to_string(file).unwrap())
+    };
+    let first = measure("first.json");
+    assert!(first.1.contains("\"collapse-512\"") && first.1.contains("\"harvest-one\""), "{}", first.1);
+    assert!(first == measure("second.json"), "two runs differ");
+}
