@@ -189,7 +189,7 @@ fn execute(instruction: u32, value: u64) -> Result<u64, Escape> {
 }
 
 /// The operands of a system instruction or register.
-fn operands(op1: u64, n: u64, m: u64, op2: u64) -> u32 {
+const fn operands(op1: u64, n: u64, m: u64, op2: u64) -> u32 {
     (op1 << 16 | n << 12 | m << 8 | op2 << 5) as u32
 }
 
@@ -199,7 +199,29 @@ const SYSTEM: u32 = 0xd508_0000;
 /// op0 is 3, not 2.
 const NOT_DEBUG: u32 = 1 << 19;
 
+/// EL1's own registers that the payload has no use for, and what they are called.
+const EL1: [(u32, &str); 12] = [
+    (operands(0, 4, 0, 1), "ELR_EL1"),
+    (operands(0, 5, 1, 0), "AFSR0_EL1"),
+    (operands(0, 5, 1, 1), "AFSR1_EL1"),
+    (operands(0, 5, 2, 0), "ESR_EL1"),
+    (operands(0, 6, 0, 0), "FAR_EL1"),
+    (operands(0, 7, 4, 0), "PAR_EL1"),
+    (operands(0, 10, 3, 0), "AMAIR_EL1"),
+    (operands(0, 13, 0, 1), "CONTEXTIDR_EL1"),
+    (operands(0, 14, 1, 0), "CNTKCTL_EL1"),
+    (operands(2, 0, 0, 0), "CSSELR_EL1"),
+    (operands(3, 13, 0, 2), "TPIDR_EL0"),
+    (operands(3, 13, 0, 3), "TPIDRRO_EL0"),
+];
+
 fn register(random: &mut Random) {
+    if random.below(4) == 0 {
+        let (register, name) = pick(random, &EL1);
+        let result = execute(WRITE_REGISTER | NOT_DEBUG | register, random.next());
+        check!(result.is_ok(), "writing {name}: expected nothing to happen, seen {result:x?}");
+        return;
+    }
     let (n, m, op2) = (random.below(16), random.below(16), random.below(8));
     if random.below(2) == 0 {
         let (op1, debug) = (random.below(8), random.below(8) == 0);
@@ -210,7 +232,7 @@ fn register(random: &mut Random) {
         let _ = execute(READ_REGISTER | if debug { 0 } else { NOT_DEBUG } | operands(op1, n, m, op2), 0);
         return;
     }
-    // EL2's, EL3's and the implementation's own. EL1's would do harm to the payload.
+    // EL2's, EL3's and the implementation's own. Most of EL1's would do harm to the payload.
     let op1 = pick(random, &[4, 5, 6, 7]);
     let (op1, n) = if random.below(4) == 0 { (random.below(8), pick(random, &[11, 15])) } else { (op1, n) };
     let result = execute(WRITE_REGISTER | NOT_DEBUG | operands(op1, n, m, op2), random.next());
