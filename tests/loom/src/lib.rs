@@ -4,7 +4,7 @@
 //! A table that is filled is one cell of loom's: whoever loads a descriptor of it must come after the fill, by what it has
 //! loaded on its way there. A publication without release, or a walk without acquire, is a race that loom reports.
 
-/// The hypervisor's lock around the table, with loom's atomics.
+// The hypervisor's lock around the table, with loom's atomics.
 #[path = "../../../hypervisor/src/reader_lock.rs"]
 pub mod reader_lock;
 
