@@ -188,9 +188,12 @@ impl Report for SharedBitmap<'_> {
     fn insert_word(&mut self, index: usize, bits: u64) {
         let Some(word) = self.words.get(index) else { return };
         let before = word.load(Relaxed);
-        word.store(before | bits, Relaxed);
         let new = bits & !before;
-        self.added += population(new);
+        if new != 0 {
+            // Where nothing is new, nothing is written: others may have changed the word meanwhile.
+            word.store(before | bits, Relaxed);
+            self.added += population(new);
+        }
     }
 
     fn insert_range(&mut self, range: IpaRange) {

@@ -9,6 +9,7 @@ use crate::geometry::{LeafSize, Level, RUN};
 use crate::invalidate::Pending;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
+use crate::size_change::Method;
 use crate::table::Stage2;
 use crate::under_way::Granting;
 use crate::walk::{Entry, Next, Visitor};
@@ -199,9 +200,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if any & (bits::CONTIGUOUS | bits::BUSY) != 0 {
             return None;
         }
-        if level == Level::L3 && count >= RUN && sample & mask != 0 {
-            // Pages, one of which is known to change. Nobody marks one busy that is in no run, and new runs are made under
-            // `&mut self` only: there is nothing to see.
+        if level == Level::L3 && count >= RUN && sample & mask != 0 && self.method != Method::Break {
+            // Pages, one of which is known to change. Nobody marks one busy that is in no run, and no run is made in a table
+            // that others reach but under `&mut self`: there is nothing to see. (With break-before-make a run's members come
+            // back by plain stores, in any order: the last may be back, and others busy still.)
             self.platform.counters().add(Event::DescriptorWrite, count as u64);
             pending.add(part);
             // SAFETY: as below.

@@ -173,6 +173,8 @@ fn join() -> Result<(), String> {
         Answer::Join => Ok(()),
         Answer::Refuse(why) => Err(why.into()),
         Answer::Repaint => {
+            // TLBIs act on the VMID that this CPU's VTTBR_EL2 holds, which so far has had none.
+            guest_memory::activate();
             let mut table = table.write();
             log::warn!(
                 "CPU {:#x} has less than the others: the guest's memory is split to pages, and stays so",

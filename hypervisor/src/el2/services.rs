@@ -278,7 +278,13 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
-    let table = memory.table.read();
+    let mut table = memory.table.read();
+    while table.is_frozen() {
+        // The guest's memory stands still until then.
+        drop(table);
+        guest_memory::wait_for_thaw();
+        table = memory.table.read();
+    }
     let epoch = table.epoch();
     if accepted.address != x[2] || accepted.epoch != epoch {
         *accepted = Accepted::look(memory, &table, x[2], needed, epoch)?;
