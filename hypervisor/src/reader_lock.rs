@@ -14,7 +14,7 @@ pub struct Flag(pub AtomicUsize);
 #[derive(Debug, Default)]
 pub struct ReaderLock {
     /// There is a writer, or one that waits for readers to end.
-    pub writer: AtomicBool,
+    writer: AtomicBool,
 }
 
 impl ReaderLock {

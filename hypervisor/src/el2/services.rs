@@ -25,8 +25,8 @@ pub fn count() -> i64 {
 }
 
 /// By their numbers from [`function::FEATURES`] on.
-static SERVICES: [Service; 0x32] = {
-    let mut services: [Service; 0x32] = [other; 0x32];
+static SERVICES: [Service; NUMBERS] = {
+    let mut services: [Service; NUMBERS] = [other; NUMBERS];
     services[(function::PROTECT - function::FEATURES) as usize] = protect_pages;
     services[(function::LOG_HARVEST - function::FEATURES) as usize] = harvest_log;
     services[(function::LOG_PEEK - function::FEATURES) as usize] = peek_log;
@@ -35,7 +35,8 @@ static SERVICES: [Service; 0x32] = {
     services
 };
 
-const _: () = assert!(function::WATCH_TAKE - function::FEATURES < 0x32);
+/// Numbers from the first to the last.
+const NUMBERS: usize = (function::WATCH_TAKE - function::FEATURES + 1) as usize;
 
 /// Who answers call `id`, if it is one of these.
 #[inline(always)]

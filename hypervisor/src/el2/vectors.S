@@ -32,6 +32,7 @@
 .endm
 
 // Calls the exception class's function with the frame and the syndrome; x0 is then 0, or what to call with all registers.
+// ADR reaches 1 MiB: an image that outgrows it does not link.
 .macro call_handler
     mrs     x1, esr_el2
     adr     x2, {handlers}
