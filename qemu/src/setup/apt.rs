@@ -56,14 +56,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
         args.extend(packages);
         args
     };
-    // A fresh machine may have no lists, an old one stale ones.
-    let mut uris = checked(&mut as_root(&install(&["--print-uris", "-qq"])));
-    if uris.is_err() || !is_fetchable(uris.as_deref().unwrap_or_default()) {
-        let step = Step::begin("Updating the system's package lists");
-        checked(&mut as_root(&["update", "-q"])).with_context(|| format!("can't update; try `{by_hand}`"))?;
-        step.done("done");
-        uris = checked(&mut as_root(&install(&["--print-uris", "-qq"])));
+    // A fresh machine may have no lists, an old one lists of files that are gone, or of a compiler that is too old. Where
+    // they can't be fetched (an archive is out of reach), what is there may still do.
+    let step = Step::begin("Updating the system's package lists");
+    match checked(&mut as_root(&["update", "-q"])) {
+        Ok(_) => step.done("done"),
+        Err(error) => {
+            drop(step);
+            eprintln!("hv: {error:#}");
+        }
     }
+    let uris = checked(&mut as_root(&install(&["--print-uris", "-qq"])));
     let size = download_size(&uris.with_context(|| format!("can't install; try `{by_hand}`"))?);
     let step = Step::begin(format!("Installing {} ({} to download)", packages.join(" "), mega(size)));
     checked(&mut as_root(&install(&[]))).with_context(|| format!("can't install; try `{by_hand}`"))?;
@@ -204,11 +207,6 @@ fn download_size(uris: &str) -> u64 {
     uris.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok()).sum()
 }
 
-/// Whether a successful `--print-uris` names anything: with stale lists it may not.
-fn is_fetchable(uris: &str) -> bool {
-    uris.lines().any(|line| line.starts_with('\''))
-}
-
 fn mega(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
@@ -221,8 +219,6 @@ mod tests {
     fn sizes_are_summed_up() {
         let uris = "'a://b/c.deb' c_1%3a1_arm64.deb 822236 SHA256:49\n'a://b/d.deb' d.deb 21347940 SHA256:00\n";
         assert_eq!(download_size(uris), 22_170_176);
-        assert!(is_fetchable(uris));
-        assert!(!is_fetchable("Reading package lists...\n"));
         assert_eq!(mega(22_170_176), "22.2 MB");
     }
 
