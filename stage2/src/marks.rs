@@ -161,12 +161,12 @@ pub(crate) struct Marks {
     top: &'static AtomicU64,
 }
 
+/// The top of a bitmap without words.
+static NOTHING: AtomicU64 = AtomicU64::new(0);
+
 impl Marks {
     /// No marks, of no log.
-    pub(crate) const NONE: Self = {
-        static NOTHING: AtomicU64 = AtomicU64::new(0);
-        Self { layout: Layout::NONE, words: &[], top: &NOTHING }
-    };
+    pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[], top: &NOTHING };
 
     /// A bitmap in `words`, all clear; nothing if there are fewer than [`Layout::words`].
     pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Option<Self> {
@@ -187,7 +187,8 @@ impl Marks {
 
     /// Gives the memory back, of which nothing is kept.
     pub(crate) fn take_words(&mut self) -> &'static [AtomicU64] {
-        core::mem::replace(self, Self::NONE).words
+        self.top = &NOTHING;
+        core::mem::take(&mut self.words)
     }
 
     /// Whether nothing is marked, as far as this PE has seen: one load.
