@@ -9,8 +9,9 @@ use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
 use crate::marks::{BlockMarks, EachBlock};
-use crate::page_set::{BLOCK_WORDS, PageSet, Pages, Report, WORD_PAGES};
+use crate::page_set::{BLOCK_WORDS, PageSet, WORD_PAGES};
 use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::report::{Pages, Report};
 use crate::reserve::Reserve;
 use crate::table::Stage2;
 use crate::walk::{Entry, Next, Visitor};
@@ -296,9 +297,7 @@ impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
             return Ok(Next::Onward);
         }
         if self.clean {
-            // Only a compare-exchange (never load, then store) can't lose the hardware's next mark.
-            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
-            if table.replace(entry.slot, entry.value.0, clean).is_err() {
+            if table.replace(entry.slot, entry.value.0, cleaned(entry.value)).is_err() {
                 return Ok(Next::Again);
             }
             // An entry that is cached as dirty never marks again.
@@ -313,23 +312,61 @@ impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
         if entry.level != Level::L2 {
             return Ok(true);
         }
-        // Pages: most are clean, and one load tells.
-        for (slot, ipa) in entry.children(part) {
+        let mut ipa = part.start();
+        while ipa < part.end() {
+            let first = Slot { table: entry.value.address(), index: Level::L3.index(ipa) };
+            let left = (part.end().0 - ipa.0) / PAGE_SIZE;
+            let count = (GROUP - first.index % GROUP).min(left as usize);
+            self.pages(table, first, ipa, count);
+            ipa = ipa.offset(count as u64 * PAGE_SIZE);
+        }
+        Ok(false)
+    }
+}
+
+/// Pages that are looked at together: most are clean, and one comparison tells of all. They lie in one word of a bitmap.
+const GROUP: usize = 16;
+
+impl<R: Report> Scan<'_, R> {
+    /// [`Visitor::entry`] for `count` pages from the one at `ipa` on, of one group.
+    #[inline(always)]
+    fn pages<P: TableMemory + Maintenance>(&mut self, table: &Stage2<P>, first: Slot, ipa: Ipa, count: usize) {
+        let slot = |n| Slot { index: first.index + n, ..first };
+        let any = |n: usize| (0..n).fold(0, |any, n| any | table.load(slot(n)));
+        // A number that the compiler knows lets it do without a loop.
+        let any = if count == GROUP { any(GROUP) } else { any(count) };
+        if any & (bits::WRITE | bits::BUSY) == 0 {
+            return;
+        }
+        let mut dirty = 0u64;
+        for n in 0..count {
             loop {
-                let value = Descriptor(table.load(slot));
-                if value.0 & (bits::WRITE | bits::BUSY) == 0 {
-                    break;
-                }
-                let page = Entry { slot, level: Level::L3, ipa, value };
+                let value = Descriptor(table.load(slot(n)));
                 if value.is_busy(Level::L3) {
-                    table.wait_for(slot, Level::L3);
-                } else if let Next::Onward = self.entry(table, &page, page.range())? {
+                    table.wait_for(slot(n), Level::L3);
+                } else if !value.is_valid() || value.0 & bits::WRITE == 0 {
+                    break;
+                } else if !self.clean || table.replace(slot(n), value.0, cleaned(value)).is_ok() {
+                    dirty |= 1 << n;
                     break;
                 }
             }
         }
-        Ok(false)
+        if dirty == 0 {
+            return;
+        }
+        if self.clean {
+            // An entry that is cached as dirty never marks again.
+            let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
+            self.pending.add(IpaRange::trusted(at(dirty.trailing_zeros()), at(64 - dirty.leading_zeros())));
+        }
+        self.added += self.report.insert_pages(ipa, dirty);
     }
+}
+
+/// A leaf whose next write hardware marks. Only a compare-exchange to it (never load, then store) can't lose the mark.
+fn cleaned(leaf: Descriptor) -> u64 {
+    leaf.0 & !bits::WRITE | bits::DBM
 }
 
 /// Cleans chosen pages of a log by hardware.
@@ -365,8 +402,7 @@ impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
                 }
                 continue;
             }
-            let clean = entry.value.0 & !bits::WRITE | bits::DBM;
-            if table.replace(entry.slot, entry.value.0, clean).is_ok() {
+            if table.replace(entry.slot, entry.value.0, cleaned(entry.value)).is_ok() {
                 self.pending.add(entry.range());
                 return;
             }
