@@ -230,6 +230,11 @@ impl OperationKind {
         ]
     };
 
+    /// Whether it is asked for new permissions.
+    pub(crate) const fn sets_permissions(self) -> bool {
+        matches!(self, OperationKind::Protect | OperationKind::Batch | OperationKind::Map)
+    }
+
     /// Whether the engine is borrowed exclusively, so that plain stores are in order.
     pub(crate) const fn is_exclusive(self) -> bool {
         use OperationKind::{Collapse, Freeze, Map, New, Release, Start, Stop, Thaw, Unmap};

@@ -12,7 +12,8 @@
 //! that may be seen. So what a PE may hold is what memory says now, and what it said before until an invalidation has taken
 //! it away; only the second part is stored.
 //!
-//! - **Stores** are seen by walks, old and new, until a DSB of the storing PE, or of one that has read the new value.
+//! - **Stores** are seen by walks, old and new, until a DSB of the storing PE, or of one that has read the new value. What
+//!   software on other PEs loads is in the order of the stores, or with [`Setup::late_stores`] in another.
 //! - **A TLBI** acts when a DSB of the same PE completes it: ISH for all, NSH for local ones. It takes what it covers, unless
 //!   a walk could still bring it back after it was issued. Stage-2 forms leave entries that combine both stages; VMALLE1 takes
 //!   those, unless they can be made anew from a stage-2 entry that is still there (R_TVTYQ).
@@ -60,6 +61,7 @@ pub mod event;
 mod history;
 mod invalidate;
 mod judge;
+mod late;
 mod memory;
 pub mod model;
 pub mod mutant;

@@ -3,7 +3,7 @@
 use crate::event::{Operation, OperationKind};
 use crate::memory::FrameId;
 use crate::span::{Span, intersection, plain};
-use crate::state::{Change, State};
+use crate::state::{Busy, Change, State};
 use crate::tlb::{Held, Stale};
 use crate::translation::{Translation, is_leaf, noticed};
 use crate::verdict::Verdict;
@@ -40,6 +40,8 @@ pub(crate) struct Running {
     windows: FxHashMap<(FrameId, usize), Window>,
     /// By descriptor: valid all the time, but not with all the rights of this leaf.
     restricted: FxHashMap<(FrameId, usize), Translation>,
+    /// Bits that it took from entries which other PEs had marked busy.
+    taken_early: Vec<(Change, Option<Busy>)>,
     /// Leaves whose permissions it changed although they do not lie in its range.
     outside: Vec<(Span, Translation)>,
 }
@@ -75,6 +77,7 @@ impl State {
             runs: Vec::new(),
             windows: FxHashMap::default(),
             restricted: FxHashMap::default(),
+            taken_early: Vec::new(),
             outside: Vec::new(),
         });
         assert!(before.is_none(), "PE{pe} began {operation} inside of another operation");
@@ -116,6 +119,45 @@ impl State {
         if rewritten {
             let what = format!("the entry was broken and is written again as it was, {new:#x}");
             self.report(Verdict::Window, span.range(), None, what);
+        }
+    }
+
+    /// An operation takes bits from an entry that another PE has marked busy.
+    pub fn note_taken_early(&mut self, change: &Change, mark: Option<Busy>) {
+        if let Some(running) = &mut self.pes[change.pe as usize].running {
+            running.taken_early.push((*change, mark));
+        }
+    }
+
+    /// Bits that were taken from a busy entry are gone when the operation returns, and the entry's owner, who may write over
+    /// it, has been waited for.
+    fn judge_taken_early(&mut self, running: &Running) {
+        for &(Change { frame, index, place, span, old, new, .. }, mark) in &running.taken_early {
+            let (value, taken) = (self.memory.frame(frame).values[index], old & !new);
+            let range = span.range();
+            let others = self.pes.iter().filter_map(|pe| pe.running.as_ref());
+            let granted =
+                others.filter(|other| other.operation.kind.sets_permissions()).flat_map(|other| &other.touched);
+            let what = if self.mark_on(frame, index, place, value) == mark {
+                "is busy still, so that what was taken from it may come back"
+            } else if granted.clone().any(|other| span.overlaps(other)) {
+                continue;
+            } else {
+                let mut left = 0;
+                let mut look = |_, _, slot: Slot| {
+                    let id = self.memory.find(slot.table);
+                    left |= id.map_or(0, |id| self.memory.frame(id).values[slot.index]) & taken;
+                };
+                for (number, space) in self.spaces.iter().enumerate() {
+                    space.leaves(&self.memory, number, &range, &mut look);
+                }
+                if left == 0 {
+                    continue;
+                }
+                "has got back what was taken from it while another PE had marked it busy"
+            };
+            let what = format!("{} returns, and {span} {what}", running.operation);
+            self.report(Verdict::Contract, range, None, what);
         }
     }
 
@@ -207,6 +249,7 @@ impl State {
         self.judge_runs(&running);
         self.judge_windows(&running, ok);
         self.judge_outside(&running);
+        self.judge_taken_early(&running);
         match running.operation.kind {
             OperationKind::Freeze if ok => self.frozen = true,
             OperationKind::Thaw if ok => self.frozen = false,

@@ -12,6 +12,7 @@ use crate::translation::{Translation, is_leaf, is_table, noticed};
 use crate::verdict::{Verdict, Violation};
 use core::ops::Range;
 use rustc_hash::FxHashMap;
+use stage2::descriptor::bits;
 use stage2::{BbmLevel, Descriptor, Dsb, Geometry, PhysAddr, Slot};
 
 /// Violations of one rule that are kept; more tell nothing new.
@@ -68,6 +69,19 @@ struct Unordered {
     carriers: Mask,
 }
 
+/// A busy mark: whose it is, and the event that set it. One that a table was filled with is as old as can be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Busy {
+    owner: u8,
+    since: u64,
+}
+
+/// Whether a change does no more than to take bits that say what the guest may do.
+fn only_takes(old: u64, new: u64) -> bool {
+    const PERMISSIONS: u64 = bits::READ | bits::WRITE | bits::DBM | bits::WRITE_GRANTED | bits::NO_EXECUTE;
+    new & !old == 0 && (old ^ new) & !PERMISSIONS == 0
+}
+
 /// An invalidation that was issued and is not complete.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Issued {
@@ -82,6 +96,8 @@ pub(crate) struct Pe {
     filled: Vec<FrameId>,
     /// Descriptors that this PE has read since it last stored one, and whose stores by other PEs are not ordered.
     read: Vec<(FrameId, u16)>,
+    /// Plain stores that have not come to memory, in their order.
+    pub late: Vec<(Slot, u64)>,
     pub running: Option<Running>,
 }
 
@@ -103,8 +119,8 @@ pub(crate) struct State {
     pub chance: fastrand::Rng,
     /// By descriptor, in the order of the stores.
     unordered: FxHashMap<(FrameId, u16), Vec<Unordered>>,
-    /// Who marked an entry busy.
-    busy: FxHashMap<(FrameId, u16), u8>,
+    /// Who marked an entry busy, and when.
+    busy: FxHashMap<(FrameId, u16), Busy>,
 }
 
 impl State {
@@ -238,16 +254,28 @@ impl State {
         self.note_writable(&change);
     }
 
+    /// The busy mark on an entry that holds `value`.
+    pub fn mark_on(&self, frame: FrameId, index: usize, place: Place, value: u64) -> Option<Busy> {
+        let filled = || Busy { owner: self.memory.frame(frame).publisher, since: 0 };
+        let known = self.busy.get(&(frame, index as u16)).copied();
+        known.or_else(|| Descriptor(value).is_busy(place.level).then(filled))
+    }
+
     /// Who marks an entry busy owns it until the mark goes.
     fn judge_ownership(&mut self, change: &Change) {
         let Change { pe, frame, index, place, old, new, how, .. } = *change;
         let key = (frame, index as u16);
-        let filled_busy = || Descriptor(old).is_busy(place.level).then(|| self.memory.frame(frame).publisher);
-        let owner = self.busy.get(&key).copied().or_else(filled_busy);
+        let mark = self.mark_on(frame, index, place, old);
+        let owner = mark.map(|mark| mark.owner);
         let exclusive = self.pes[pe as usize].running.as_ref().is_none_or(|op| op.operation.kind.is_exclusive());
         let wrong = match how {
             How::Hardware => None,
             _ if exclusive => None,
+            How::Exchange if owner.is_some_and(|owner| owner != pe) && only_takes(old, new) => {
+                // Its owner may write over it: whoever does this has to come back.
+                self.note_taken_early(change, mark);
+                None
+            }
             _ if owner.is_some_and(|owner| owner != pe) => Some("writes an entry that another PE has marked busy"),
             How::Store if owner.is_none() && Descriptor(old).is_valid() => {
                 Some("stores to an entry that other PEs may change")
@@ -258,7 +286,7 @@ impl State {
             self.report(Verdict::Contract, change.span.range(), None, format!("PE{pe} {what}"));
         }
         if Descriptor(new).is_busy(place.level) {
-            self.busy.entry(key).or_insert(pe);
+            self.busy.entry(key).or_insert(mark.unwrap_or(Busy { owner: pe, since: self.history.now() }));
         } else if owner.is_some() {
             self.busy.remove(&key);
         }
