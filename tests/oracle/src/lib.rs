@@ -55,6 +55,8 @@
 //! [`schedule`] runs several engine threads in every order, [`Trace`] and [`Model::replay`] judge events without an engine,
 //! and [`record`] reads them from a machine's log.
 
+mod asked;
+mod busy;
 pub mod checked;
 mod dirty;
 pub mod event;
@@ -77,7 +79,7 @@ pub mod trace;
 mod translation;
 pub mod verdict;
 
-pub use checked::Checked;
+pub use checked::{Checked, CheckedBatch};
 pub use event::{Action, Event, Form, Invalidation, Operation, OperationKind};
 pub use model::{Mapping, Model, Setup, Stats};
 pub use reference::Reference;

@@ -193,7 +193,8 @@ impl Model {
         self.apply(self.pe(), Action::Return { ok });
     }
 
-    /// The running operation reports these pages dirty, or (for a clear) was asked for them and no others.
+    /// The running operation reports these pages dirty, or (for a clear, or a change of a batch's) was asked for them and no
+    /// others.
     pub fn pages(&self, range: IpaRange) {
         self.apply(self.pe(), Action::Pages { start: range.start().0, end: range.end().0 });
     }

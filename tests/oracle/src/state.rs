@@ -1,5 +1,6 @@
 //! The model's state, and what each event does to it.
 
+use crate::busy::Busy;
 use crate::dirty::Log;
 use crate::event::{Action, Invalidation};
 use crate::history::History;
@@ -12,7 +13,6 @@ use crate::translation::{Translation, is_leaf, is_table, noticed};
 use crate::verdict::{Verdict, Violation};
 use core::ops::Range;
 use rustc_hash::FxHashMap;
-use stage2::descriptor::bits;
 use stage2::{BbmLevel, Descriptor, Dsb, Geometry, PhysAddr, Slot};
 
 /// Violations of one rule that are kept; more tell nothing new.
@@ -69,19 +69,6 @@ struct Unordered {
     carriers: Mask,
 }
 
-/// A busy mark: whose it is, and the event that set it. One that a table was filled with is as old as can be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Busy {
-    owner: u8,
-    since: u64,
-}
-
-/// Whether a change does no more than to take bits that say what the guest may do.
-fn only_takes(old: u64, new: u64) -> bool {
-    const PERMISSIONS: u64 = bits::READ | bits::WRITE | bits::DBM | bits::WRITE_GRANTED | bits::NO_EXECUTE;
-    new & !old == 0 && (old ^ new) & !PERMISSIONS == 0
-}
-
 /// An invalidation that was issued and is not complete.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Issued {
@@ -120,7 +107,7 @@ pub(crate) struct State {
     /// By descriptor, in the order of the stores.
     unordered: FxHashMap<(FrameId, u16), Vec<Unordered>>,
     /// Who marked an entry busy, and when.
-    busy: FxHashMap<(FrameId, u16), Busy>,
+    pub busy: FxHashMap<(FrameId, u16), Busy>,
 }
 
 impl State {
@@ -254,44 +241,6 @@ impl State {
         self.note_writable(&change);
     }
 
-    /// The busy mark on an entry that holds `value`.
-    pub fn mark_on(&self, frame: FrameId, index: usize, place: Place, value: u64) -> Option<Busy> {
-        let filled = || Busy { owner: self.memory.frame(frame).publisher, since: 0 };
-        let known = self.busy.get(&(frame, index as u16)).copied();
-        known.or_else(|| Descriptor(value).is_busy(place.level).then(filled))
-    }
-
-    /// Who marks an entry busy owns it until the mark goes.
-    fn judge_ownership(&mut self, change: &Change) {
-        let Change { pe, frame, index, place, old, new, how, .. } = *change;
-        let key = (frame, index as u16);
-        let mark = self.mark_on(frame, index, place, old);
-        let owner = mark.map(|mark| mark.owner);
-        let exclusive = self.pes[pe as usize].running.as_ref().is_none_or(|op| op.operation.kind.is_exclusive());
-        let wrong = match how {
-            How::Hardware => None,
-            _ if exclusive => None,
-            How::Exchange if owner.is_some_and(|owner| owner != pe) && only_takes(old, new) => {
-                // Its owner may write over it: whoever does this has to come back.
-                self.note_taken_early(change, mark);
-                None
-            }
-            _ if owner.is_some_and(|owner| owner != pe) => Some("writes an entry that another PE has marked busy"),
-            How::Store if owner.is_none() && Descriptor(old).is_valid() => {
-                Some("stores to an entry that other PEs may change")
-            }
-            _ => None,
-        };
-        if let Some(what) = wrong {
-            self.report(Verdict::Contract, change.span.range(), None, format!("PE{pe} {what}"));
-        }
-        if Descriptor(new).is_busy(place.level) {
-            self.busy.entry(key).or_insert(mark.unwrap_or(Busy { owner: pe, since: self.history.now() }));
-        } else if owner.is_some() {
-            self.busy.remove(&key);
-        }
-    }
-
     /// What the old descriptor led to may be held from now on, though memory does not say it any more.
     fn displace(&mut self, change: &Change) {
         if change.how == How::Hardware {
@@ -360,7 +309,7 @@ impl State {
             return self.report(Verdict::Freed, change.span.range(), Some(address), what);
         };
         self.publish(child, Some((change.frame, change.index as u16)), place);
-        self.memory.frame_mut(child).publisher = change.pe;
+        self.note_published_busy(change.pe, child);
     }
 
     /// Makes a table reachable, and the tables below it.
