@@ -8,7 +8,7 @@ use crate::translation::Translation;
 use crate::verdict::Verdict;
 use core::ops::Range;
 use stage2::descriptor::bits;
-use stage2::{Descriptor, Level, Slot};
+use stage2::{Descriptor, Level};
 
 /// What an operation may do to the permissions of a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,9 +22,11 @@ pub(crate) enum May {
 }
 
 impl Running {
-    /// What the operation may do to the leaf at `span`.
-    fn may(&self, span: Span) -> May {
+    /// What the operation may do to a leaf.
+    fn may(&self, leaf: &Translation) -> May {
         use OperationKind::{Batch, Clear, Collapse, Fault, Harvest, Map, Protect, Start, Stop};
+        let span = leaf.span;
+        let cached = if leaf.is_contiguous() { span.run() } else { span };
         let asked = self.operation.range.map_or(0..1 << 48, plain);
         let whole = |asked: &Range<u64>| span.is_inside(asked);
         let (what, granted) = match self.operation.kind {
@@ -34,7 +36,7 @@ impl Running {
             Clear => (May::Track, self.pages.iter().any(whole)),
             // What a log that has ended left closed is opened, whole: by a fault, with all of a run; by a collapse; by
             // the end of the log, which collapses all that was split for it.
-            Fault => (May::Track, span.run().overlaps(&asked)),
+            Fault => (May::Track, cached.overlaps(&asked)),
             Collapse => (May::Track, span.overlaps(&asked)),
             Stop => (May::Track, span.overlaps(&around(&asked))),
             _ => (May::Keep, true),
@@ -80,7 +82,7 @@ impl State {
         if (change.old ^ change.new) & PERMISSIONS == 0 {
             return None;
         }
-        let may = running.may(change.span);
+        let may = running.may(&old);
         let owners = Descriptor(change.old).attributes() != Descriptor(change.new).attributes();
         if may == May::Track && owners {
             let what = format!("{} changes what the owner of {old} grants", running.operation);
@@ -97,8 +99,8 @@ impl State {
         for (span, before) in &running.outside {
             let mut found = None;
             for number in 0..self.spaces.len() {
-                self.spaces[number].leaves(&self.memory, number, &span.range(), &mut |at, now, _: Slot| {
-                    if may(before) != may(&now) && running.may(at) == May::Keep {
+                self.spaces[number].leaves(&self.memory, number, &span.range(), &mut |_, now, _| {
+                    if may(before) != may(&now) && running.may(&now) == May::Keep {
                         found.get_or_insert(now);
                     }
                 });

@@ -23,6 +23,15 @@ struct Window {
     leaves: Vec<(Translation, u64)>,
 }
 
+impl Window {
+    /// Whether the new entry is the one that was broken, but for what it permits: that never needs a break (R_GPPYH).
+    fn is_but_permissions(&self, change: &Change) -> bool {
+        let old = self.leaves.first().filter(|(leaf, _)| leaf.span == self.span);
+        let pair = old.map(|(leaf, _)| leaf).zip(change.new_leaf());
+        pair.is_some_and(|(old, new)| old.resized(&new).is_none() && !old.differs(&new))
+    }
+}
+
 /// What is wrong with an address that could not be translated for a time.
 enum Wrong {
     /// Just that.
@@ -49,6 +58,8 @@ pub(crate) struct Running {
     windows: FxHashMap<(FrameId, usize), Window>,
     /// By descriptor: valid all the time, but not with all the rights of this leaf.
     restricted: FxHashMap<(FrameId, usize), Translation>,
+    /// Rights that it took away: from which entry, what was left of them, and when.
+    took: Vec<(Translation, Translation, u64)>,
     /// Bits that it took from entries which other PEs had marked busy.
     pub taken_early: Vec<(Change, Option<Busy>)>,
     /// Leaves whose permissions it changed although they do not lie in its range.
@@ -70,6 +81,7 @@ impl State {
             runs: Vec::new(),
             windows: FxHashMap::default(),
             restricted: FxHashMap::default(),
+            took: Vec::new(),
             taken_early: Vec::new(),
             outside: Vec::new(),
         });
@@ -84,6 +96,7 @@ impl State {
         }
         self.note_permission_window(change);
         let opens = self.opens_window(change);
+        let now = self.history.now();
         let outside = self.changes_outside(change);
         let mut rewritten = false;
         if let Some(running) = &mut self.pes[pe as usize].running {
@@ -99,7 +112,15 @@ impl State {
             if place.level != Level::L0 && running.runs.last() != Some(&run) {
                 running.runs.push(run);
             }
-            rewritten = running.windows.get(&(frame, index)).is_some_and(|window| window.old == new);
+            let window = running.windows.get(&(frame, index));
+            let may_break = running.may_map(span);
+            rewritten =
+                window.is_some_and(|window| window.old == new || !may_break && window.is_but_permissions(change));
+            if let (Some(old), Some(new)) = (change.old_leaf(), change.new_leaf())
+                && old.allows_more_than(&new).is_some()
+            {
+                running.took.push((old, new, now));
+            }
             if let Some(window) = opens {
                 running.windows.insert((frame, index), window);
             }
@@ -110,7 +131,7 @@ impl State {
             }
         }
         if rewritten {
-            let what = format!("the entry was broken and is written again as it was, {new:#x}");
+            let what = format!("the entry was broken and is written again as it was but for permissions, {new:#x}");
             self.report(Verdict::Window, span.range(), None, what);
         }
     }
@@ -176,8 +197,11 @@ impl State {
     pub fn finish(&mut self, pe: u8, ok: bool) {
         let Some(running) = self.pes[pe as usize].running.take() else { return };
         for range in &running.touched {
-            // Where another operation is at work on the same addresses, they are judged when that one returns.
-            if !self.defer(range) {
+            // Where another operation is at work on the same addresses, what is left there is judged when that one returns:
+            // all but what this one took.
+            if self.defer(range) {
+                self.judge_taken(range, &running);
+            } else {
                 self.judge_stale(range, &running);
             }
         }
@@ -233,6 +257,26 @@ impl State {
                 }
                 if let Some((old, (at, what))) = found {
                     self.report_stale(&stale, &old, at, &what, running);
+                }
+            }
+        }
+    }
+
+    /// Of the rights that the operation took from leaves in `range`, no entry gives any that is as old as that, whatever
+    /// others are doing there: who takes them invalidates.
+    fn judge_taken(&mut self, range: &Range<u64>, running: &Running) {
+        for (_, left, when) in running.took.iter().filter(|(old, ..)| old.span.overlaps(range)) {
+            let span = left.span.range();
+            for number in 0..self.spaces.len() {
+                let held: Vec<Stale> = self.tlbs[number].overlapping(&span).map(|(_, &stale)| stale).collect();
+                for stale in held.into_iter().filter(|stale| stale.replaced_at <= *when) {
+                    let leaves = self.leaves_of(&stale, &span);
+                    let too_much = leaves.into_iter().filter(|old| old.allows_more_than(left).is_some());
+                    let found =
+                        too_much.filter_map(|old| Some((old, self.allowed_too_much(number, &old, &span)?))).next();
+                    if let Some((old, (at, what))) = found {
+                        self.report_stale(&stale, &old, at, &what, running);
+                    }
                 }
             }
         }
@@ -332,8 +376,9 @@ impl State {
             // Mapping a range anew may break what is not mapped alike, its permissions included.
             Some((.., slot)) if running.may_map(page) && !alike(*old, self.value(slot)) => None,
             Some(_) => Some(Wrong::Window),
+            None if self.is_marked_busy(at) => None,
             None if !ok => Some(Wrong::Left(Verdict::Window, format!("failed and left a hole where {leaf} was"))),
-            None if running.may_unmap(page) || self.is_marked_busy(at) => None,
+            None if running.may_unmap(page) => None,
             None => Some(Wrong::Left(Verdict::Contract, format!("left a hole where {leaf} was"))),
         }
     }
