@@ -32,8 +32,13 @@ impl Model {
     }
 
     /// All that the executing PE has stored comes to memory, the last store first. Other PEs may do something in between.
-    pub(crate) fn drain(&self) {
-        while self.let_go(|stores| stores.len().checked_sub(1)) {}
+    /// Whether there was anything.
+    pub(crate) fn drain(&self) -> bool {
+        let mut any = false;
+        while self.let_go(|stores| stores.len().checked_sub(1)) {
+            any = true;
+        }
+        any
     }
 
     /// What the executing PE has stored in `table` comes to memory.

@@ -69,8 +69,10 @@ unsafe impl Maintenance for &Model {
     }
 
     fn wait(&self) {
-        // Stores come to memory in the end, whatever their PE does; this one may be what the other waits for.
-        self.drain();
-        schedule::wait();
+        // Stores come to memory in the end, whatever their PE does; this one may be what the other waits for. And the other
+        // may have gone on meanwhile: look again first.
+        if !self.drain() {
+            schedule::wait();
+        }
     }
 }
