@@ -4,7 +4,7 @@ use crate::busy::Busy;
 use crate::event::{Operation, OperationKind};
 use crate::memory::FrameId;
 use crate::span::{Span, intersection};
-use crate::state::{Change, State};
+use crate::state::{Change, How, State};
 use crate::tlb::{Held, Stale};
 use crate::translation::{Translation, is_leaf, noticed};
 use crate::verdict::Verdict;
@@ -92,6 +92,10 @@ impl State {
     pub fn note_in_operation(&mut self, change: &Change) {
         let Change { pe, frame, index, place, span, old, new, .. } = *change;
         if self.pes[pe as usize].running.is_none() {
+            if change.how != How::Hardware {
+                let what = format!("PE{pe} changes what a walk may read, and is in no call of the engine");
+                self.report(Verdict::Contract, span.range(), None, what);
+            }
             return;
         }
         self.note_permission_window(change);

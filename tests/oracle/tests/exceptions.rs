@@ -101,6 +101,20 @@ fn mappings_go_and_lead_elsewhere_where_they_were_asked_to() {
 }
 
 #[test]
+fn nothing_changes_but_in_a_call_of_the_engine() {
+    assert_judged(&[mistake(BbmLevel::Level2, &[Verdict::Contract], |t, bad| {
+        mapped_pages(t, rw());
+        if !bad {
+            t.begin(OperationKind::Unmap, pages(3, 3));
+        }
+        unmap_page(t, 3);
+        if !bad {
+            t.end();
+        }
+    })]);
+}
+
+#[test]
 fn permissions_change_where_they_were_asked_to() {
     use BbmLevel::Level2;
     use OperationKind::{Batch, Collapse, Fault, Harvest, Protect};

@@ -106,8 +106,8 @@ fn every_order_with_two_preemptions(contiguous: bool, late: bool) {
     for bbm in Machine::LEVELS {
         for (name, scene, expected) in scenes() {
             let machine = machine(bbm, contiguous, false);
-            let (runs, all) =
-                explore(2, scaled(6000) as usize, |chooser| play(machine, late, 2, scene, &expected, chooser));
+            let most = scaled(if late { 2000 } else { 6000 }) as usize;
+            let (runs, all) = explore(2, most, |chooser| play(machine, late, 2, scene, &expected, chooser));
             println!(
                 "{name} at {bbm:?}, runs {contiguous}, stores late {late}: {runs} orders{}",
                 if all { ", all" } else { "" }
