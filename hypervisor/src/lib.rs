@@ -26,5 +26,6 @@ pub mod reader_lock;
 pub mod redistributor;
 pub mod symbol_table;
 pub mod syndrome;
+pub mod thawed;
 pub mod tree;
 pub mod tree_check;

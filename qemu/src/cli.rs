@@ -148,6 +148,9 @@ pub struct Services {
     /// Leave every Nth dirty page out of the reports, to see an audit fail
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
     pub drop_dirty: Option<u64>,
+    /// Let this CPU come without FEAT_BBM when the guest turns it on, and repaint for it
+    #[arg(long, value_name = "AFFINITY", hide = true)]
+    pub weaken: Option<u64>,
 }
 
 impl Services {

@@ -102,6 +102,7 @@ impl Machine for Judged<'_> {
         after: Permissions,
     ) -> Result<(), Error> {
         self.model.operation(Operation::whole(OperationKind::Batch), || {
+            ranges.iter().for_each(|&range| self.model.pages(range));
             if self.mistake == Mistake::NoInvalidation && after == Permissions::NONE {
                 let table = self.board.tables.of(partition).read();
                 let mut batch = table.batch();

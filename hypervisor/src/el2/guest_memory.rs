@@ -8,7 +8,7 @@ use crate::el2::frames::FRAMES;
 use crate::el2::gic;
 use crate::el2::guest::Guest;
 use crate::el2::manager;
-use crate::el2::registers::{isb, write_register};
+use crate::el2::registers::{isb, read_register, write_register};
 use crate::el2::services::Logs;
 use crate::el2::table_lock::TableLock;
 use alloc::boxed::Box;
@@ -157,7 +157,9 @@ unsafe impl Maintenance for Platform {
                 Tlbi::VmallE1(scope) => Invalidation::VmallE1 { broadcast: is_broadcast(scope) },
                 Tlbi::VmallS12E1(scope) => Invalidation::VmallS12E1 { broadcast: is_broadcast(scope) },
             };
-            Some(Record::tlbi(vmid.get(), invalidation))
+            // Whatever the engine means, an invalidation is for the VMID that this CPU holds.
+            let _ = vmid;
+            Some(Record::tlbi(held_vmid(), invalidation))
         });
     }
 
@@ -364,6 +366,11 @@ const fn size_name(size: LeafSize) -> &'static str {
         LeafSize::Contiguous64K => "64 KiB",
         LeafSize::Page => "4 KiB",
     }
+}
+
+/// The VMID that the executing CPU walks and invalidates for: VTTBR_EL2, bits 63:48.
+fn held_vmid() -> u16 {
+    (read_register!("vttbr_el2") >> 48) as u16
 }
 
 fn set_registers(vttbr: u64, vtcr: u64) {

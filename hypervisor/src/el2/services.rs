@@ -5,10 +5,12 @@
 
 use crate::el2::exceptions::{Frame, Next};
 use crate::el2::guest_memory::{GuestMemory, Platform};
+use crate::el2::table_lock::Reading;
 use crate::el2::{abort, cpu, guest_memory, test_services};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
+use hypervisor::thawed::Thawed;
 use hypervisor_abi::{function, log, permissions, status};
 use spin::Mutex;
 use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, PAGE_SIZE, Permissions, Stage2};
@@ -252,37 +254,27 @@ fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     }
 }
 
-/// Words of the guest's memory.
-struct Buffer {
-    words: &'static [AtomicU64],
-    /// The pages that they are in.
-    pages: IpaRange,
-}
-
-impl Buffer {
-    /// The `count` words at `address`.
-    #[inline(always)]
-    fn new(memory: &GuestMemory, address: u64, count: usize) -> Result<Self, i64> {
-        let bytes = 8 * count as u64;
-        let enough = memory.ram_at(address).is_some_and(|ram| ram.end().0 - address >= bytes);
-        if !enough || count == 0 || address == 0 || !address.is_multiple_of(8) {
-            return Err(INVALID);
-        }
-        let (start, end) = (Ipa(address).align_down(PAGE_SIZE), Ipa(address + bytes - 1).align_down(PAGE_SIZE));
-        // SAFETY: RAM of the guest's.
-        let words = unsafe { words(address, count) };
-        Ok(Self { words, pages: IpaRange::new(start, end.offset(PAGE_SIZE)).map_err(|_| INVALID)? })
+/// The pages that the `count` words at `address` are in, if these are a bitmap that the guest may have.
+#[inline(always)]
+fn pages_of(memory: &GuestMemory, address: u64, count: usize) -> Result<IpaRange, i64> {
+    let bytes = 8 * count as u64;
+    let enough = memory.ram_at(address).is_some_and(|ram| ram.end().0 - address >= bytes);
+    if !enough || count == 0 || address == 0 || !address.is_multiple_of(8) {
+        return Err(INVALID);
     }
+    let (start, end) = (Ipa(address).align_down(PAGE_SIZE), Ipa(address + bytes - 1).align_down(PAGE_SIZE));
+    IpaRange::new(start, end.offset(PAGE_SIZE)).map_err(|_| INVALID)
 }
 
-/// The `count` words at `address`.
+/// The `count` words at `address`. Nobody but a reader of a table that is not frozen comes to them: while it is, the
+/// guest's memory stands still, and an audit relies on that.
 ///
 /// # Safety
 ///
 /// They are RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
 /// atomic words.
 #[inline(always)]
-unsafe fn words(address: u64, count: usize) -> &'static [AtomicU64] {
+unsafe fn words<'t>(_: &'t Thawed<Reading<'_>>, address: u64, count: usize) -> &'t [AtomicU64] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }
 }
@@ -307,7 +299,7 @@ impl Accepted {
     #[inline(never)]
     fn look(&mut self, memory: &GuestMemory, table: &Table, address: u64, count: usize, epoch: u64) -> Result<(), i64> {
         *self = Self::NONE;
-        let pages = Buffer::new(memory, address, count)?.pages;
+        let pages = pages_of(memory, address, count)?;
         if !table.grants_writes(pages) {
             return Err(INVALID);
         }
@@ -324,19 +316,13 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
-    let mut table = memory.table.read();
-    while table.is_frozen() {
-        // The guest's memory stands still until then.
-        drop(table);
-        guest_memory::wait_for_thaw();
-        table = memory.table.read();
-    }
+    let table = memory.table.read_thawed();
     let epoch = table.epoch();
     if accepted.address != x[2] || accepted.epoch != epoch {
         accepted.look(memory, &table, x[2], needed, epoch)?;
     }
     // SAFETY: it was looked at, now or before: RAM stays RAM, and a log's number of words stays the same.
-    let words = unsafe { words(accepted.address, needed) };
+    let words = unsafe { words(&table, accepted.address, needed) };
     let added = done(if harvest { table.harvest_into(log, words) } else { table.peek_into(log, words) })?;
     if accepted.logged && added != 0 {
         written(memory, &table, accepted.address, needed)?;
@@ -348,7 +334,7 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
 /// The guest's memory has been written for it.
 #[cold]
 fn written(memory: &GuestMemory, table: &Table, address: u64, count: usize) -> Result<(), i64> {
-    table.mark_written(Buffer::new(memory, address, count)?.pages);
+    table.mark_written(pages_of(memory, address, count)?);
     Ok(())
 }
 
@@ -362,8 +348,11 @@ fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let mut logs = memory.logs.0.lock();
     let Slot { log: Some(log), needed, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let count = (x[3] as usize).min(*needed);
-    let buffer = Buffer::new(memory, x[2], count)?;
-    done(memory.table.read().clear_from(log, buffer.words))
+    pages_of(memory, x[2], count)?;
+    let table = memory.table.read_thawed();
+    // SAFETY: it was looked at.
+    let words = unsafe { words(&table, x[2], count) };
+    done(table.clear_from(log, words))
 }
 
 fn stop(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {

@@ -1,10 +1,11 @@
 //! The guest's table, behind the lock that faults take: [`hypervisor::reader_lock`] with each CPU's own flag.
 
 use crate::el2::cpu::{self, this_cpu};
-use crate::el2::guest_memory::Platform;
+use crate::el2::guest_memory::{self, Platform};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use hypervisor::reader_lock::{Flag, ReaderLock};
+use hypervisor::thawed::Thawed;
 use stage2::{Maintenance, Stage2};
 
 /// The guest's table. There is one: the CPUs' flags are this lock's.
@@ -31,6 +32,12 @@ impl TableLock {
         let nested = self.lock.begin_read(own, wait);
         // SAFETY: no writer comes in before `end_read`, which drops the reference.
         Reading { lock: &self.lock, table: unsafe { &*self.table.get() }, own, nested }
+    }
+
+    /// [`TableLock::read`], once the table is not frozen. Who holds a [`Reading`] already must not wait for that.
+    #[inline(always)]
+    pub fn read_thawed(&self) -> Thawed<Reading<'_>> {
+        Thawed::read(|| self.read(), |table| table.is_frozen(), guest_memory::wait_for_thaw)
     }
 
     /// [`TableLock::read`], or nothing while there is a writer.

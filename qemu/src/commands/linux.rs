@@ -54,6 +54,9 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let command = options.run.as_ref().map(Command::new);
     let image = if oracle { Image::EventKeeper } else { Image::Hypervisor };
     let (emulator, mut machine) = super::prepare(workspace, &options.common, image)?;
+    if let Some(affinity) = options.services.weaken {
+        machine.append += &format!(" late-cpu=repaint weaken={affinity}");
+    }
     let kernel = match &options.kernel {
         Some(kernel) => kernel.clone(),
         None => Guest::get(workspace)?.kernel,

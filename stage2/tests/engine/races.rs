@@ -10,6 +10,7 @@ use stage2::features::HardwareUpdate;
 use stage2::*;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fn host() -> &'static Host {
     Box::leak(Box::new(Host::new()))
@@ -207,4 +208,28 @@ fn a_log_of_another_table_ends_nothing() {
     assert!(second.end_log(log).is_none());
     guest_store(&second, GIB + 8 * MIB).unwrap();
     assert_eq!(harvest(&second, &mut other), [GIB + 8 * MIB].into());
+}
+
+#[test]
+fn what_reports_nothing_new_leaves_the_words_of_its_bitmap_to_others() {
+    // Two bits of one word: a page that is reported again and again, and a bit that another thread sets and clears.
+    const OTHERS: u64 = 1 << 63;
+    const CHANGES: u64 = 20_000_000;
+    let mut table = table(host(), BbmLevel::Level2);
+    let log = start(&mut table, range(GIB, 0x1000), Mechanism::WriteProtect);
+    guest_store(&table, GIB).unwrap();
+    let bitmap = [AtomicU64::new(0)];
+    assert_eq!(table.peek_into(&log, &bitmap), Ok(1));
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            for n in 0..CHANGES {
+                let before = bitmap[0].fetch_xor(OTHERS, Relaxed);
+                assert_eq!(before, 1 | (n % 2 * OTHERS), "the last of {n} changes is lost");
+            }
+        });
+        while !other.is_finished() {
+            assert_eq!(table.peek_into(&log, &bitmap), Ok(0));
+        }
+        other.join().expect("no change of the other's is lost");
+    });
 }

@@ -14,6 +14,7 @@ mod sync {
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use loom::thread::ThreadId;
 use stage2::geometry::ENTRIES;
 use stage2::{Counters, Dsb, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
 use std::collections::BTreeSet;
@@ -38,6 +39,9 @@ pub struct Machine {
     frames: Vec<Frame>,
     used: Mutex<BTreeSet<usize>>,
     counters: Counters,
+    late: bool,
+    /// Plain stores of each thread that have not come to memory, in their order.
+    stores: Mutex<Vec<(ThreadId, Slot, u64)>>,
 }
 
 // SAFETY: `filled` is loom's, and reports any use that is not ordered; the rest is atomics and a mutex.
@@ -60,7 +64,46 @@ impl Machine {
             shared: shared.iter().map(|&index| (index, AtomicU64::new(0))).collect(),
             plain: (0..ENTRIES).map(|_| PlainAtomic::new(0)).collect(),
         };
-        Self { frames: (0..frames).map(|_| frame()).collect(), used: Mutex::default(), counters: Counters::new() }
+        Self {
+            frames: (0..frames).map(|_| frame()).collect(),
+            used: Mutex::default(),
+            counters: Counters::new(),
+            late: false,
+            stores: Mutex::default(),
+        }
+    }
+
+    /// The same, but a thread's plain stores come to memory at its next fence or read-modify-write, the last one first.
+    /// Loom itself has a load return older values, but never a read-modify-write come before a store that was executed.
+    #[must_use]
+    pub fn with_late_stores(self) -> Self {
+        Self { late: true, ..self }
+    }
+
+    /// All that the calling thread has stored comes to memory.
+    pub fn drain(&self) {
+        while let Some((slot, value)) = self.take_store(|_| true) {
+            self.frame(slot.table).settle(slot.index, value);
+        }
+    }
+
+    /// The last store of the calling thread's that `which` picks and that has not come to memory.
+    fn take_store(&self, which: impl Fn(Slot) -> bool) -> Option<(Slot, u64)> {
+        let me = loom::thread::current().id();
+        let mut stores = self.stores.lock().ok()?;
+        let at = stores.iter().rposition(|&(thread, slot, _)| thread == me && which(slot))?;
+        let (_, slot, value) = stores.remove(at);
+        Some((slot, value))
+    }
+
+    /// What the calling thread has stored in `slot`, if it has not come to memory.
+    fn own_store(&self, slot: Slot) -> Option<u64> {
+        if !self.late {
+            return None;
+        }
+        let me = loom::thread::current().id();
+        let stores = self.stores.lock().ok()?;
+        stores.iter().find(|&&(thread, other, _)| thread == me && other == slot).map(|&(.., value)| value)
     }
 
     /// How many frames the engine has.
@@ -81,6 +124,15 @@ impl Machine {
 impl Frame {
     fn shared(&self, index: usize) -> Option<&AtomicU64> {
         self.shared.iter().find(|(at, _)| *at == index).map(|(_, atomic)| atomic)
+    }
+
+    /// A store that has been on its way. Loom would let it come between another thread's read-modify-write and what that
+    /// has read, and lose it; as a read-modify-write itself it comes last.
+    fn settle(&self, index: usize, value: u64) {
+        match self.shared(index) {
+            Some(atomic) => _ = atomic.swap(value, Ordering::Relaxed),
+            None => self.plain[index].store(value, Ordering::Relaxed),
+        }
     }
 
     fn set(&self, index: usize, value: u64) {
@@ -109,6 +161,9 @@ unsafe impl TableMemory for Machine {
     }
 
     unsafe fn load(&self, slot: Slot) -> u64 {
+        if let Some(value) = self.own_store(slot) {
+            return value;
+        }
         let frame = self.frame(slot.table);
         // SAFETY: nothing is read: loom checks that every fill comes before this.
         frame.filled.with(|_| ());
@@ -119,10 +174,19 @@ unsafe impl TableMemory for Machine {
     }
 
     unsafe fn store(&self, slot: Slot, value: u64) {
-        self.frame(slot.table).set(slot.index, value);
+        if !self.late {
+            return self.frame(slot.table).set(slot.index, value);
+        }
+        // Stores to one place stay in their order (coherence).
+        if let Some((_, earlier)) = self.take_store(|other| other == slot) {
+            self.frame(slot.table).settle(slot.index, earlier);
+        }
+        let me = loom::thread::current().id();
+        self.stores.lock().expect("nobody panics with it").push((me, slot, value));
     }
 
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        self.drain();
         let frame = self.frame(slot.table);
         frame.filled.with(|_| ());
         match frame.shared(slot.index) {
@@ -135,6 +199,9 @@ unsafe impl TableMemory for Machine {
     }
 
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
+        while let Some((slot, value)) = self.take_store(|slot| slot.table == table) {
+            self.frame(table).settle(slot.index, value);
+        }
         let frame = self.frame(table);
         // Loom reports a fill of a table that somebody reads, or has read, without an order between the two.
         frame.filled.with_mut(|_| ());
@@ -147,6 +214,7 @@ unsafe impl TableMemory for Machine {
 // SAFETY: no hardware walks these tables; a DSB is at least a fence.
 unsafe impl Maintenance for Machine {
     fn dsb(&self, _: Dsb) {
+        self.drain();
         fence(Ordering::SeqCst);
     }
 
@@ -159,6 +227,8 @@ unsafe impl Maintenance for Machine {
     }
 
     fn wait(&self) {
+        // Stores come to memory in the end, whatever their thread does.
+        self.drain();
         loom::thread::yield_now();
     }
 }

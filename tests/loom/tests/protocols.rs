@@ -23,10 +23,14 @@ fn pages(start: u64, bytes: u64) -> IpaRange {
 
 /// A table with one block of 2 MiB.
 fn table(bbm: BbmLevel) -> Table {
+    table_on(Machine::new(6, &SHARED), bbm)
+}
+
+fn table_on(machine: Machine, bbm: BbmLevel) -> Table {
     let features =
         Features { pa_bits: 40, bbm, hardware_update: HardwareUpdate::None, tlbi_range: true, vmid_bits: 8, lse: true };
     let config = Config { ipa_bits: 32, ..Config::new(Vmid::new(1).unwrap(), features) };
-    let mut table = Stage2::new(Machine::new(6, &SHARED), config).unwrap();
+    let mut table = Stage2::new(machine, config).unwrap();
     table.map(pages(START, BLOCK), PhysAddr(START), Attributes::RAM).unwrap();
     table
 }
@@ -34,7 +38,7 @@ fn table(bbm: BbmLevel) -> Table {
 /// Runs two threads on a table that `make` makes, in every interleaving with up to three preemptions, then `check`.
 fn both(
     make: impl Fn() -> Table + Sync + Send + 'static,
-    one: fn(&Table),
+    one: impl Fn(&Table) + Sync + Send + 'static,
     other: fn(&Table),
     check: impl Fn(&mut Table) + Sync + Send + 'static,
 ) {
@@ -44,8 +48,12 @@ fn both(
     model.check(move || {
         let table = Arc::new(make());
         let theirs = Arc::clone(&table);
-        let thread = thread::spawn(move || other(&theirs));
+        let thread = thread::spawn(move || {
+            other(&theirs);
+            theirs.platform().drain();
+        });
         one(&table);
+        table.platform().drain();
         thread.join().unwrap();
         let mut table = Arc::try_unwrap(table).unwrap();
         check(&mut table);
@@ -130,6 +138,33 @@ fn two_threads_protect_one_page() {
         assert!(now == Permissions::READ || now == Permissions::READ_EXECUTE, "{now:?}");
         is_whole_and_split(table);
     });
+}
+
+/// With break-before-make a run's members come back by plain stores: the last may be there, and others not.
+#[test]
+fn a_permission_is_taken_while_the_members_of_a_run_come_back() {
+    const RUN: u64 = 16;
+    let run = || pages(START + RUN * PAGE_SIZE, RUN * PAGE_SIZE);
+    let make = move || {
+        // Both threads use the first member, which is the run's lock, and the last two.
+        let table = table_on(Machine::new(6, &[16, 30, 31]).with_late_stores(), BbmLevel::Level0);
+        table.split(pages(START, BLOCK), LeafSize::Contiguous64K).unwrap();
+        table.split(pages(START, RUN * PAGE_SIZE), LeafSize::Page).unwrap();
+        table.split(IpaRange::new(run().end(), Ipa(START + BLOCK)).unwrap(), LeafSize::Page).unwrap();
+        assert_eq!(table.walk(run().start()).unwrap().size, LeafSize::Contiguous64K);
+        table
+    };
+    let protect = |table: &Table| table.protect(pages(START, 3 * RUN * PAGE_SIZE), Permissions::READ_EXECUTE).unwrap();
+    both(
+        make,
+        move |table| table.split(run(), LeafSize::Page).unwrap(),
+        protect,
+        |table| {
+            is_whole_and_split(table);
+            let mut leaves = table.leaves(pages(START, 3 * RUN * PAGE_SIZE));
+            assert!(leaves.all(|leaf| !leaf.attributes.permissions.write), "a permission that was taken is back");
+        },
+    );
 }
 
 /// A table whose block is logged by write protection, with nothing dirty.

@@ -5,8 +5,8 @@ use crate::model::Model;
 use core::sync::atomic::AtomicU64;
 use stage2::fault::Status;
 use stage2::{
-    Abort, Attributes, Config, Error, FaultHistory, Ipa, IpaRange, LeafSize, Log, LogOptions, Maintenance, Outcome,
-    PageSet, Permissions, PhysAddr, Stage2, TableMemory, Vmid,
+    Abort, Attributes, Batch, Config, Error, FaultHistory, Ipa, IpaRange, LeafSize, Log, LogOptions, Maintenance,
+    Outcome, PageSet, Permissions, PhysAddr, Stage2, TableMemory, Vmid,
 };
 
 /// A [`Stage2`] on a [`Model`], or on a platform that wraps one.
@@ -14,6 +14,34 @@ use stage2::{
 pub struct Checked<'m, P: TableMemory + Maintenance = &'m Model> {
     model: &'m Model,
     stage2: Stage2<P>,
+}
+
+/// A [`Batch`] that tells the model what it is asked to change.
+#[derive(Debug)]
+pub struct CheckedBatch<'t, P: TableMemory + Maintenance = &'t Model> {
+    model: &'t Model,
+    batch: Batch<'t, P>,
+}
+
+impl<P: TableMemory + Maintenance> CheckedBatch<'_, P> {
+    /// [`Batch::protect`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn protect(&mut self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+        self.model.pages(range);
+        self.batch.protect(range, permissions)
+    }
+
+    /// [`Batch::split`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn split(&mut self, range: IpaRange, to: LeafSize) -> Result<(), Error> {
+        self.batch.split(range, to)
+    }
 }
 
 impl<'m> Checked<'m> {
@@ -112,11 +140,11 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
     /// # Errors
     ///
     /// What `changes` returns.
-    pub fn batch(&self, changes: impl FnOnce(&mut stage2::Batch<'_, P>) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn batch(&self, changes: impl FnOnce(&mut CheckedBatch<'_, P>) -> Result<(), Error>) -> Result<(), Error> {
         self.model.operation(Operation::whole(OperationKind::Batch), || {
-            let mut batch = self.stage2.batch();
+            let mut batch = CheckedBatch { model: self.model, batch: self.stage2.batch() };
             let result = changes(&mut batch);
-            batch.finish();
+            batch.batch.finish();
             result
         })
     }

@@ -114,7 +114,7 @@ impl State {
         }
     }
 
-    fn leaves_of(&self, stale: &Stale, range: &Range<u64>) -> Vec<Translation> {
+    pub fn leaves_of(&self, stale: &Stale, range: &Range<u64>) -> Vec<Translation> {
         let mut leaves = Vec::new();
         match stale.held {
             Held::Leaf(leaf) => leaves.push(leaf),
@@ -175,12 +175,17 @@ impl State {
         self.spaces.iter().enumerate().any(|(n, space)| space.translate(&self.memory, n, at).is_some_and(marked))
     }
 
+    /// Whether a change that may open a page is under way, or was while `running` ran: what it opens and marks may be in this
+    /// report or in the next.
     fn is_at_work(&self, except: u8, at: u64, running: &Running) -> bool {
+        use OperationKind::{Batch, Fault, Protect};
         if running.meanwhile.iter().any(|range| range.contains(&at)) {
             return true;
         }
         let others = self.pes.iter().enumerate().filter(|(pe, _)| *pe != except as usize);
-        others.filter_map(|(_, pe)| pe.running.as_ref()).any(|r| r.touched.iter().any(|range| range.contains(&at)))
+        let opens = |other: &&Running| matches!(other.operation.kind, Batch | Fault | Protect);
+        let mut others = others.filter_map(|(_, pe)| pe.running.as_ref()).filter(opens);
+        others.any(|r| r.touched.iter().any(|range| range.contains(&at)))
     }
 
     /// From here on a page counts as written if an entry that may exist lets writes through. One that memory does not
@@ -210,7 +215,8 @@ impl State {
                 for leaf in self.leaves_of(stale, &part).iter().filter(|leaf| leaf.writes()) {
                     let held = intersection(&leaf.span.range(), &part);
                     let known = memory_says.iter().any(|known| known.start <= held.start && held.end <= known.end);
-                    if !known && stale.operation == running.number {
+                    let others = || self.is_at_work(pe, held.start, running);
+                    if !known && (stale.operation == running.number || !others()) {
                         loose.get_or_insert((*leaf, held.start, format!("{stale}")));
                     }
                     writable.push(held);

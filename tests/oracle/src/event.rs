@@ -94,7 +94,7 @@ pub enum Action {
     },
     /// The engine was called.
     Begin(Operation),
-    /// The operation of this PE reports these pages dirty, or was asked for just these.
+    /// The operation of this PE reports these pages dirty, or was asked for just these; a batch, for one change more.
     Pages {
         /// First address.
         start: u64,
@@ -200,7 +200,7 @@ pub enum OperationKind {
     Collapse = 7,
     /// Answer a stage-2 abort.
     Fault = 8,
-    /// Several changes, one invalidation.
+    /// Several changes, one invalidation. What each is for is told by [`Action::Pages`] before it begins.
     Batch = 9,
     /// Start a dirty log: from its return on, every write is to be reported.
     Start = 10,

@@ -1,6 +1,5 @@
 //! Judgements on each write of a descriptor: sizes, contents, order, and what hardware may do to it meanwhile.
 
-use crate::event::OperationKind;
 use crate::memory::FrameId;
 use crate::state::{Change, How, State};
 use crate::tlb::{Held, Stale};
@@ -183,9 +182,8 @@ impl State {
         let old = change.old_leaf();
         let range = change.span.range();
         let running = self.pes[change.pe as usize].running.as_ref();
-        // Where the mapping itself goes, its dirty state goes with it.
-        let ends = running.is_some_and(|r| matches!(r.operation.kind, OperationKind::Map | OperationKind::Unmap))
-            && !Descriptor(change.new).is_valid();
+        // Where the mapping itself goes, its dirty state goes with it: the log is told that all of the range is written.
+        let ends = !Descriptor(change.new).is_valid() && running.is_some_and(|running| running.may_unmap(change.span));
         if let (How::Store, Some(leaf), false) = (change.how, old.filter(Translation::has_dbm), ends) {
             let what = format!("a plain store over {leaf}, which hardware may mark dirty meanwhile");
             return self.report(Verdict::Dirty, range, None, what);
@@ -196,7 +194,7 @@ impl State {
             (Some(_), None) => Descriptor(change.new).is_valid(),
             _ => false,
         };
-        if !resizes || self.ends_tracking(change) {
+        if !resizes {
             return;
         }
         let tracked = old.filter(Translation::has_dbm).or_else(|| self.held_with_dbm(change));
@@ -204,16 +202,6 @@ impl State {
             let what = format!("a change of size while hardware may mark {leaf} dirty (R_RTBRL)");
             self.report(Verdict::Dirty, range, None, what);
         }
-    }
-
-    /// Whether the new leaves are writable and keep no dirty state: then there is no update to lose, and none to invent.
-    fn ends_tracking(&self, change: &Change) -> bool {
-        let open = |leaf: &Translation| leaf.writes() && !leaf.has_dbm();
-        let mut all = change.new_leaf().is_none_or(|leaf| open(&leaf));
-        if let (Some(child), Some(place)) = (change.new_table(&self.memory), change.place.child(change.index)) {
-            self.memory.leaves(child, place, &change.span.range(), &mut |_, leaf, _| all &= open(&leaf));
-        }
-        all
     }
 
     /// An entry that hardware may mark, under the descriptor that was replaced.

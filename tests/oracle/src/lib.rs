@@ -12,7 +12,8 @@
 //! that may be seen. So what a PE may hold is what memory says now, and what it said before until an invalidation has taken
 //! it away; only the second part is stored.
 //!
-//! - **Stores** are seen by walks, old and new, until a DSB of the storing PE, or of one that has read the new value.
+//! - **Stores** are seen by walks, old and new, until a DSB of the storing PE, or of one that has read the new value. What
+//!   software on other PEs loads is in the order of the stores, or with [`Setup::late_stores`] in another.
 //! - **A TLBI** acts when a DSB of the same PE completes it: ISH for all, NSH for local ones. It takes what it covers, unless
 //!   a walk could still bring it back after it was issued. Stage-2 forms leave entries that combine both stages; VMALLE1 takes
 //!   those, unless they can be made anew from a stage-2 entry that is still there (R_TVTYQ).
@@ -54,12 +55,15 @@
 //! [`schedule`] runs several engine threads in every order, [`Trace`] and [`Model::replay`] judge events without an engine,
 //! and [`record`] reads them from a machine's log.
 
+mod asked;
+mod busy;
 pub mod checked;
 mod dirty;
 pub mod event;
 mod history;
 mod invalidate;
 mod judge;
+mod late;
 mod memory;
 pub mod model;
 pub mod mutant;
@@ -75,7 +79,7 @@ pub mod trace;
 mod translation;
 pub mod verdict;
 
-pub use checked::Checked;
+pub use checked::{Checked, CheckedBatch};
 pub use event::{Action, Event, Form, Invalidation, Operation, OperationKind};
 pub use model::{Mapping, Model, Setup, Stats};
 pub use reference::Reference;

@@ -53,8 +53,6 @@ pub(crate) struct Frame {
     /// The descriptor in memory that leads here.
     pub parent: Option<(FrameId, u16)>,
     pub is_root: bool,
-    /// The PE that made it reachable: what it was filled with is that PE's, busy marks included.
-    pub publisher: u8,
     /// Entries of walk caches that lead here though nothing in memory does.
     pub walkers: u32,
     /// Combined entries may be left of what was mapped here, when no walk cache leads here any more.
@@ -169,7 +167,6 @@ impl Memory {
                     place: None,
                     parent: None,
                     is_root: false,
-                    publisher: 0,
                     walkers: 0,
                     ghosts: 0,
                     unordered: 0,

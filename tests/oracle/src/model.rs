@@ -24,6 +24,9 @@ pub struct Setup {
     pub checks: Checks,
     /// Whether all events are kept, for [`Model::recording`].
     pub record: bool,
+    /// Whether a PE's plain stores come to memory no sooner than its next barrier or read-modify-write, and the last one
+    /// first, so that software on other PEs sees them out of order.
+    pub late_stores: bool,
     /// Chance that hardware marks a descriptor dirty right after the engine has read it, in 256ths.
     pub mark_rate: u8,
     /// Seed of the hardware's choices.
@@ -41,6 +44,7 @@ impl Setup {
             frames: 4096,
             checks: Checks::ALL,
             record: false,
+            late_stores: false,
             mark_rate: 0,
             seed: 0,
         }
@@ -185,10 +189,12 @@ impl Model {
 
     /// The engine returns to the executing PE.
     pub fn finish(&self, ok: bool) {
+        self.drain();
         self.apply(self.pe(), Action::Return { ok });
     }
 
-    /// The running operation reports these pages dirty, or (for a clear) was asked for them and no others.
+    /// The running operation reports these pages dirty, or (for a clear, or a change of a batch's) was asked for them and no
+    /// others.
     pub fn pages(&self, range: IpaRange) {
         self.apply(self.pe(), Action::Pages { start: range.start().0, end: range.end().0 });
     }
@@ -291,8 +297,22 @@ impl Model {
         }
     }
 
+    /// Whether no other PE is in the engine, by what the executing one does in it.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        let state = self.state.borrow();
+        state.pes[usize::from(self.pe())].running.as_ref().is_none_or(|running| running.operation.kind.is_exclusive())
+    }
+
+    /// The stores of the executing PE that have not come to memory.
+    pub(crate) fn with_late<R>(&self, act: impl FnOnce(&mut Vec<(Slot, u64)>) -> R) -> R {
+        act(&mut self.state.borrow_mut().pes[usize::from(self.pe())].late)
+    }
+
     /// The value that software reads, and perhaps a hardware update right after.
     pub(crate) fn read(&self, slot: Slot) -> u64 {
+        if let Some(value) = self.own_store(slot) {
+            return value;
+        }
         let mut state = self.state.borrow_mut();
         let value = state.load(self.pe(), slot);
         self.chance_of_mark(&mut state, slot);

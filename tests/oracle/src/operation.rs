@@ -1,9 +1,10 @@
 //! Operations: what has to hold when the engine returns.
 
+use crate::busy::Busy;
 use crate::event::{Operation, OperationKind};
 use crate::memory::FrameId;
-use crate::span::{Span, intersection, plain};
-use crate::state::{Change, State};
+use crate::span::{Span, intersection};
+use crate::state::{Change, How, State};
 use crate::tlb::{Held, Stale};
 use crate::translation::{Translation, is_leaf, noticed};
 use crate::verdict::Verdict;
@@ -18,8 +19,25 @@ struct Window {
     frame: FrameId,
     span: Span,
     old: u64,
-    /// What was mapped; for a table at level 0, where windows are only counted, its first leaf.
-    leaves: Vec<Translation>,
+    /// What was mapped, each with its descriptor; for a table at level 0, where windows are only counted, its first leaf.
+    leaves: Vec<(Translation, u64)>,
+}
+
+impl Window {
+    /// Whether the new entry is the one that was broken, but for what it permits: that never needs a break (R_GPPYH).
+    fn is_but_permissions(&self, change: &Change) -> bool {
+        let old = self.leaves.first().filter(|(leaf, _)| leaf.span == self.span);
+        let pair = old.map(|(leaf, _)| leaf).zip(change.new_leaf());
+        pair.is_some_and(|(old, new)| old.resized(&new).is_none() && !old.differs(&new))
+    }
+}
+
+/// What is wrong with an address that could not be translated for a time.
+enum Wrong {
+    /// Just that.
+    Window,
+    /// It is not what it was.
+    Left(Verdict, String),
 }
 
 /// An operation that has begun and not returned.
@@ -40,24 +58,12 @@ pub(crate) struct Running {
     windows: FxHashMap<(FrameId, usize), Window>,
     /// By descriptor: valid all the time, but not with all the rights of this leaf.
     restricted: FxHashMap<(FrameId, usize), Translation>,
+    /// Rights that it took away: from which entry, what was left of them, and when.
+    took: Vec<(Translation, Translation, u64)>,
+    /// Bits that it took from entries which other PEs had marked busy.
+    pub taken_early: Vec<(Change, Option<Busy>)>,
     /// Leaves whose permissions it changed although they do not lie in its range.
-    outside: Vec<(Span, Translation)>,
-}
-
-impl Running {
-    /// Whether the operation was asked to change the permissions of the leaf at `span`.
-    fn may_change(&self, span: Span) -> bool {
-        use OperationKind::{Clear, Collapse, Harvest, Protect, Split};
-        let Some(asked) = self.operation.range.map(plain) else { return true };
-        match self.operation.kind {
-            Protect | Harvest => span.is_inside(&asked),
-            // A collapse opens what a log that has ended left closed.
-            Split => false,
-            Clear => self.pages.iter().any(|pages| span.is_inside(pages)),
-            Collapse => span.overlaps(&asked),
-            _ => true,
-        }
-    }
+    pub outside: Vec<(Span, Translation)>,
 }
 
 impl State {
@@ -75,6 +81,8 @@ impl State {
             runs: Vec::new(),
             windows: FxHashMap::default(),
             restricted: FxHashMap::default(),
+            took: Vec::new(),
+            taken_early: Vec::new(),
             outside: Vec::new(),
         });
         assert!(before.is_none(), "PE{pe} began {operation} inside of another operation");
@@ -84,10 +92,15 @@ impl State {
     pub fn note_in_operation(&mut self, change: &Change) {
         let Change { pe, frame, index, place, span, old, new, .. } = *change;
         if self.pes[pe as usize].running.is_none() {
+            if change.how != How::Hardware {
+                let what = format!("PE{pe} changes what a walk may read, and is in no call of the engine");
+                self.report(Verdict::Contract, span.range(), None, what);
+            }
             return;
         }
         self.note_permission_window(change);
         let opens = self.opens_window(change);
+        let now = self.history.now();
         let outside = self.changes_outside(change);
         let mut rewritten = false;
         if let Some(running) = &mut self.pes[pe as usize].running {
@@ -103,7 +116,15 @@ impl State {
             if place.level != Level::L0 && running.runs.last() != Some(&run) {
                 running.runs.push(run);
             }
-            rewritten = running.windows.get(&(frame, index)).is_some_and(|window| window.old == new);
+            let window = running.windows.get(&(frame, index));
+            let may_break = running.may_map(span);
+            rewritten =
+                window.is_some_and(|window| window.old == new || !may_break && window.is_but_permissions(change));
+            if let (Some(old), Some(new)) = (change.old_leaf(), change.new_leaf())
+                && old.allows_more_than(&new).is_some()
+            {
+                running.took.push((old, new, now));
+            }
             if let Some(window) = opens {
                 running.windows.insert((frame, index), window);
             }
@@ -114,7 +135,7 @@ impl State {
             }
         }
         if rewritten {
-            let what = format!("the entry was broken and is written again as it was, {new:#x}");
+            let what = format!("the entry was broken and is written again as it was but for permissions, {new:#x}");
             self.report(Verdict::Window, span.range(), None, what);
         }
     }
@@ -135,12 +156,12 @@ impl State {
         if !fault || !Descriptor(old).is_valid() {
             return None;
         }
-        let mut leaves = Vec::from_iter(change.old_leaf());
+        let mut leaves = Vec::from_iter(change.old_leaf().map(|leaf| (leaf, old)));
         if let (Some(child), Some(below)) = (change.old_table(&self.memory), place.child(index)) {
             let all = self.level() > BbmLevel::Level0;
-            self.memory.leaves(child, below, &span.range(), &mut |_, leaf, _| {
+            self.memory.leaves(child, below, &span.range(), &mut |_, leaf, slot| {
                 if all || leaves.is_empty() {
-                    leaves.push(leaf);
+                    leaves.push((leaf, self.value(slot)));
                 }
             });
         }
@@ -150,18 +171,15 @@ impl State {
     /// Reads, fetches or untracked writes that an operation takes away and gives back fault in between.
     fn note_permission_window(&mut self, change: &Change) {
         let (Some(old), Some(new)) = (change.old_leaf(), change.new_leaf()) else { return };
-        let Change { pe, frame, index, span, .. } = *change;
-        let may = |t: &Translation| [t.reads(), t.executes(), t.writes()];
-        let lost = |from: &Translation, to: &Translation| {
-            // The moment of read-only that hardware dirty state needs is no such window.
-            let tracked = from.has_dbm() || to.has_dbm();
-            let [r, x, w] = core::array::from_fn(|i| may(from)[i] && !may(to)[i]);
-            r || x || (w && !tracked)
-        };
+        let Change { pe, frame, index, span, place, .. } = *change;
+        let may = |t: &Translation| [t.reads(), t.executes(), t.writes() || t.has_dbm()];
+        let lost = |from: &Translation, to: &Translation| (0..3).any(|i| may(from)[i] && !may(to)[i]);
         let running = self.pes[pe as usize].running.as_mut();
-        // What a batch takes away and gives back again it may have been asked for.
-        let Some(running) = running.filter(|running| running.operation.kind != OperationKind::Batch) else { return };
-        if lost(&old, &new) {
+        let Some(running) = running.filter(|running| !running.may_give_back(span)) else { return };
+        // The moment of read-only that hardware dirty state needs (R_RTBRL) is no such window: writers wait for its mark.
+        let held = old.has_dbm() && Descriptor(change.new).is_busy(place.level);
+        let [reads, executes, _] = may(&new);
+        if lost(&old, &new) && (!held || may(&old)[0] && !reads || may(&old)[1] && !executes) {
             running.restricted.entry((frame, index)).or_insert(old);
             return;
         }
@@ -179,23 +197,15 @@ impl State {
         }
     }
 
-    /// A permission change of a leaf that the operation was not asked to change.
-    fn changes_outside(&self, change: &Change) -> Option<(Span, Translation)> {
-        const PERMISSIONS: u64 = bits::READ | bits::WRITE | bits::NO_EXECUTE | bits::DBM | bits::WRITE_GRANTED;
-        let (old, _) = (change.old_leaf()?, change.new_leaf()?);
-        let running = self.pes[change.pe as usize].running.as_ref()?;
-        // From a busy mark on, the entry is a step of the engine's.
-        let first = !Descriptor(change.old).is_busy(change.place.level);
-        let outside = first && !running.may_change(change.span) && (change.old ^ change.new) & PERMISSIONS != 0;
-        outside.then_some((change.span, old))
-    }
-
     /// The engine returns: everything that it started is to be complete. Its event is in the history already.
     pub fn finish(&mut self, pe: u8, ok: bool) {
         let Some(running) = self.pes[pe as usize].running.take() else { return };
         for range in &running.touched {
-            // Where another operation is at work on the same addresses, they are judged when that one returns.
-            if !self.defer(range) {
+            // Where another operation is at work on the same addresses, what is left there is judged when that one returns:
+            // all but what this one took.
+            if self.defer(range) {
+                self.judge_taken(range, &running);
+            } else {
                 self.judge_stale(range, &running);
             }
         }
@@ -205,8 +215,10 @@ impl State {
             }
         }
         self.judge_runs(&running);
+        self.judge_left_busy(pe, &running);
         self.judge_windows(&running, ok);
         self.judge_outside(&running);
+        self.judge_taken_early(&running);
         match running.operation.kind {
             OperationKind::Freeze if ok => self.frozen = true,
             OperationKind::Thaw if ok => self.frozen = false,
@@ -249,6 +261,26 @@ impl State {
                 }
                 if let Some((old, (at, what))) = found {
                     self.report_stale(&stale, &old, at, &what, running);
+                }
+            }
+        }
+    }
+
+    /// Of the rights that the operation took from leaves in `range`, no entry gives any that is as old as that, whatever
+    /// others are doing there: who takes them invalidates.
+    fn judge_taken(&mut self, range: &Range<u64>, running: &Running) {
+        for (_, left, when) in running.took.iter().filter(|(old, ..)| old.span.overlaps(range)) {
+            let span = left.span.range();
+            for number in 0..self.spaces.len() {
+                let held: Vec<Stale> = self.tlbs[number].overlapping(&span).map(|(_, &stale)| stale).collect();
+                for stale in held.into_iter().filter(|stale| stale.replaced_at <= *when) {
+                    let leaves = self.leaves_of(&stale, &span);
+                    let too_much = leaves.into_iter().filter(|old| old.allows_more_than(left).is_some());
+                    let found =
+                        too_much.filter_map(|old| Some((old, self.allowed_too_much(number, &old, &span)?))).next();
+                    if let Some((old, (at, what))) = found {
+                        self.report_stale(&stale, &old, at, &what, running);
+                    }
                 }
             }
         }
@@ -311,54 +343,53 @@ impl State {
         }
     }
 
-    /// Addresses that were mapped before and are mapped now were to be mapped all the time.
+    /// Addresses that were mapped before and are mapped now were to be mapped all the time; those that are not, or lead
+    /// elsewhere, are those that the operation was asked about.
     fn judge_windows(&mut self, running: &Running, ok: bool) {
         for window in running.windows.values() {
-            let Some(place) = self.memory.frame(window.frame).place else { continue };
-            for leaf in &window.leaves {
-                let now = self.spaces[place.space].translate(&self.memory, place.space, leaf.span.base);
-                match now {
-                    // Mapping a range anew may break what is not mapped alike, its permissions included.
-                    Some((_, _, slot)) if running.operation.kind == OperationKind::Map && !self.alike(window, slot) => {
-                    }
-                    Some((_, now, _)) if !leaf.differs(&now) => {
-                        self.judge_window(window.span, "a walk could end in a fault in between");
-                        break;
-                    }
-                    None if !ok => {
-                        let what = format!("{} failed and left a hole where {leaf} was", running.operation);
-                        self.report(Verdict::Window, window.span.range(), None, what);
-                        break;
-                    }
-                    _ => {}
+            // The first page of each leaf and the last stand for all: an edge may lie in between.
+            let pages =
+                window.leaves.iter().flat_map(|leaf| [(leaf, leaf.0.span.base), (leaf, leaf.0.span.end() - 4096)]);
+            let wrong = pages.filter_map(|(leaf, at)| self.judge_page(window, leaf, at, running, ok)).next();
+            match wrong {
+                Some(Wrong::Window) => self.judge_window(window.span, "a walk could end in a fault in between"),
+                Some(Wrong::Left(verdict, what)) => {
+                    self.report(verdict, window.span.range(), None, format!("{}: {what}", running.operation));
                 }
+                None => {}
             }
         }
     }
 
-    /// Whether the leaf that a window was opened on has the owner's attributes that the one in `slot` has.
-    fn alike(&self, window: &Window, slot: Slot) -> bool {
-        let now = self.memory.find(slot.table).map(|id| self.memory.frame(id).values[slot.index]);
-        now.is_some_and(|now| Descriptor(now).attributes() == Descriptor(window.old).attributes())
+    /// Whether something is wrong with the page at `at`, of a leaf that could not be translated for a time.
+    fn judge_page(
+        &self,
+        window: &Window,
+        (leaf, old): &(Translation, u64),
+        at: u64,
+        running: &Running,
+        ok: bool,
+    ) -> Option<Wrong> {
+        let space = self.memory.frame(window.frame).place?.space;
+        let page = Span { shift: 12, base: at };
+        match self.spaces[space].translate(&self.memory, space, at) {
+            Some((_, now, _)) if leaf.differs(&now) => {
+                let what = || Wrong::Left(Verdict::Contract, format!("{leaf} is {now} now, which was not asked for"));
+                (!running.may_map(page)).then(what)
+            }
+            // Mapping a range anew may break what is not mapped alike, its permissions included.
+            Some((.., slot)) if running.may_map(page) && !alike(*old, self.value(slot)) => None,
+            Some(_) => Some(Wrong::Window),
+            None if self.is_marked_busy(at) => None,
+            None if !ok => Some(Wrong::Left(Verdict::Window, format!("failed and left a hole where {leaf} was"))),
+            None if running.may_unmap(page) => None,
+            None => Some(Wrong::Left(Verdict::Contract, format!("left a hole where {leaf} was"))),
+        }
     }
 
-    /// Leaves that an operation was not asked to change, and did on its way, are as they were.
-    fn judge_outside(&mut self, running: &Running) {
-        let may = |t: &Translation| [t.reads(), t.executes(), t.writes() || t.has_dbm()];
-        for (span, before) in &running.outside {
-            let mut found = None;
-            for number in 0..self.spaces.len() {
-                self.spaces[number].leaves(&self.memory, number, &span.range(), &mut |at, now, _| {
-                    if may(before) != may(&now) && !running.may_change(at) {
-                        found.get_or_insert(now);
-                    }
-                });
-            }
-            if let Some(now) = found {
-                let what = format!("{} changed {before} to {now}, which it was not asked for", running.operation);
-                self.report(Verdict::Contract, span.range(), None, what);
-            }
-        }
+    /// The descriptor in a slot.
+    fn value(&self, slot: Slot) -> u64 {
+        self.memory.find(slot.table).map_or(0, |id| self.memory.frame(id).values[slot.index])
     }
 
     /// When no operation runs, each allocated frame is a table that something leads to.
@@ -373,4 +404,9 @@ impl State {
             self.report(Verdict::Contract, range, Some(address), what);
         }
     }
+}
+
+/// Whether two leaves have the same attributes in their owner's eyes.
+fn alike(old: u64, new: u64) -> bool {
+    Descriptor(old).attributes() == Descriptor(new).attributes()
 }

@@ -14,6 +14,7 @@ unsafe impl TableMemory for &Model {
     }
 
     unsafe fn free(&self, first: PhysAddr, frames: usize) {
+        self.drain();
         before_act();
         self.apply(self.pe(), Action::Free { first, frames });
     }
@@ -25,16 +26,19 @@ unsafe impl TableMemory for &Model {
 
     unsafe fn store(&self, slot: Slot, value: u64) {
         before_act();
-        self.apply(self.pe(), Action::Store { slot, value });
+        self.put(slot, value);
     }
 
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        // Ordered on both sides: what was stored before is seen before.
+        self.drain();
         before_act();
         self.exchange(slot, old, new)
     }
 
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
         // One event for all: nobody sees the table yet, or the model says that somebody does.
+        self.drain_table(table);
         before_act();
         self.apply(self.pe(), Action::Fill { table, first, step });
     }
@@ -43,6 +47,7 @@ unsafe impl TableMemory for &Model {
 // SAFETY: the model does with each call what its documentation says, to the TLBs that it models, and for the VMID given.
 unsafe impl Maintenance for &Model {
     fn dsb(&self, barrier: Dsb) {
+        self.drain();
         before_act();
         self.apply(self.pe(), Action::Dsb(barrier));
     }
@@ -64,6 +69,10 @@ unsafe impl Maintenance for &Model {
     }
 
     fn wait(&self) {
-        schedule::wait();
+        // Stores come to memory in the end, whatever their PE does; this one may be what the other waits for. And the other
+        // may have gone on meanwhile: look again first.
+        if !self.drain() {
+            schedule::wait();
+        }
     }
 }

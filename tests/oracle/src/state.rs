@@ -1,5 +1,6 @@
 //! The model's state, and what each event does to it.
 
+use crate::busy::Busy;
 use crate::dirty::Log;
 use crate::event::{Action, Invalidation};
 use crate::history::History;
@@ -82,6 +83,8 @@ pub(crate) struct Pe {
     filled: Vec<FrameId>,
     /// Descriptors that this PE has read since it last stored one, and whose stores by other PEs are not ordered.
     read: Vec<(FrameId, u16)>,
+    /// Plain stores that have not come to memory, in their order.
+    pub late: Vec<(Slot, u64)>,
     pub running: Option<Running>,
 }
 
@@ -103,8 +106,8 @@ pub(crate) struct State {
     pub chance: fastrand::Rng,
     /// By descriptor, in the order of the stores.
     unordered: FxHashMap<(FrameId, u16), Vec<Unordered>>,
-    /// Who marked an entry busy.
-    busy: FxHashMap<(FrameId, u16), u8>,
+    /// Who marked an entry busy, and when.
+    pub busy: FxHashMap<(FrameId, u16), Busy>,
 }
 
 impl State {
@@ -238,32 +241,6 @@ impl State {
         self.note_writable(&change);
     }
 
-    /// Who marks an entry busy owns it until the mark goes.
-    fn judge_ownership(&mut self, change: &Change) {
-        let Change { pe, frame, index, place, old, new, how, .. } = *change;
-        let key = (frame, index as u16);
-        let filled_busy = || Descriptor(old).is_busy(place.level).then(|| self.memory.frame(frame).publisher);
-        let owner = self.busy.get(&key).copied().or_else(filled_busy);
-        let exclusive = self.pes[pe as usize].running.as_ref().is_none_or(|op| op.operation.kind.is_exclusive());
-        let wrong = match how {
-            How::Hardware => None,
-            _ if exclusive => None,
-            _ if owner.is_some_and(|owner| owner != pe) => Some("writes an entry that another PE has marked busy"),
-            How::Store if owner.is_none() && Descriptor(old).is_valid() => {
-                Some("stores to an entry that other PEs may change")
-            }
-            _ => None,
-        };
-        if let Some(what) = wrong {
-            self.report(Verdict::Contract, change.span.range(), None, format!("PE{pe} {what}"));
-        }
-        if Descriptor(new).is_busy(place.level) {
-            self.busy.entry(key).or_insert(pe);
-        } else if owner.is_some() {
-            self.busy.remove(&key);
-        }
-    }
-
     /// What the old descriptor led to may be held from now on, though memory does not say it any more.
     fn displace(&mut self, change: &Change) {
         if change.how == How::Hardware {
@@ -332,7 +309,7 @@ impl State {
             return self.report(Verdict::Freed, change.span.range(), Some(address), what);
         };
         self.publish(child, Some((change.frame, change.index as u16)), place);
-        self.memory.frame_mut(child).publisher = change.pe;
+        self.note_published_busy(change.pe, child);
     }
 
     /// Makes a table reachable, and the tables below it.

@@ -3,95 +3,19 @@
 
 mod common;
 
-use common::{GIB, MIB, range};
+use common::traces::*;
+use common::{GIB, range};
 use stage2::descriptor::bits;
 use stage2::geometry::ENTRIES;
-use stage2::{Attributes, BbmLevel, Descriptor, Dsb, IpaRange, Level, PhysAddr, Slot};
+use stage2::{BbmLevel, Descriptor, Dsb, Level, PhysAddr, Slot};
 use stage2_oracle::{Action, Checks, Form, Model, OperationKind, Setup, Trace, Verdict, record};
-
-const ROOT: PhysAddr = PhysAddr(0x1000_0000);
-/// The table of level 2 for the third GiB.
-const BLOCKS: PhysAddr = PhysAddr(0x1000_1000);
-/// A table of level 3 in it.
-const PAGES: PhysAddr = PhysAddr(0x1000_2000);
-const BASE: u64 = 2 * GIB;
-const OTHER: u64 = 6 * GIB;
-
-fn rw() -> u64 {
-    Attributes::RAM.encode()
-}
-
-fn ro() -> u64 {
-    rw() & !bits::WRITE
-}
-
-fn block(attributes: u64) -> u64 {
-    Descriptor::leaf(Level::L2, PhysAddr(BASE), attributes).0
-}
-
-fn page(n: u64, attributes: u64) -> u64 {
-    Descriptor::leaf(Level::L3, PhysAddr(BASE + n * 4096), attributes).0
-}
-
-fn pages(first: u64, last: u64) -> IpaRange {
-    range(BASE + first * 4096, BASE + (last + 1) * 4096)
-}
-
-fn one_block() -> IpaRange {
-    range(BASE, BASE + 2 * MIB)
-}
-
-/// One block of RAM at `BASE`, nothing else.
-fn mapped_block(t: &mut Trace) {
-    t.root(ROOT, 36).begin(OperationKind::Map, one_block());
-    t.allocate(BLOCKS).fill(BLOCKS, 0, 0).store(BLOCKS, 0, block(rw()));
-    t.dsb(Dsb::IshSt).store_table(ROOT, 2, BLOCKS).dsb(Dsb::IshSt).end();
-}
-
-/// The same in pages.
-fn mapped_pages(t: &mut Trace, attributes: u64) {
-    t.root(ROOT, 36).begin(OperationKind::Map, one_block());
-    t.allocate(BLOCKS).fill(BLOCKS, 0, 0);
-    t.allocate(PAGES).fill_leaves(PAGES, Level::L3, BASE, attributes).store_table(BLOCKS, 0, PAGES);
-    t.dsb(Dsb::IshSt).store_table(ROOT, 2, BLOCKS).dsb(Dsb::IshSt).end();
-}
-
-/// An empty table of pages.
-fn no_pages(t: &mut Trace) {
-    t.root(ROOT, 36).begin(OperationKind::Map, one_block());
-    t.allocate(BLOCKS).fill(BLOCKS, 0, 0);
-    t.allocate(PAGES).fill(PAGES, 0, 0).store_table(BLOCKS, 0, PAGES);
-    t.dsb(Dsb::IshSt).store_table(ROOT, 2, BLOCKS).dsb(Dsb::IshSt).end();
-}
-
-/// A direct split of the block.
-fn split(t: &mut Trace) {
-    t.begin(OperationKind::Split, one_block()).allocate(PAGES).fill_leaves(PAGES, Level::L3, BASE, rw());
-    t.dsb(Dsb::IshSt).exchange(BLOCKS, 0, block(rw()), Descriptor::table(PAGES).0).dsb(Dsb::IshSt).end();
-}
-
-fn everything() -> Form {
-    Form::Range { base: BASE, scale: 1, num: 7 }
-}
-
-/// A mistake, made (`true`) or not.
-struct Mistake {
-    /// Its number in `docs/testing.md`; 0 for one that is not on that list.
-    number: u8,
-    level: BbmLevel,
-    hardware_dirty: bool,
-    found_by: &'static [Verdict],
-    trace: fn(&mut Trace, bool),
-}
-
-const NO: bool = false;
 
 /// All of them.
 fn mistakes() -> Vec<Mistake> {
     use BbmLevel::{Level0, Level1, Level2};
     use OperationKind::{Clear, Collapse, Fault, Harvest, Map, Protect, Split, Start, Unmap};
     use Verdict::{Contract, Dirty, EarlyMake, Freed, Invalidation, Size, Stale, Translation, Unfilled, Window};
-    let mistake = |number, level, found_by, trace| Mistake { number, level, hardware_dirty: NO, found_by, trace };
+    let mistake = |number, level, found_by, trace| Mistake { number, ..mistake(level, found_by, trace) };
     vec![
         // Valid over valid, another output.
         mistake(1, Level2, &[Translation, EarlyMake], |t, bad| {
@@ -343,35 +267,9 @@ fn mistakes() -> Vec<Mistake> {
     ]
 }
 
-fn judge(mistake: &Mistake, bad: bool, checks: Checks) -> Model {
-    let setup = Setup { checks, hardware_dirty: mistake.hardware_dirty, ..Setup::new(mistake.level) };
-    let model = Model::new(setup);
-    let mut trace = Trace::new(1);
-    (mistake.trace)(&mut trace, bad);
-    // Through the machine's format, so that it is known to keep everything that matters.
-    let log: Vec<u8> = trace.events().iter().flat_map(record::encode).collect();
-    let events = record::decode(&log).expect("what was encoded");
-    assert_eq!(events, trace.events());
-    model.replay(&events).expect("a trace that fits");
-    model
-}
-
 #[test]
-fn good_traces_are_accepted() {
-    for (n, mistake) in mistakes().iter().enumerate() {
-        let model = judge(mistake, false, Checks::ALL);
-        assert!(model.is_clean(), "trace {n}, mistake {}:\n{}", mistake.number, model.violations()[0]);
-    }
-}
-
-#[test]
-fn bad_traces_are_rejected_for_the_right_reason() {
-    for (n, mistake) in mistakes().iter().enumerate() {
-        let model = judge(mistake, true, Checks::ALL);
-        assert_eq!(model.verdicts(), mistake.found_by, "trace {n}, mistake {}", mistake.number);
-        let first = model.violations()[0].to_string();
-        assert!(first.contains("history") && first.contains("PE"), "{first}");
-    }
+fn bad_traces_are_rejected_for_the_right_reason_and_good_ones_accepted() {
+    assert_judged(&mistakes());
 }
 
 #[test]

@@ -67,3 +67,13 @@ fn hardware_marks_are_harvested_and_audited_while_cpus_write() {
     let [_, _, writes, .., violations] = judged(&["--audit", "--dirty", "hardware"], &scratch.path("events"));
     assert!(writes > 1000 && violations == 0, "{writes}");
 }
+
+/// A CPU without FEAT_BBM that the guest turns on late splits everything by nT first, which takes two invalidations a block.
+/// Each is judged for the VMID that the CPU holds when it executes it: a late CPU has held none.
+#[test]
+fn a_late_cpu_repaints_for_the_vmid_that_the_guest_has() {
+    let scratch = scratch();
+    let options = ["--bbm", "nt", "--weaken", "1"];
+    let [_, _, writes, invalidations, _, violations] = judged(&options, &scratch.path("events"));
+    assert!(writes > 500 && invalidations > 500 && violations == 0, "{writes} {invalidations}");
+}

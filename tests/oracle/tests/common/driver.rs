@@ -5,7 +5,7 @@ use super::{GIB, MIB, Machine, range, vmid};
 use core::sync::atomic::AtomicU64;
 use stage2::fault::Status;
 use stage2::*;
-use stage2_oracle::{Checked, Model, Reference};
+use stage2_oracle::{Checked, CheckedBatch, Model, Reference};
 use std::collections::BTreeSet;
 
 /// A table with everything that is known about it from outside.
@@ -76,7 +76,8 @@ impl<'m> Driver<'m> {
                 range
             }
             Op::Batch(ref changes) => {
-                let do_all = |batch: &mut Batch<'_, &Model>| changes.iter().try_for_each(|&(r, p)| batch.protect(r, p));
+                let do_all =
+                    |batch: &mut CheckedBatch<'_, &Model>| changes.iter().try_for_each(|&(r, p)| batch.protect(r, p));
                 self.table.batch(do_all).expect("memory for a batch");
                 changes.iter().for_each(|&(range, permissions)| self.reference.protect(range, permissions));
                 let start = changes.iter().map(|c| c.0.start()).min().expect("a batch of something");

@@ -11,6 +11,7 @@ use std::sync::Once;
 
 pub mod driver;
 pub mod operations;
+pub mod traces;
 
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
