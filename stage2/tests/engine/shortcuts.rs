@@ -274,5 +274,9 @@ fn full_blocks_and_words_are_counted_and_protected_as_single_pages_are() {
         }
         assert!(table.is_clean(&log));
         assert!(bit(700));
+        // Nothing of the marks is left.
+        bitmap.iter().for_each(|word| word.store(0, Relaxed));
+        guest_store(&table, start_of_log + 0x5000).unwrap();
+        assert_eq!(table.harvest_into(&mut log, &bitmap), Ok(1), "{bytes:#x}");
     }
 }
