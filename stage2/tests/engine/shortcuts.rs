@@ -1,6 +1,6 @@
 //! The short ways through bulk operations, and plain bitmaps: that they do what the long ways do.
 
-use crate::dirty::{GIB, MIB, harvest, peek, range, start, table};
+use crate::dirty::{GIB, MIB, harvest, peek, range, start, storage, table};
 use crate::host::{Access, Host, guest_store, store};
 use stage2::fault::Status;
 use stage2::*;
@@ -204,16 +204,19 @@ fn the_short_way_into_a_block_splits_it_and_opens_one_page() {
     let mut table = table(&host, BbmLevel::Level2);
     let logged = range(GIB + 2 * MIB, 8 * MIB);
     let (block, denied, pages, outside) = (GIB + 2 * MIB, GIB + 4 * MIB, GIB + 6 * MIB, GIB + 12 * MIB);
+    let open = range(GIB + 16 * MIB, 2 * MIB);
     let mut log = start(&mut table, logged, Mechanism::WriteProtect);
     table.split(range(pages, 2 * MIB), LeafSize::Page).unwrap();
     table.protect(range(denied, 2 * MIB), Permissions::READ).unwrap();
+    let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: true };
+    let _all_dirty = table.start_log(open, storage(open), options).unwrap();
     let mut history = FaultHistory::new();
     let mut first_write = |table: &Stage2<&Host>, ipa: u64| table.first_write_to_block(Ipa(ipa), ipa, &mut history);
 
-    // A denied block, a table of pages, a block of no log, nothing at all, past the end; and a block without memory for its
+    // A denied block, a table of pages, a block of no log, one that is open, nothing at all, past the end; and a block without memory for its
     // table, or of a frozen one: left to `fault`, uncounted, and nothing is split.
     let census = table.census();
-    for ipa in [denied, pages, outside, 3 * GIB, 1 << 40] {
+    for ipa in [denied, pages, outside, open.start().0, 3 * GIB, 1 << 40] {
         assert!(!first_write(&table, ipa), "{ipa:#x}");
     }
     host.limit.set(host.live.get());
