@@ -101,6 +101,15 @@ events! {
 const BROADCAST: [(Event, u64); 4] =
     [(Event::DsbIshst, 1), (Event::DsbIsh, 2), (Event::TlbiVmallE1Broadcast, 1), (Event::Isb, 1)];
 
+/// Likewise the broadcast invalidation of one page, with its TLBI.
+const PAGE_BROADCAST: [(Event, u64); 5] = [
+    (Event::TlbiIpaBroadcast, 1),
+    (Event::DsbIshst, 1),
+    (Event::DsbIsh, 2),
+    (Event::TlbiVmallE1Broadcast, 1),
+    (Event::Isb, 1),
+];
+
 /// Likewise a first write to a logged page.
 const FIRST_WRITE: [(Event, u64); 7] = [
     (Event::FirstWrite, 1),
@@ -123,6 +132,8 @@ pub struct Counters {
     first_writes: AtomicU64,
     /// [`BROADCAST`], all of it.
     broadcasts: AtomicU64,
+    /// [`PAGE_BROADCAST`], all of it.
+    page_broadcasts: AtomicU64,
 }
 
 /// How often `event` is part of what is counted together.
@@ -138,6 +149,7 @@ impl Counters {
             events: [const { AtomicU64::new(0) }; Event::ALL.len()],
             first_writes: AtomicU64::new(0),
             broadcasts: AtomicU64::new(0),
+            page_broadcasts: AtomicU64::new(0),
         }
     }
 
@@ -161,6 +173,12 @@ impl Counters {
         self.broadcasts.store(self.broadcasts.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
+    /// Adds a broadcast invalidation of one page: DSB ISHST, IPAS2E1IS, DSB, VMALLE1IS, DSB, ISB.
+    #[inline(always)]
+    pub(crate) fn add_page_broadcast(&self) {
+        self.page_broadcasts.store(self.page_broadcasts.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
     /// The event's count; any PE may ask.
     #[must_use]
     pub fn get(&self, event: Event) -> u64 {
@@ -168,6 +186,7 @@ impl Counters {
             .load(Relaxed)
             .wrapping_add(times(&FIRST_WRITE, event).wrapping_mul(self.first_writes.load(Relaxed)))
             .wrapping_add(times(&BROADCAST, event).wrapping_mul(self.broadcasts.load(Relaxed)))
+            .wrapping_add(times(&PAGE_BROADCAST, event).wrapping_mul(self.page_broadcasts.load(Relaxed)))
     }
 
     /// All counts, in the order of [`Event::ALL`].
@@ -208,12 +227,13 @@ mod tests {
         counters.add_first_write();
         counters.add_first_write();
         counters.add_broadcast();
+        counters.add_page_broadcast();
         for &event in Event::ALL {
             let expected = match event {
                 Event::DsbNsh => 9,
-                Event::DsbIsh => 2,
-                Event::TlbiVmallE1Broadcast | Event::Isb => 1,
-                Event::DsbIshst => 3,
+                Event::DsbIsh | Event::DsbIshst => 4,
+                Event::TlbiVmallE1Broadcast | Event::Isb => 2,
+                Event::TlbiIpaBroadcast => 1,
                 Event::FirstWrite | Event::FaultPermission | Event::DescriptorWrite => 2,
                 Event::TlbiIpaLocal | Event::TlbiVaLocal => 2,
                 _ => 0,

@@ -6,13 +6,13 @@
 //! let a harvest take the mark, find nothing to protect, and leave a writable page that nobody will mark again.
 
 use crate::address::{Ipa, IpaRange};
-use crate::clean::{CleanSet, Cleaner, Close, Harvest, Scan};
+use crate::clean::{CleanSet, Cleaner, Close, Harvest, Scan, Span};
 use crate::counters::Event;
 use crate::descriptor::bits;
 use crate::error::Error;
 use crate::geometry::{LeafSize, Level};
 use crate::invalidate::Pending;
-use crate::marks::Marks;
+use crate::marks::{BlockMarks, EachBlock, Marks};
 use crate::page_set::{Layout, PageSet, Pages, Report, SharedBitmap};
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::reserve::Reserve;
@@ -57,6 +57,8 @@ pub struct LogOptions {
 pub struct Log {
     index: usize,
     range: IpaRange,
+    /// Where its bitmap is ([`Marks::place`]): tells it from the logs of other tables.
+    place: usize,
 }
 
 impl Log {
@@ -78,11 +80,14 @@ impl Log {
 pub(crate) struct Tracked {
     pub(crate) range: IpaRange,
     pub(crate) mechanism: Mechanism,
+    /// By write protection, of no more memory than [`Marks::is_flat`] is for: its harvest is short.
+    short: bool,
     pub(crate) marks: Marks,
 }
 
 impl Tracked {
-    const NONE: Self = Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, marks: Marks::NONE };
+    const NONE: Self =
+        Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, short: false, marks: Marks::NONE };
 
     fn is_used(&self) -> bool {
         !self.range.is_nothing()
@@ -207,9 +212,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             self.visit(range, &mut close)?;
         }
         self.complete(&close.pending);
-        self.logs.entries[index] = Tracked { range, mechanism: options.mechanism, marks };
+        let log = Log { index, range, place: marks.place() };
+        let short = !cfg!(feature = "small") && !options.mechanism.is_hardware() && marks.is_flat();
+        self.logs.entries[index] = Tracked { range, mechanism: options.mechanism, short, marks };
         self.logs.used = self.logs.used.max(index + 1);
-        Ok(Log { index, range })
+        Ok(log)
     }
 
     /// Ends a log and gives its bitmap's memory back. Leaves become as large and as open as they were: see
@@ -230,7 +237,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// they are in, or until [`Stage2::collapse`]. Costs the same for any range.
     pub fn end_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         let entry = self.logs.entries.get_mut(log.index)?;
-        if entry.range != log.range() {
+        if entry.marks.place() != log.place {
             return None;
         }
         self.under_way.note_grants();
@@ -255,7 +262,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::WrongSet`] if `report` has another layout than the log.
     pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
         let tracked = self.tracked(log, report.layout())?;
-        if tracked.is_clean() { Ok(()) } else { self.harvest_tracked(tracked, report) }
+        if tracked.is_clean() { Ok(()) } else { self.harvest_tracked(tracked, report).map(drop) }
     }
 
     /// [`Stage2::harvest`] into a plain bitmap, a bit a page as in [`PageSet::bitmap`]: the pages' bits are set, all others
@@ -272,12 +279,26 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         let tracked = self.tracked_by(log)?;
         tracked.check_room(bitmap)?;
-        if tracked.is_clean() {
+        if cfg!(feature = "small") || !tracked.short {
+            return if tracked.is_clean() { Ok(0) } else { self.harvest_any_into(tracked, bitmap) };
+        }
+        if tracked.marks.is_empty() {
             return Ok(0);
         }
         let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
-        self.harvest_tracked(tracked, &mut report)?;
-        Ok(report.added)
+        let unfinished = self.under_way.begin_taking();
+        let mut harvest = Harvest { table: self, tracked, report: &mut report, added: 0, span: Span::NOTHING };
+        for block in tracked.marks.take_flat() {
+            harvest.block(block);
+        }
+        self.complete_announced(&harvest.span.pending());
+        drop(unfinished);
+        Ok(harvest.added)
+    }
+
+    #[inline(never)]
+    fn harvest_any_into(&self, tracked: &Tracked, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+        self.harvest_tracked(tracked, &mut SharedBitmap::new(&tracked.marks.layout, bitmap))
     }
 
     /// Whether a harvest has nothing to report, as far as one load tells: never for a log by hardware, whose leaves a
@@ -285,37 +306,40 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[must_use]
     #[inline(always)]
     pub fn is_clean(&self, log: &Log) -> bool {
-        self.logs.entries.get(log.index).is_some_and(Tracked::is_clean)
+        self.tracked_by(log).is_ok_and(Tracked::is_clean)
     }
 
     #[inline(always)]
-    fn harvest_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
+    fn harvest_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<u64, Error> {
         if tracked.mechanism.is_hardware() {
             return self.harvest_hardware(tracked, report);
         }
-        let mut pending = Pending::new();
         let unfinished = self.under_way.begin_taking();
-        let cleaner = Cleaner::new(self, tracked);
-        tracked.marks.take_all(&mut Harvest { cleaner, report, pending: &mut pending });
-        self.complete(&pending);
+        let mut harvest = Harvest { table: self, tracked, report, added: 0, span: Span::NOTHING };
+        tracked.marks.each_block::<true>(&mut harvest);
+        self.complete_announced(&harvest.span.pending());
         drop(unfinished);
-        Ok(())
+        Ok(harvest.added)
     }
 
     #[inline(never)]
-    fn harvest_hardware(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
+    fn harvest_hardware(&self, tracked: &Tracked, report: &mut impl Report) -> Result<u64, Error> {
         let mut pending = Pending::new();
         let unfinished = self.under_way.begin_taking();
-        tracked.marks.take_all(&mut |word: usize, bits: u64| {
-            report.insert_word(word, bits);
-            // Marked by software, such as a deny whose invalidation may not be complete.
-            pending.add(tracked.marks.layout.span(word, bits));
+        let mut added = 0;
+        tracked.marks.each_block::<true>(&mut |marks: BlockMarks<'_>| {
+            for (word, bits) in marks.marked::<true>() {
+                added += report.insert_word(word, bits);
+                // Marked by software, such as a deny whose invalidation may not be complete.
+                pending.add(tracked.marks.layout.span(word, bits));
+            }
         });
-        let mut scan = Scan { report, pending: &mut pending, clean: true };
+        let mut scan = Scan { report, pending: &mut pending, clean: true, added: 0 };
         self.visit(tracked.range, &mut scan)?;
-        self.complete(&pending);
+        added += scan.added;
+        self.complete_announced(&pending);
         drop(unfinished);
-        Ok(())
+        Ok(added)
     }
 
     /// Adds all pages to `report` that a harvest would report now, and changes nothing.
@@ -325,7 +349,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// As for [`Stage2::harvest`].
     pub fn peek(&self, log: &Log, report: &mut PageSet<'_>) -> Result<(), Error> {
         let tracked = self.tracked(log, report.layout())?;
-        self.peek_tracked(tracked, report)
+        self.peek_tracked(tracked, report).map(drop)
     }
 
     /// [`Stage2::peek`] into a plain bitmap: see [`Stage2::harvest_into`].
@@ -336,19 +360,23 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub fn peek_into(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         let tracked = self.tracked_by(log)?;
         tracked.check_room(bitmap)?;
-        let mut report = SharedBitmap::new(&tracked.marks.layout, bitmap);
-        self.peek_tracked(tracked, &mut report)?;
-        Ok(report.added)
+        self.peek_tracked(tracked, &mut SharedBitmap::new(&tracked.marks.layout, bitmap))
     }
 
-    fn peek_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<(), Error> {
-        tracked.marks.peek_all(&mut |word: usize, bits: u64| report.insert_word(word, bits));
+    fn peek_tracked(&self, tracked: &Tracked, report: &mut impl Report) -> Result<u64, Error> {
+        let mut added = 0;
+        tracked.marks.each_block::<false>(&mut |marks: BlockMarks<'_>| {
+            for (word, bits) in marks.marked::<false>() {
+                added += report.insert_word(word, bits);
+            }
+        });
         if tracked.mechanism.is_hardware() {
             let mut pending = Pending::new();
-            let mut scan = Scan { report, pending: &mut pending, clean: false };
+            let mut scan = Scan { report, pending: &mut pending, clean: false, added: 0 };
             self.visit(tracked.range, &mut scan)?;
+            added += scan.added;
         }
-        Ok(())
+        Ok(added)
     }
 
     /// Makes the pages of `set` count as clean, and protects these and no others, whatever lies between them. Copy the
@@ -389,10 +417,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         set.each_word(|word, bits| {
             let taken = tracked.marks.take_word(word, bits);
             if taken != 0 {
-                cleaner.protect(word, taken, Some(set), None::<&mut PageSet<'_>>, &mut pending);
+                cleaner.protect(word, taken, set, &mut pending);
             }
         });
-        self.complete(&pending);
+        self.complete_announced(&pending);
         drop(unfinished);
         Ok(())
     }
@@ -409,7 +437,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         });
         let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
         set.each_word(|word, bits| clean.word(word, bits & tracked.marks.layout.mask(word, tracked.range)));
-        self.complete(&pending);
+        self.complete_announced(&pending);
         drop(unfinished);
         Ok(())
     }
@@ -481,8 +509,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The log's entry.
     #[inline(always)]
     fn tracked_by(&self, log: &Log) -> Result<&Tracked, Error> {
-        let tracked = self.logs.entries.get(log.index);
-        tracked.filter(|tracked| tracked.range == log.range).ok_or(Error::WrongSet { range: log.range })
+        let tracked = &self.logs.entries[log.index % LOGS];
+        (tracked.marks.place() == log.place).then_some(tracked).ok_or(Error::WrongSet { range: log.range })
     }
 
     /// The first write to a leaf whose writes are held back. `entry` is what the walk found.

@@ -4,8 +4,11 @@
 
 use crate::address::Ipa;
 use crate::counters::Event;
-use crate::descriptor::bits;
-use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi};
+use crate::descriptor::{Descriptor, bits};
+use crate::dirty::Tracked;
+use crate::geometry::Level;
+use crate::platform::{Dsb, Maintenance, Scope, Slot, TableMemory, Tlbi};
+use crate::reserve::Reserve;
 use crate::table::Stage2;
 use crate::walk::Entry;
 
@@ -221,6 +224,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // A log lies in the IPA space. A table that is frozen may open a page: the store finds no translation all the same.
         let Some(tracked) = self.logs.at(ipa) else { return false };
         let Some(slot) = self.page_slot(ipa) else { return false };
+        self.open_held(slot, tracked, ipa, va, history)
+    }
+
+    /// Opens the page in `slot` if it is held back, and says whether it was.
+    #[inline(always)]
+    fn open_held(&self, slot: Slot, tracked: &Tracked, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
         let value = self.load(slot);
         const HELD: u64 = bits::VALID | bits::TABLE | bits::WRITE_GRANTED;
         const FREE: u64 = bits::WRITE | bits::DBM | bits::BUSY | bits::CONTIGUOUS;
@@ -237,6 +246,32 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.platform.counters().add_first_write();
         history.clear();
         true
+    }
+
+    /// [`Stage2::first_write`] to a page that is still part of a block of 2 MiB: the block becomes a table of pages that are
+    /// held back, of which one is opened.
+    ///
+    /// Cost: a first write, and one frame and 512 descriptors.
+    #[inline(always)]
+    pub fn first_write_to_block(&self, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
+        const HELD: u64 = bits::VALID | bits::WRITE_GRANTED;
+        const FREE: u64 = bits::TABLE | bits::WRITE | bits::DBM | bits::BUSY | bits::NT | bits::CONTIGUOUS;
+        if self.frozen.is_some() {
+            return false;
+        }
+        let Some(tracked) = self.logs.at(ipa) else { return false };
+        let Some(slot) = self.level_2_slot(ipa) else { return false };
+        let block = Entry::at(slot, Level::L2, ipa, Descriptor(self.load(slot)));
+        if block.value.0 & (HELD | FREE) != HELD {
+            return false;
+        }
+        // Without memory, and where another PE was first, it is for `fault` to say what happens.
+        let split = self.split_leaf(&block, &[Some(block.range()), None], &mut Reserve::none(self));
+        if !matches!(split, Ok(true)) {
+            return false;
+        }
+        let Ok(page) = self.step(slot, Level::L2, Level::L3, ipa) else { return false };
+        self.open_held(page, tracked, ipa, va, history)
     }
 
     // Out of line, as are the others that are cold: what they need on the stack would be saved for every fault.

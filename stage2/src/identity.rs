@@ -125,9 +125,10 @@ impl Identity {
             }
             let _ = at;
         }
-        let rest = Slot { index: first.index + rounds * BULK, ..first };
-        // SAFETY: the caller's promise.
-        unsafe { Self::clear_each(rest, count - rounds * BULK, mask) };
+        if rounds * BULK != count {
+            // SAFETY: the caller's promise.
+            unsafe { Self::clear_each(first, rounds * BULK, count, mask) };
+        }
     }
 
     /// [`Identity::clear_run`], and returns all bits that were set in any of the slots before.
@@ -164,21 +165,24 @@ impl Identity {
             }
             let _ = at;
         }
-        let rest = Slot { index: first.index + rounds * BULK, ..first };
-        // SAFETY: the caller's promise.
-        seen |= unsafe { Self::clear_each(rest, count - rounds * BULK, mask) };
+        if rounds * BULK != count {
+            // SAFETY: the caller's promise.
+            seen |= unsafe { Self::clear_each(first, rounds * BULK, count, mask) };
+        }
         seen
     }
 
-    /// One slot after the other.
+    /// One slot after the other, from `done` on. Out of line: unrolled, it would take the registers of what it is inlined
+    /// into.
     ///
     /// # Safety
     ///
     /// As for [`Identity::load`], for all of the slots.
-    #[inline(always)]
-    unsafe fn clear_each(first: Slot, count: usize, mask: u64) -> u64 {
+    #[cold]
+    #[inline(never)]
+    unsafe fn clear_each(first: Slot, done: usize, count: usize, mask: u64) -> u64 {
         let mut seen = 0;
-        for index in first.index..first.index + count {
+        for index in first.index + done..first.index + count {
             // SAFETY: the caller's promise.
             seen |= unsafe { Self::fetch_clear(Slot { index, ..first }, mask) };
         }

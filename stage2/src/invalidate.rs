@@ -57,7 +57,7 @@ impl Pending {
         // SAFETY: the first has been written.
         let first = unsafe { self.ranges[0].assume_init_mut() };
         if cfg!(feature = "small") || !Self::grow(first, range) {
-            self.add_more(range);
+            *self = self.add_more(range);
         }
     }
 
@@ -71,19 +71,22 @@ impl Pending {
         beside
     }
 
+    /// By value, so that what has one range may stay in registers.
+    #[cold]
     #[cfg_attr(not(feature = "small"), inline(never))]
-    fn add_more(&mut self, range: IpaRange) {
-        let Some(known) = self.ranges.get_mut(..self.count) else { return };
+    fn add_more(mut self, range: IpaRange) -> Self {
+        let Some(known) = self.ranges.get_mut(..self.count) else { return self };
         for known in known {
             // SAFETY: as in `ranges`.
             if Self::grow(unsafe { known.assume_init_mut() }, range) {
-                return;
+                return self;
             }
         }
         if let Some(next) = self.ranges.get_mut(self.count) {
             next.write(range);
         }
         self.count += 1;
+        self
     }
 }
 
@@ -158,16 +161,35 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if pending.is_empty() {
             return;
         }
+        self.under_way.note_change();
+        self.complete_announced(pending);
+    }
+
+    /// [`Stage2::complete`] for an operation that was announced ([`UnderWay::begin_taking`]) and so noted as a change.
+    ///
+    /// [`UnderWay::begin_taking`]: crate::under_way::UnderWay::begin_taking
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn complete_announced(&self, pending: &Pending) {
+        if pending.is_empty() {
+            return;
+        }
         self.settle();
-        let range_form = self.config.features.tlbi_range;
         if !cfg!(feature = "small")
             && let Some([range]) = pending.ranges()
-            && range_form
-            && range.pages() <= LARGEST
+            && self.config.features.tlbi_range
+            && (range.bytes() - 1) / (LARGEST * crate::PAGE_SIZE) == 0
         {
-            // What most batches amount to.
+            // What most operations amount to.
             return self.invalidate_range(*range);
         }
+        self.invalidate(*pending);
+    }
+
+    /// Invalidates ranges, or all of the VMID where that is less.
+    #[inline(never)]
+    fn invalidate(&self, pending: Pending) {
+        let range_form = self.config.features.tlbi_range;
         let reachable = |range: &IpaRange| match range_form {
             true => range.pages() <= LARGEST,
             false => range.pages() <= SINGLY,
@@ -200,10 +222,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.platform.dsb(Dsb::IshSt);
         let base = range.start();
         let operands = if range.pages() > 1 { range_operands(range.pages()) } else { None };
-        self.tlbi(match operands {
-            Some((scale, num)) => Tlbi::Range { base, scale, num },
-            None => Tlbi::Ipa { ipa: base, scope: Scope::Broadcast },
-        });
+        let Some((scale, num)) = operands else {
+            self.platform.tlbi(self.config.vmid, Tlbi::Ipa { ipa: base, scope: Scope::Broadcast });
+            self.platform.counters().add_page_broadcast();
+            return self.drop_combined_uncounted();
+        };
+        self.tlbi(Tlbi::Range { base, scale, num });
         self.drop_combined();
     }
 
@@ -220,7 +244,6 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     fn settle(&self) {
-        self.under_way.note_change();
         while self.under_way.dissolving() {
             self.platform.wait();
         }
@@ -231,6 +254,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     fn drop_combined(&self) {
         self.platform.counters().add_broadcast();
+        self.drop_combined_uncounted();
+    }
+
+    #[inline(always)]
+    fn drop_combined_uncounted(&self) {
         // Completes the stage-2 invalidation first: a combined entry could be made anew from a stale stage-2 entry.
         self.platform.dsb(Dsb::Ish);
         self.platform.tlbi(self.config.vmid, Tlbi::VmallE1(Scope::Broadcast));

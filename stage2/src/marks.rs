@@ -9,17 +9,136 @@ use core::sync::atomic::{
     fence,
 };
 
-/// What is done with each word of level 0 that has marks. A closure will do; a method can be made to inline into the loop
-/// that finds them, which a closure cannot.
-pub(crate) trait EachWord {
-    /// The marks `bits` of word `word`.
-    fn word(&mut self, word: usize, bits: u64);
+/// What is done with the marks of each block of 2 MiB that has any. A closure will do; a method can be made to inline into
+/// the loop that finds them, which a closure cannot.
+pub(crate) trait EachBlock {
+    /// A block of which a mark was set, as its summary says.
+    fn block(&mut self, marks: BlockMarks<'_>);
 }
 
-impl<F: FnMut(usize, u64)> EachWord for F {
+impl<F: FnMut(BlockMarks<'_>)> EachBlock for F {
     #[inline(always)]
-    fn word(&mut self, word: usize, bits: u64) {
-        self(word, bits);
+    fn block(&mut self, marks: BlockMarks<'_>) {
+        self(marks);
+    }
+}
+
+/// The marks of one block of 2 MiB: of the pages that one table translates.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockMarks<'m> {
+    /// Which block of the layout's.
+    pub(crate) index: usize,
+    words: &'m [AtomicU64; BLOCK_WORDS],
+}
+
+impl<'m> BlockMarks<'m> {
+    /// The index of the block's first word.
+    pub(crate) const fn first_word(self) -> usize {
+        self.index * BLOCK_WORDS
+    }
+
+    /// Takes the marks if all 512 are set, and says whether they were.
+    #[inline(always)]
+    pub(crate) fn take_if_full(self) -> bool {
+        if self.words.iter().any(|word| word.load(Relaxed) != u64::MAX) {
+            return false;
+        }
+        // Plain stores, since there is one taker. A setter that comes before the store sets what is set already, and its
+        // page was opened before, so the read-modify-write that protects the page next finds it open. One that comes behind
+        // the store finds the summary cleared: that is ordered before the stores by the fence in `blocks_of`.
+        for word in self.words {
+            word.store(0, Relaxed);
+        }
+        true
+    }
+
+    /// The words that have marks, upwards: taken, or looked at.
+    #[inline(always)]
+    pub(crate) fn marked<const TAKE: bool>(self) -> MarkedWords<'m, TAKE> {
+        MarkedWords { block: self, left: marked_of(self.words) }
+    }
+}
+
+/// The index and the bits of each word that has any: [`BlockMarks::marked`].
+pub(crate) struct MarkedWords<'m, const TAKE: bool> {
+    block: BlockMarks<'m>,
+    /// A bit for each word that is not 0, the first word's on top.
+    left: u64,
+}
+
+impl<const TAKE: bool> Iterator for MarkedWords<'_, TAKE> {
+    type Item = (usize, u64);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, u64)> {
+        while self.left != 0 {
+            let n = self.left.leading_zeros() as usize;
+            self.left &= !(1 << 63 >> n);
+            // SAFETY: `marked_of` sets the upper eight bits only.
+            let word = unsafe { self.block.words.get_unchecked(n) };
+            let bits = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
+            // Somebody else may have taken it.
+            if bits != 0 {
+                return Some((self.block.first_word() + n, bits));
+            }
+        }
+        None
+    }
+}
+
+/// A bit for each word that is not 0, the first word's on top. Without branches: commonly there is one of eight.
+#[inline(always)]
+fn marked_of(words: &[AtomicU64; BLOCK_WORDS]) -> u64 {
+    #[cfg(target_arch = "aarch64")]
+    {
+        let marked: u64;
+        // SAFETY: loads of eight words that are there; LDP is two 64-bit single-copy atomic loads. The carry of the
+        // comparison with 1 says that a word is not 0.
+        unsafe {
+            core::arch::asm!(
+                "mov {marked}, #0",
+                ".irp at, 0, 16, 32, 48",
+                "ldp {a}, {b}, [{words}, #\\at]",
+                "cmp {a}, #1",
+                "adc {marked}, {marked}, {marked}",
+                "cmp {b}, #1",
+                "adc {marked}, {marked}, {marked}",
+                ".endr",
+                "lsl {marked}, {marked}, #{unused}",
+                a = out(reg) _,
+                b = out(reg) _,
+                words = in(reg) words,
+                marked = out(reg) marked,
+                unused = const u64::BITS as usize - BLOCK_WORDS,
+                options(nostack, readonly)
+            );
+        }
+        marked
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    words.iter().enumerate().fold(0, |marked, (n, word)| marked | u64::from(word.load(Relaxed) != 0) << (63 - n))
+}
+
+/// The blocks that one word of level 1 names.
+pub(crate) struct Blocks<'m> {
+    blocks: &'m [[AtomicU64; BLOCK_WORDS]],
+    first: usize,
+    bits: u64,
+}
+
+impl<'m> Iterator for Blocks<'m> {
+    type Item = BlockMarks<'m>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<BlockMarks<'m>> {
+        if self.bits == 0 {
+            return None;
+        }
+        let index = self.first + self.bits.trailing_zeros() as usize;
+        self.bits &= self.bits - 1;
+        debug_assert!(index < self.blocks.len());
+        // SAFETY: the bits of a summary name blocks of the layout, of which no word is missing: `Marks::set` sets no others.
+        Some(BlockMarks { index, words: unsafe { self.blocks.get_unchecked(index) } })
     }
 }
 
@@ -38,11 +157,16 @@ impl<F: FnMut(usize, u64)> EachWord for F {
 pub(crate) struct Marks {
     pub(crate) layout: Layout,
     words: &'static [AtomicU64],
+    /// The last of the words: says whether there are any marks.
+    top: &'static AtomicU64,
 }
+
+/// The top of a bitmap without words.
+static NOTHING: AtomicU64 = AtomicU64::new(0);
 
 impl Marks {
     /// No marks, of no log.
-    pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[] };
+    pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[], top: &NOTHING };
 
     /// A bitmap in `words`, all clear; nothing if there are fewer than [`Layout::words`].
     pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Option<Self> {
@@ -52,18 +176,25 @@ impl Marks {
         let (rounds, rest) = words.as_chunks::<ROUND>();
         rounds.iter().for_each(|round| round.iter().for_each(|word| word.store(0, Relaxed)));
         rest.iter().for_each(|word| word.store(0, Relaxed));
-        Some(Self { layout, words })
+        Some(Self { layout, words, top: words.last()? })
     }
 
-    /// Gives the memory back.
+    /// Where the words are: no two logs have the same.
+    #[inline(always)]
+    pub(crate) fn place(&self) -> usize {
+        self.words.as_ptr().addr()
+    }
+
+    /// Gives the memory back, of which nothing is kept.
     pub(crate) fn take_words(&mut self) -> &'static [AtomicU64] {
+        self.top = &NOTHING;
         core::mem::take(&mut self.words)
     }
 
     /// Whether nothing is marked, as far as this PE has seen: one load.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.words.last().is_none_or(|top| top.load(SeqCst) == 0)
+        self.top.load(SeqCst) == 0
     }
 
     /// `index` is that of a word of level 0.
@@ -112,40 +243,31 @@ impl Marks {
         }
     }
 
-    /// Takes all marks: calls `each` with the index and the bits of each word of level 0 that has any, upwards.
+    /// Whether one word says which blocks have marks: for up to 128 MiB.
     #[inline(always)]
-    pub(crate) fn take_all(&self, each: &mut impl EachWord) {
-        self.descend::<true>(each);
+    pub(crate) const fn is_flat(&self) -> bool {
+        self.layout.depth() == 2
     }
 
-    /// Shows all marks and leaves them.
-    pub(crate) fn peek_all(&self, each: &mut impl EachWord) {
-        self.descend::<false>(each);
+    /// The blocks that have marks, of a bitmap that [is flat](Marks::is_flat). The summary is taken; the blocks' marks are
+    /// left to be.
+    #[inline(always)]
+    pub(crate) fn take_flat(&self) -> Blocks<'static> {
+        self.blocks_of(0, self.top.swap(0, SeqCst))
     }
 
-    /// What word `at` of all holds, and 0 instead of it if it is taken.
-    #[inline(always)]
-    fn word<const TAKE: bool>(&self, at: usize) -> u64 {
-        match self.words.get(at) {
-            Some(word) if word.load(SeqCst) == 0 => 0,
-            Some(word) if TAKE => word.swap(0, SeqCst),
-            Some(word) => word.load(SeqCst),
-            None => 0,
-        }
-    }
-
-    /// From the top down, and up again: a loop, since what `each` does is then in one place and no call.
-    #[inline(always)]
-    fn descend<const TAKE: bool>(&self, each: &mut impl EachWord) {
-        let Some(word) = self.words.last() else { return };
-        let mut bits = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
+    /// Goes over all blocks that have marks, upwards. With `TAKE`, the summaries are taken, and `each` has to take the
+    /// block's marks.
+    #[inline(never)]
+    pub(crate) fn each_block<const TAKE: bool>(&self, each: &mut impl EachBlock) {
+        let mut bits = if TAKE { self.top.swap(0, SeqCst) } else { self.top.load(SeqCst) };
         // Of each level, the bits of the word that the way down went through which are still to be looked at.
         let mut left = [0; MAX_LEVELS];
         let top = self.layout.depth() - 1;
         let (mut level, mut index) = (top, 0);
         loop {
             if level == 1 {
-                self.each_block::<TAKE>(index, bits, each);
+                self.blocks_of(index, bits).for_each(|block| each.block(block));
                 bits = 0;
             }
             while bits == 0 {
@@ -161,33 +283,22 @@ impl Marks {
             }
             index = index * WORD_PAGES + bits.trailing_zeros() as usize;
             level -= 1;
-            bits = self.word::<TAKE>(self.layout.offset(level) + index);
+            bits = match self.words.get(self.layout.offset(level) + index) {
+                Some(word) if word.load(SeqCst) == 0 => 0,
+                Some(word) if TAKE => word.swap(0, SeqCst),
+                Some(word) => word.load(SeqCst),
+                None => 0,
+            };
         }
     }
 
-    /// The words of the blocks that `bits` of word `index` of level 1 name.
+    /// The blocks that `bits` of word `index` of level 1 name.
     #[inline(always)]
-    fn each_block<const TAKE: bool>(&self, index: usize, mut bits: u64, each: &mut impl EachWord) {
-        // Orders what was done to the summary before the looks at its words: all of them with one barrier.
+    fn blocks_of(&self, index: usize, bits: u64) -> Blocks<'static> {
+        // Orders what was done to the summary before what is done to its words: all of them with one barrier.
         fence(SeqCst);
-        while bits != 0 {
-            let block = index * WORD_PAGES + bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            let first = block * BLOCK_WORDS;
-            let Some(Ok(words)) = self.words.get(first..first + BLOCK_WORDS).map(<&[_; BLOCK_WORDS]>::try_from) else {
-                return;
-            };
-            for (n, word) in words.iter().enumerate() {
-                if word.load(Relaxed) == 0 {
-                    continue;
-                }
-                let pages = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
-                // Somebody else may have taken it.
-                if pages != 0 {
-                    each.word(first + n, pages);
-                }
-            }
-        }
+        let (blocks, _) = self.words.as_chunks::<BLOCK_WORDS>();
+        Blocks { blocks, first: index * WORD_PAGES, bits }
     }
 }
 
@@ -207,8 +318,17 @@ mod tests {
 
     fn taken(marks: &Marks) -> Vec<u64> {
         let mut pages = Vec::new();
-        marks.take_all(&mut |word: usize, bits: u64| {
-            pages.extend((0..64).filter(|n| bits >> n & 1 != 0).map(|n| marks.layout.word_ipa(word).0 + n * PAGE_SIZE));
+        marks.each_block::<true>(&mut |block: BlockMarks<'_>| {
+            let mut add = |word, bits: u64| {
+                pages.extend(
+                    (0..64).filter(|n| bits >> n & 1 != 0).map(|n| marks.layout.word_ipa(word).0 + n * PAGE_SIZE),
+                );
+            };
+            if block.take_if_full() {
+                (0..BLOCK_WORDS).for_each(|n| add(block.first_word() + n, u64::MAX));
+            } else {
+                block.marked::<true>().for_each(|(word, bits)| add(word, bits));
+            }
         });
         pages
     }
@@ -232,7 +352,9 @@ mod tests {
             marks.mark(Ipa(page));
         }
         let mut seen = Vec::new();
-        marks.peek_all(&mut |word: usize, _: u64| seen.push(word));
+        marks.each_block::<false>(&mut |block: BlockMarks<'_>| {
+            seen.extend(block.marked::<false>().map(|(word, _)| word))
+        });
         assert_eq!(seen.len(), 4);
         assert_eq!(taken(&marks), [0x3f_f000, 0x40_0000, 0x1000_0000, 0x1_003f_e000]);
         assert_eq!(taken(&marks), []);

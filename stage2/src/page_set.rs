@@ -142,22 +142,32 @@ impl Layout {
     }
 }
 
-/// The number of bits that are set; quick for those that harvests have most of.
+/// The number of bits that are set, of some that are; quick for those that harvests have most of.
 #[inline(always)]
 fn population(bits: u64) -> u64 {
-    match bits {
-        u64::MAX => 64,
-        _ if bits & bits.wrapping_sub(1) == 0 => u64::from(bits != 0),
-        _ => u64::from(bits.count_ones()),
-    }
+    // Asked in this way the compiler does not count the bits to find out.
+    if bits >> bits.trailing_zeros() == 1 { 1 } else { population_of_many(bits) }
 }
 
-/// What takes in the pages that a harvest finds.
+// Out of line: what it needs would take the registers of a harvest.
+#[cold]
+#[inline(never)]
+fn population_of_many(bits: u64) -> u64 {
+    if bits == u64::MAX { 64 } else { u64::from(bits.count_ones()) }
+}
+
+/// What takes in the pages that a harvest finds. Each method returns how many were added that were not there before, where
+/// that is counted.
 pub(crate) trait Report {
     /// Pages of word `index` of level 0.
-    fn insert_word(&mut self, index: usize, bits: u64);
+    fn insert_word(&mut self, index: usize, bits: u64) -> u64;
+    /// All pages of the block of 2 MiB whose first word of level 0 is `first`.
+    #[inline(always)]
+    fn insert_block(&mut self, first: usize) -> u64 {
+        (first..first + BLOCK_WORDS).map(|word| self.insert_word(word, u64::MAX)).sum()
+    }
     /// All pages of a range.
-    fn insert_range(&mut self, range: IpaRange);
+    fn insert_range(&mut self, range: IpaRange) -> u64;
 }
 
 /// What tells the pages that are to be clean.
@@ -169,37 +179,54 @@ pub(crate) trait Pages {
 }
 
 /// A bitmap without summaries, in memory that others may read and write at the same time.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SharedBitmap<'b> {
     layout: &'b Layout,
     words: &'b [AtomicU64],
-    /// Pages that were added and were not there before.
-    pub(crate) added: u64,
 }
 
 impl<'b> SharedBitmap<'b> {
+    // By value: what a harvest reports into stays in registers.
+    #[cold]
+    #[inline(never)]
+    fn insert_all(mut self, range: IpaRange) -> u64 {
+        self.layout.words_of(range).map(|word| self.insert_word(word, self.layout.mask(word, range))).sum()
+    }
+
     pub(crate) fn new(layout: &'b Layout, words: &'b [AtomicU64]) -> Self {
-        Self { layout, words, added: 0 }
+        Self { layout, words }
     }
 }
 
 impl Report for SharedBitmap<'_> {
     #[inline(always)]
-    fn insert_word(&mut self, index: usize, bits: u64) {
-        let Some(word) = self.words.get(index) else { return };
+    fn insert_word(&mut self, index: usize, bits: u64) -> u64 {
+        let Some(word) = self.words.get(index) else { return 0 };
         let before = word.load(Relaxed);
         let new = bits & !before;
-        if new != 0 {
+        if new == 0 {
             // Where nothing is new, nothing is written: others may have changed the word meanwhile.
-            word.store(before | bits, Relaxed);
-            self.added += population(new);
+            return 0;
+        }
+        word.store(before | bits, Relaxed);
+        population(new)
+    }
+
+    #[inline(always)]
+    fn insert_block(&mut self, first: usize) -> u64 {
+        match self.words.get(first..).and_then(<[_]>::first_chunk::<BLOCK_WORDS>) {
+            // Commonly none of them is there yet.
+            Some(words) if words.iter().fold(0, |any, word| any | word.load(Relaxed)) == 0 => {
+                words.iter().for_each(|word| word.store(u64::MAX, Relaxed));
+                (BLOCK_WORDS * WORD_PAGES) as u64
+            }
+            _ => (first..first + BLOCK_WORDS).map(|word| self.insert_word(word, u64::MAX)).sum(),
         }
     }
 
-    fn insert_range(&mut self, range: IpaRange) {
-        for word in self.layout.words_of(range) {
-            self.insert_word(word, self.layout.mask(word, range));
-        }
+    #[inline(always)]
+    fn insert_range(&mut self, range: IpaRange) -> u64 {
+        Self::insert_all(*self, range)
     }
 }
 
@@ -222,14 +249,17 @@ impl Pages for SharedBitmap<'_> {
     }
 }
 
+/// Whoever has a set can ask it how many pages it has: none are counted here.
 impl Report for PageSet<'_> {
     #[inline(always)]
-    fn insert_word(&mut self, index: usize, bits: u64) {
+    fn insert_word(&mut self, index: usize, bits: u64) -> u64 {
         PageSet::insert_word(self, index, bits);
+        0
     }
 
-    fn insert_range(&mut self, range: IpaRange) {
+    fn insert_range(&mut self, range: IpaRange) -> u64 {
         PageSet::insert_range(self, range);
+        0
     }
 }
 

@@ -86,7 +86,8 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
 
 impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
     fn drop(&mut self) {
-        self.table.complete(&self.pending);
+        // What is pending was announced first.
+        self.table.complete_announced(&self.pending);
         // After the last barrier: from here on nobody needs to invalidate for this batch.
         self.announced = None;
     }

@@ -112,7 +112,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let output = value.address().align_down(entry.level.entry_bytes());
         let first = Descriptor::leaf(below, output, value.0 & !bits::CONTIGUOUS).0;
         let step = below.entry_bytes();
-        let whole = plain.iter().flatten().any(|range| range.covers(entry.range()));
+        let [first_plain, second_plain] = plain.map(|range| range.is_some_and(|range| range.covers(entry.range())));
+        let whole = first_plain || second_plain;
         let runs = !whole && self.makes_runs(below, entry.range()) && !entry.value.has_dbm();
         let contiguous = if runs { bits::CONTIGUOUS } else { 0 };
         // SAFETY: the child was taken from the reserve and is reachable by this PE only.

@@ -6,17 +6,17 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// decrement after its last barrier, so who has seen such a descriptor sees the count.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
-    /// Operations that take rights away and have not completed their invalidation, and, in multiples of [`GRANTS`], changes
-    /// of what is mapped or granted so far: one increment for both.
+    /// Operations that take rights away and have not completed their invalidation, and, in multiples of [`CHANGE`], changes
+    /// that may have left older entries in TLBs, ever: one increment for both.
     taking: AtomicU64,
     /// Contiguous runs that are being taken apart.
     dissolving: AtomicU64,
-    /// Changes that may have left older entries in TLBs, ever.
-    changes: AtomicU64,
+    /// Changes of what is mapped, granted or logged so far.
+    grants: AtomicU64,
 }
 
-/// One change of what is mapped or granted. There are never as many operations at once.
-const GRANTS: u64 = 1 << 16;
+/// One change after which a PE may fault once for having held something older. There are never as many operations at once.
+const CHANGE: u64 = 1 << 16;
 
 /// One more of something, until it is dropped.
 #[derive(Debug)]
@@ -30,23 +30,26 @@ impl Drop for Counted<'_> {
 
 /// A change of what is granted, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Granting<'c>(&'c AtomicU64);
+pub(crate) struct Granting<'c> {
+    grants: &'c AtomicU64,
+    _taking: Counted<'c>,
+}
 
 impl Drop for Granting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_add(GRANTS - 1, SeqCst);
+        self.grants.fetch_add(1, SeqCst);
     }
 }
 
 impl UnderWay {
     pub(crate) const fn new() -> Self {
-        Self { taking: AtomicU64::new(0), dissolving: AtomicU64::new(0), changes: AtomicU64::new(0) }
+        Self { taking: AtomicU64::new(0), dissolving: AtomicU64::new(0), grants: AtomicU64::new(0) }
     }
 
-    /// Announces that rights are going to be taken away; ends when the invalidation is complete.
+    /// Announces that rights are going to be taken away, which is a change; ends when the invalidation is complete.
     #[inline(always)]
     pub(crate) fn begin_taking(&self) -> Counted<'_> {
-        self.taking.fetch_add(1, SeqCst);
+        self.taking.fetch_add(CHANGE + 1, SeqCst);
         Counted(&self.taking)
     }
 
@@ -54,25 +57,24 @@ impl UnderWay {
     /// then that it may have changed since.
     #[inline(always)]
     pub(crate) fn begin_granting(&self) -> Granting<'_> {
-        self.taking.fetch_add(1, SeqCst);
-        Granting(&self.taking)
+        Granting { grants: &self.grants, _taking: self.begin_taking() }
     }
 
     /// Notes a change of what is mapped or granted.
     pub(crate) fn note_grants(&self) {
-        self.taking.fetch_add(GRANTS, SeqCst);
+        self.grants.fetch_add(1, SeqCst);
     }
 
     /// Changes of what is mapped or granted so far.
     #[inline(always)]
     pub(crate) fn grants(&self) -> u64 {
-        self.taking.load(SeqCst) / GRANTS
+        self.grants.load(SeqCst)
     }
 
     /// Whether others than the `own` announcements of the caller are at it.
     #[inline(always)]
     pub(crate) fn others_taking(&self, own: u64) -> bool {
-        self.taking.load(SeqCst) % GRANTS > own
+        self.taking.load(SeqCst) % CHANGE > own
     }
 
     /// Announces that a run is going to lose its Contiguous bits one by one.
@@ -90,11 +92,11 @@ impl UnderWay {
     /// Notes a change after which a PE may fault once for having held something older.
     #[inline(always)]
     pub(crate) fn note_change(&self) {
-        self.changes.fetch_add(1, SeqCst);
+        self.taking.fetch_add(CHANGE, SeqCst);
     }
 
     /// The number of changes so far.
     pub(crate) fn changes(&self) -> u64 {
-        self.changes.load(SeqCst)
+        self.taking.load(SeqCst) / CHANGE
     }
 }

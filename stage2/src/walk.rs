@@ -21,7 +21,7 @@ pub(crate) struct Entry {
 impl Entry {
     /// The entry of `level` that translates `ipa`.
     #[inline(always)]
-    fn at(slot: Slot, level: Level, ipa: Ipa, value: Descriptor) -> Self {
+    pub fn at(slot: Slot, level: Level, ipa: Ipa, value: Descriptor) -> Self {
         Self { slot, level, ipa: ipa.align_down(level.entry_bytes()), value }
     }
 
@@ -171,7 +171,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// From an entry of `level` to the entry of `below` in the table that it points to; the entry itself if it points to
     /// none. With constant levels, as in [`Stage2::page_slot`], it takes half as many instructions as in a loop.
     #[inline(always)]
-    fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Result<Slot, Descriptor> {
+    pub(crate) fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Result<Slot, Descriptor> {
         let value = Descriptor(self.load(slot));
         if value.is_table(level) { Ok(Slot { table: value.address(), index: below.index(ipa) }) } else { Err(value) }
     }

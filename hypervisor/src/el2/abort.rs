@@ -13,6 +13,17 @@ const DATA_ABORT: u64 = 0x24;
 
 /// Data aborts.
 pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
+    answer(esr)
+}
+
+/// The same, for CPUs with FEAT_LSE.
+#[target_feature(enable = "lse")]
+pub extern "C" fn data_lse(_frame: &mut Frame, esr: u64) -> Next {
+    answer(esr)
+}
+
+#[inline(always)]
+fn answer(esr: u64) -> Next {
     // A plain store that a leaf's permission refused is what tracking and protecting memory make of every first write:
     // it is told by one comparison. All else, and what this cannot settle, takes the way below.
     const FSC_KIND: u64 = 0x3c;
@@ -26,10 +37,23 @@ pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
             cpu::this_cpu().exits.count(Exit::DataAbort);
             return Next::RESUME;
         };
-        if guest_memory::first_write(ipa.align_down(stage2::PAGE_SIZE), va) {
+        let page = ipa.align_down(stage2::PAGE_SIZE);
+        if guest_memory::first_write(page, va) {
             // Counted as the engine's first write: see `cpu::PerCpu::exits`.
             return Next::RESUME;
         }
+        return data_in_block(page, va, esr);
+    }
+    cpu::this_cpu().exits.count(Exit::DataAbort);
+    handle(esr)
+}
+
+/// [`data`], where the page may be part of a block that has to be split first. A function of its own, so that the way of a
+/// write to a page saves no register for it.
+#[inline(never)]
+fn data_in_block(page: Ipa, va: u64, esr: u64) -> Next {
+    if guest_memory::first_write_to_block(page, va) {
+        return Next::RESUME;
     }
     cpu::this_cpu().exits.count(Exit::DataAbort);
     handle(esr)

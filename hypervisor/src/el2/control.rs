@@ -8,6 +8,8 @@ use crate::el2::{cpu, exceptions, guest_memory, report};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::{Gic, Machine};
+use stage2::Features;
+use stage2::features::ConflictAborts;
 
 /// Whether the guest's GIC is a GICv3, used through system registers.
 static GIC_REGISTERS: AtomicBool = AtomicBool::new(false);
@@ -65,6 +67,8 @@ pub fn apply() {
     write_register!("cntkctl_el1", 0);
     if report::counts_instructions() {
         exceptions::use_timed_vectors();
+    } else if Features::from_id_registers(&id.stage2(), ConflictAborts::Handled).lse {
+        exceptions::use_lse_vectors();
     }
     // Everything above holds before the guest is entered; the ERET would see to that, too.
     isb();

@@ -101,7 +101,7 @@ pub struct PerCpu {
     pub exits: ExitCounts,
     /// The engine's events.
     pub stage2: Counters,
-    /// What the engine remembers of the last abort; reached through [`with_fault_history`].
+    /// What the engine remembers of the last abort; reached through [`fault_history`].
     fault_history: UnsafeCell<FaultHistory>,
     /// The guest's view of whether this CPU is on; written by all CPUs.
     pub power: PowerState,
@@ -113,7 +113,7 @@ pub struct PerCpu {
     pub crashing: AtomicBool,
 }
 
-// SAFETY: the one field that is not `Sync` is used by its own CPU alone, in `with_fault_history`.
+// SAFETY: the one field that is not `Sync` is used by its own CPU alone, in `fault_history`.
 unsafe impl Sync for PerCpu {}
 
 impl PerCpu {
@@ -149,11 +149,15 @@ impl PerCpu {
     }
 }
 
-/// Gives `act` the executing CPU's memory of its last abort. `act` must not call this again.
+/// The executing CPU's memory of its last abort. (No closure is given it: one that two handlers use is not inlined.)
+///
+/// # Safety
+///
+/// One abort at a time has it: it is not asked for again while the reference is in use. Exceptions do not nest at EL2.
 #[inline(always)]
-pub fn with_fault_history<R>(act: impl FnOnce(&mut FaultHistory) -> R) -> R {
-    // SAFETY: only this CPU reaches its own history, and only from one abort at a time: exceptions do not nest at EL2.
-    act(unsafe { &mut *this_cpu().fault_history.get() })
+pub unsafe fn fault_history() -> &'static mut FaultHistory {
+    // SAFETY: only this CPU reaches its own history, and the caller promises that it has no other reference.
+    unsafe { &mut *this_cpu().fault_history.get() }
 }
 
 /// The state of the CPU that executes this.

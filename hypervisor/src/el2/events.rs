@@ -17,10 +17,22 @@ pub const BYTES: u64 = if cfg!(feature = "events") { 64 << 20 } else { 0 };
 /// Calls the engine.
 #[inline(always)]
 pub fn operation<R>(call: Call, range: Option<IpaRange>, act: impl FnOnce() -> R, ok: impl FnOnce(&R) -> bool) -> R {
-    push(|| Record::begin(call, range.map(|range| (range.start().0, range.end().0))));
+    begin(call, range);
     let result = act();
-    push(|| Record::end(ok(&result)));
+    end(ok(&result));
     result
+}
+
+/// A call of the engine begins.
+#[inline(always)]
+pub fn begin(call: Call, range: Option<IpaRange>) {
+    push(|| Record::begin(call, range.map(|range| (range.start().0, range.end().0))));
+}
+
+/// It has returned, with success or without.
+#[inline(always)]
+pub fn end(ok: bool) {
+    push(|| Record::end(ok));
 }
 
 /// Calls the engine for what may fail.

@@ -9,6 +9,7 @@ use hypervisor::exit_counts::Exit;
 global_asm!(
     include_str!("vectors.S"),
     handlers = sym HANDLERS,
+    lse_handlers = sym LSE_HANDLERS,
     frame_bytes = const size_of::<Frame>(),
     emergency_top = const cpu::CpuArea::EMERGENCY_TOP,
     crash_bytes = const size_of::<crash::CrashFrame>(),
@@ -20,7 +21,9 @@ global_asm!(
 unsafe extern "C" {
     /// The vector table.
     pub fn vectors();
-    /// The same, adding up the time at EL2.
+    /// The same, with handlers for FEAT_LSE.
+    fn lse_vectors();
+    /// The same as the first, adding up the time at EL2.
     fn timed_vectors();
     #[link_name = "enter_guest"]
     fn enter_guest_asm(context: u64, entry: u64, pstate: u64, stack_top: usize) -> !;
@@ -89,21 +92,27 @@ impl Next {
     }
 }
 
-/// A handler gets what was saved, and ESR_EL2.
-type Handler = extern "C" fn(&mut Frame, u64) -> Next;
+/// A handler gets what was saved, and ESR_EL2. It is called on CPUs that have the features that it is compiled for.
+type Handler = unsafe extern "C" fn(&mut Frame, u64) -> Next;
 
 /// From ESR_EL2.EC to its handler (D24.2.40). What cannot come to EL2 as it is set up, because nothing routes it here,
 /// is answered like what comes from a feature that is hidden: as an undefined instruction.
-static HANDLERS: [Handler; 64] = {
+static HANDLERS: [Handler; 64] = handlers(hypercall::hvc, abort::data);
+
+/// The same, where the CPU has FEAT_LSE: the frequent ones are compiled for it, and each of their atomic operations is one
+/// instruction, not a loop.
+static LSE_HANDLERS: [Handler; 64] = handlers(hypercall::hvc_lse, abort::data_lse);
+
+const fn handlers(hvc: Handler, data: Handler) -> [Handler; 64] {
     let mut handlers: [Handler; 64] = [undefined; 64];
     handlers[0x01] = wait;
-    handlers[0x16] = hypercall::hvc;
+    handlers[0x16] = hvc;
     handlers[0x17] = hypercall::smc;
     handlers[0x18] = system_register::access;
     handlers[0x20] = abort::instruction;
-    handlers[0x24] = abort::data;
+    handlers[0x24] = data;
     handlers
-};
+}
 
 /// WFI, WFE and their kin with a time-out. None traps; should one, it has waited for no time at all.
 extern "C" fn wait(_frame: &mut Frame, esr: u64) -> Next {
@@ -126,6 +135,11 @@ pub fn skip_instruction(esr: u64) {
     let bytes = if esr & inject::LONG_INSTRUCTION != 0 { 4 } else { 2 };
     write_register!("elr_el2", read_register!("elr_el2").wrapping_add(bytes));
     write_register!("spsr_el2", read_register!("spsr_el2") & !BTYPE_SS);
+}
+
+/// Has the handlers use FEAT_LSE from the next exit on. The CPU has it.
+pub fn use_lse_vectors() {
+    write_register!("vbar_el2", lse_vectors as *const () as u64);
 }
 
 /// Counts the time at EL2 from the next exit on.

@@ -52,7 +52,9 @@ impl Frames {
             state.free = unsafe { (frame as *const u64).read() };
             return Some(PhysAddr(frame));
         }
-        let first = state.next.checked_next_multiple_of(alignment * PAGE_SIZE)?;
+        // `next` is the address of a frame: one alone is aligned.
+        let first =
+            if alignment == 1 { state.next } else { state.next.checked_next_multiple_of(alignment * PAGE_SIZE)? };
         let end = first.checked_add(count * PAGE_SIZE)?;
         if end > state.end {
             return None;

@@ -9,6 +9,7 @@ use crate::el2::gic;
 use crate::el2::guest::Guest;
 use crate::el2::manager;
 use crate::el2::registers::{isb, read_register, write_register};
+use crate::el2::services::Logs;
 use crate::el2::table_lock::TableLock;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -108,6 +109,11 @@ unsafe impl TableMemory for Platform {
 
     #[inline(always)]
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
+        // A closure that several callers have is not inlined.
+        if !events::is_kept() {
+            // SAFETY: the caller's promise; frames are identity mapped.
+            return unsafe { Identity::fill(table, first, step) };
+        }
         // SAFETY: the caller's promise; frames are identity mapped.
         let fill = || unsafe { Identity::fill(table, first, step) };
         events::stored(fill, |()| Some(Record::fill(table.0, first, step)));
@@ -179,6 +185,8 @@ pub struct GuestMemory {
     pub table: TableLock,
     /// Whether the guest may call [`crate::el2::services`].
     pub services: bool,
+    /// What it has started by them.
+    pub logs: Logs,
     vttbr: u64,
     vtcr: u64,
     root: (PhysAddr, usize),
@@ -268,8 +276,15 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
         .collect::<Result<Vec<_>, _>>()?;
     // The largest is asked for most.
     ram.sort_unstable_by_key(|ram| core::cmp::Reverse(ram.bytes()));
-    let memory =
-        Box::new(GuestMemory { table: TableLock::new(table), services: options.hypercalls, vttbr, vtcr, root, ram });
+    let memory = Box::new(GuestMemory {
+        table: TableLock::new(table),
+        services: options.hypercalls,
+        logs: Logs::new(),
+        vttbr,
+        vtcr,
+        root,
+        ram,
+    });
     // Release: who finds the pointer finds what is behind it.
     GUEST_MEMORY.store(Box::leak(memory), Release);
     Ok(())
@@ -393,8 +408,23 @@ pub fn first_write(ipa: Ipa, va: u64) -> bool {
     let Some(memory) = noted_memory() else { return false };
     events::make_room();
     let Some(table) = memory.table.try_read() else { return false };
-    let write = || cpu::with_fault_history(|history| table.first_write(ipa, va, history));
-    events::operation(Call::Fault, page_of(ipa), write, |_| true)
+    // SAFETY: this abort's, until it is answered.
+    let history = unsafe { cpu::fault_history() };
+    events::begin(Call::Fault, page_of(ipa));
+    let done = table.first_write(ipa, va, history);
+    events::end(true);
+    done
+}
+
+/// [`first_write`] to a page that is still part of a block.
+#[inline(always)]
+pub fn first_write_to_block(ipa: Ipa, va: u64) -> bool {
+    let Some(memory) = noted_memory() else { return false };
+    events::make_room();
+    let Some(table) = memory.table.try_read() else { return false };
+    // SAFETY: this abort's, until it is answered.
+    let history = unsafe { cpu::fault_history() };
+    events::operation(Call::Fault, page_of(ipa), || table.first_write_to_block(ipa, va, history), |_| true)
 }
 
 /// The engine's answer to a stage-2 abort of the executing CPU.
@@ -402,8 +432,9 @@ pub fn fault(abort: &Abort) -> Outcome {
     let Some(memory) = guest_memory() else { return Outcome::Unmapped };
     events::make_room();
     let table = memory.table.read();
-    let answer = || cpu::with_fault_history(|history| table.fault(abort, history));
-    let outcome = events::operation(Call::Fault, page_of(abort.ipa), answer, |_| true);
+    // SAFETY: this abort's, until it is answered.
+    let history = unsafe { cpu::fault_history() };
+    let outcome = events::operation(Call::Fault, page_of(abort.ipa), || table.fault(abort, history), |_| true);
     drop(table);
     if outcome == Outcome::Stuck {
         stuck(abort);

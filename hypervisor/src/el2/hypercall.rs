@@ -15,6 +15,17 @@ const VERSION: u64 = 0x1_0002;
 
 /// HVC. ELR_EL2 is already behind the instruction.
 pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
+    answer(frame, esr, &services::SERVICES)
+}
+
+/// The same, for CPUs with FEAT_LSE.
+#[target_feature(enable = "lse")]
+pub extern "C" fn hvc_lse(frame: &mut Frame, esr: u64) -> Next {
+    answer(frame, esr, &services::LSE_SERVICES)
+}
+
+#[inline(always)]
+fn answer(frame: &mut Frame, esr: u64, services: &services::Services) -> Next {
     cpu::this_cpu().exits.count(Exit::Hvc);
     if esr as u16 == 0 {
         let id = frame.x[0] as u32;
@@ -23,8 +34,9 @@ pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
             return Next::RESUME;
         }
         // Straight to what is called often.
-        if let Some(service) = services::find(id) {
-            return service(frame);
+        if let Some(service) = services::find(services, id) {
+            // SAFETY: the caller is compiled for the same features.
+            return unsafe { service(frame) };
         }
     }
     call(frame, esr)
@@ -49,8 +61,9 @@ fn call(frame: &mut Frame, esr: u64) -> Next {
     let result = match (esr as u16, id & OWNER) {
         (0, ARCHITECTURE) => architecture(id, frame.x[1]),
         (0, STANDARD_SECURE) => psci::call(&frame.x),
-        (0, VENDOR_HYPERVISOR) => match services::find(id) {
-            Some(service) => return service(frame),
+        (0, VENDOR_HYPERVISOR) => match services::find(&services::SERVICES, id) {
+            // SAFETY: they need no feature.
+            Some(service) => return unsafe { service(frame) },
             None => vendor(id, &mut frame.x),
         },
         // An immediate other than 0 is reserved.

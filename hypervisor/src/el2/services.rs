@@ -17,8 +17,12 @@ use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, 
 
 pub type Table = Stage2<Platform>;
 
-/// Answers the call in the frame: a whole handler, with nothing left to do behind it.
-pub type Service = extern "C" fn(&mut Frame) -> Next;
+/// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have the
+/// features that it is compiled for.
+pub type Service = unsafe extern "C" fn(&mut Frame) -> Next;
+
+/// Services by their numbers from [`function::FEATURES`] on.
+pub type Services = [Service; NUMBERS];
 
 /// How many of these the guest may call.
 pub fn count() -> i64 {
@@ -26,24 +30,29 @@ pub fn count() -> i64 {
     if may { 11 + test_services::COUNT } else { 0 }
 }
 
-/// By their numbers from [`function::FEATURES`] on.
-static SERVICES: [Service; NUMBERS] = {
-    let mut services: [Service; NUMBERS] = [other; NUMBERS];
-    services[(function::PROTECT - function::FEATURES) as usize] = protect_pages;
-    services[(function::LOG_HARVEST - function::FEATURES) as usize] = harvest_log;
+/// For all CPUs.
+pub static SERVICES: Services = services(protect_pages, harvest_log, clear_log);
+
+/// For CPUs with FEAT_LSE.
+pub static LSE_SERVICES: Services = services(protect_pages_lse, harvest_log_lse, clear_log_lse);
+
+const fn services(protect: Service, harvest: Service, clear: Service) -> Services {
+    let mut services: Services = [other; NUMBERS];
+    services[(function::PROTECT - function::FEATURES) as usize] = protect;
+    services[(function::LOG_HARVEST - function::FEATURES) as usize] = harvest;
     services[(function::LOG_PEEK - function::FEATURES) as usize] = peek_log;
-    services[(function::LOG_CLEAR - function::FEATURES) as usize] = clear_log;
+    services[(function::LOG_CLEAR - function::FEATURES) as usize] = clear;
     services[(function::LOG_STOP - function::FEATURES) as usize] = stop_log;
     services
-};
+}
 
 /// Numbers from the first to the last.
 const NUMBERS: usize = (function::WATCH_TAKE - function::FEATURES + 1) as usize;
 
 /// Who answers call `id`, if it is one of these.
 #[inline(always)]
-pub fn find(id: u32) -> Option<Service> {
-    SERVICES.get(id.wrapping_sub(function::FEATURES) as usize).copied()
+pub fn find(services: &Services, id: u32) -> Option<Service> {
+    services.get(id.wrapping_sub(function::FEATURES) as usize).copied()
 }
 
 /// Has `service` answer the call, if the guest may call it.
@@ -57,24 +66,52 @@ fn serve(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64
     Next::RESUME
 }
 
+/// [`serve`] for a call about a log. Without services there is no log, so that it fails, and only then it is asked why.
+#[inline(always)]
+fn serve_log(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>) -> Next {
+    let memory = guest_memory::guest_memory();
+    let result = memory.map_or(Err(INVALID), |memory| service(memory, &mut frame.x));
+    frame.x[0] = match result {
+        Ok(()) => status::SUCCESS,
+        Err(status) if memory.is_some_and(|memory| memory.services) => status,
+        Err(_) => status::NOT_SUPPORTED,
+    } as u64;
+    Next::RESUME
+}
+
 extern "C" fn protect_pages(frame: &mut Frame) -> Next {
     serve(frame, |memory, x| protect(memory, x))
 }
 
+#[target_feature(enable = "lse")]
+extern "C" fn protect_pages_lse(frame: &mut Frame) -> Next {
+    serve(frame, |memory, x| protect(memory, x))
+}
+
 extern "C" fn harvest_log(frame: &mut Frame) -> Next {
-    serve(frame, |memory, x| report(memory, true, x))
+    serve_log(frame, |memory, x| report(memory, true, x))
+}
+
+#[target_feature(enable = "lse")]
+extern "C" fn harvest_log_lse(frame: &mut Frame) -> Next {
+    serve_log(frame, |memory, x| report(memory, true, x))
 }
 
 extern "C" fn peek_log(frame: &mut Frame) -> Next {
-    serve(frame, |memory, x| report(memory, false, x))
+    serve_log(frame, |memory, x| report(memory, false, x))
 }
 
 extern "C" fn clear_log(frame: &mut Frame) -> Next {
-    serve(frame, clear)
+    serve_log(frame, clear)
+}
+
+#[target_feature(enable = "lse")]
+extern "C" fn clear_log_lse(frame: &mut Frame) -> Next {
+    serve_log(frame, clear)
 }
 
 extern "C" fn stop_log(frame: &mut Frame) -> Next {
-    serve(frame, stop)
+    serve_log(frame, stop)
 }
 
 /// All that has no handler of its own.
@@ -127,8 +164,14 @@ impl Slot {
     }
 }
 
-/// Taken before the table's lock. One call at a time: the payload makes them, and nobody else.
-static LOGS_OF_GUEST: Mutex<[Slot; LOGS]> = Mutex::new([const { Slot::NONE }; LOGS]);
+/// The guest's logs: its calls make them, and nobody else. Taken before the table's lock.
+pub struct Logs(Mutex<[Slot; LOGS]>);
+
+impl Logs {
+    pub const fn new() -> Self {
+        Self(Mutex::new([const { Slot::NONE }; LOGS]))
+    }
+}
 
 const INVALID: i64 = status::INVALID_PARAMETERS;
 
@@ -192,7 +235,7 @@ fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     if !memory.is_ram_range(range) {
         return Err(INVALID);
     }
-    let mut logs = LOGS_OF_GUEST.lock();
+    let mut logs = memory.logs.0.lock();
     let (handle, place) = logs.iter_mut().enumerate().find(|(_, slot)| slot.log.is_none()).ok_or(status::BUSY)?;
     let storage = place.storage(stage2::Layout::new(range).words())?;
     let options = LogOptions { mechanism, all_dirty: x[3] & log::ALL_DIRTY != 0 };
@@ -251,21 +294,23 @@ impl Accepted {
     /// No table has come so far.
     const NONE: Self = Self { address: 0, epoch: u64::MAX, logged: false };
 
-    /// Looks at a buffer of `count` words. What the guest may not write it may not have written for it.
+    /// Looks at a buffer of `count` words, and remembers it. What the guest may not write it may not have written for it.
     #[cold]
     #[inline(never)]
-    fn look(memory: &GuestMemory, table: &Table, address: u64, count: usize, epoch: u64) -> Result<Self, i64> {
+    fn look(&mut self, memory: &GuestMemory, table: &Table, address: u64, count: usize, epoch: u64) -> Result<(), i64> {
+        *self = Self::NONE;
         let pages = pages_of(memory, address, count)?;
         if !table.grants_writes(pages) {
             return Err(INVALID);
         }
-        Ok(Self { address, epoch, logged: table.is_logged(pages) })
+        *self = Self { address, epoch, logged: table.is_logged(pages) };
+        Ok(())
     }
 }
 
 #[inline(always)]
 fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), i64> {
-    let mut logs = LOGS_OF_GUEST.lock();
+    let mut logs = memory.logs.0.lock();
     let Slot { log: Some(log), needed, accepted, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let needed = *needed;
     if x[3] < needed as u64 {
@@ -274,12 +319,12 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
     let table = memory.table.read_thawed();
     let epoch = table.epoch();
     if accepted.address != x[2] || accepted.epoch != epoch {
-        *accepted = Accepted::look(memory, &table, x[2], needed, epoch)?;
+        accepted.look(memory, &table, x[2], needed, epoch)?;
     }
     // SAFETY: it was looked at, now or before: RAM stays RAM, and a log's number of words stays the same.
     let words = unsafe { words(&table, accepted.address, needed) };
     let added = done(if harvest { table.harvest_into(log, words) } else { table.peek_into(log, words) })?;
-    if added != 0 && accepted.logged {
+    if accepted.logged && added != 0 {
         written(memory, &table, accepted.address, needed)?;
     }
     (x[1], x[2]) = (added, needed as u64);
@@ -300,7 +345,7 @@ fn slot(logs: &mut [Slot; LOGS], handle: u64) -> Result<&mut Slot, i64> {
 
 #[inline(always)]
 fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
-    let mut logs = LOGS_OF_GUEST.lock();
+    let mut logs = memory.logs.0.lock();
     let Slot { log: Some(log), needed, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let count = (x[3] as usize).min(*needed);
     pages_of(memory, x[2], count)?;
@@ -311,7 +356,7 @@ fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
 }
 
 fn stop(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
-    let mut logs = LOGS_OF_GUEST.lock();
+    let mut logs = memory.logs.0.lock();
     let slot = slot(&mut logs, x[1])?;
     let log = slot.log.take().ok_or(INVALID)?;
     slot.accepted = Accepted::NONE;

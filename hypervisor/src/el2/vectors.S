@@ -31,11 +31,11 @@
     ldp     x0, x1, [sp], #{frame_bytes}
 .endm
 
-// Calls the exception class's function with the frame and the syndrome; x0 is then 0, or what to call with all registers.
-// ADR reaches 1 MiB: an image that outgrows it does not link.
-.macro call_handler
+// Calls the exception class's function in a table, with the frame and the syndrome; x0 is then 0, or what to call with all
+// registers. ADR reaches 1 MiB: an image that outgrows it does not link.
+.macro call_handler handlers
     mrs     x1, esr_el2
-    adr     x2, {handlers}
+    adr     x2, \handlers
     lsr     w3, w1, #26
     ldr     x2, [x2, x3, lsl #3]
     mov     x0, sp
@@ -83,10 +83,11 @@
     b       crash_common
 .endm
 
-    .text
+// A vector table whose handlers are those of one table.
+.macro vector_table name, handlers
     .balign 2048
-    .global vectors
-vectors:
+    .global \name
+\name:
     crash   0
     crash   1
     crash   2
@@ -98,9 +99,8 @@ vectors:
     // AArch64 guest.
     .balign 128
     save_caller_saved
-    call_handler
+    call_handler \handlers
     cbnz    x0, exit_with_all_registers
-resume:
     restore_caller_saved
     return_to_guest
     crash   9
@@ -108,14 +108,21 @@ resume:
     crash   11
     // AArch32 programs of the guest.
     .balign 128
-    b       vectors + 0x400
+    b       \name + 0x400
     crash   13
     crash   14
     crash   15
+.endm
+
+    .text
+    vector_table vectors, {handlers}
+    // For CPUs with FEAT_LSE: the frequent handlers, compiled for it.
+    vector_table lse_vectors, {lse_handlers}
 
 exit_with_all_registers:
     call_with_all_registers
-    b       resume
+    restore_caller_saved
+    return_to_guest
 
 // The same vectors, with the time at EL2 added up: for `icount=on`.
     .balign 2048
@@ -145,7 +152,7 @@ timed_exit:
     mrs     x2, tpidr_el2
     mrs     x3, cntpct_el0
     str     x3, [x2, {entered_at}]
-    call_handler
+    call_handler {handlers}
     cbz     x0, 1f
     call_with_all_registers
 1:

@@ -49,7 +49,7 @@ pub fn harvest(table: &Stage2<&Host>, log: &mut Log) -> BTreeSet<u64> {
     pages(&set)
 }
 
-fn peek(table: &Stage2<&Host>, log: &Log) -> BTreeSet<u64> {
+pub fn peek(table: &Stage2<&Host>, log: &Log) -> BTreeSet<u64> {
     let mut words = Vec::new();
     let mut set = report(log, &mut words);
     table.peek(log, &mut set).unwrap();
@@ -366,40 +366,4 @@ fn freezing_stops_every_access_and_thawing_restores_it() {
     host.limit.set(host.live.get());
     assert_eq!(table.freeze(), Err(Error::OutOfMemory { ipa: Ipa(0) }));
     assert_eq!(load(&table, GIB), Access::Done);
-}
-
-#[test]
-fn the_short_way_of_a_first_write_is_for_held_pages_of_a_log() {
-    let host = Host::new();
-    let mut table = table(&host, BbmLevel::Level2);
-    let logged = range(GIB + 2 * MIB, 4 * MIB);
-    let (page, block, outside) = (GIB + 2 * MIB, GIB + 4 * MIB, GIB + 8 * MIB);
-    let mut log = start(&mut table, logged, Mechanism::WriteProtect);
-    table.split(range(page, 2 * MIB), LeafSize::Page).unwrap();
-    table.protect(range(page + 0x3000, 0x1000), Permissions::READ).unwrap();
-    let mut history = FaultHistory::new();
-    let mut first_write = |table: &Stage2<&Host>, ipa: u64| table.first_write(Ipa(ipa), ipa, &mut history);
-
-    // A held block, a denied page, a page of no log, nothing at all, and past the end: left to `fault`, uncounted.
-    for ipa in [block, page + 0x3000, outside, 3 * GIB, 1 << 40] {
-        assert!(!first_write(&table, ipa), "{ipa:#x}");
-    }
-    assert_eq!(host.count(Event::FaultPermission), 0);
-    assert_eq!(peek(&table, &log), BTreeSet::new());
-
-    assert!(first_write(&table, page + 0x1008));
-    assert_eq!(store(&table, page + 0x1008), Access::Done);
-    assert_eq!(host.count(Event::FaultPermission), 1);
-    assert_eq!(harvest(&table, &mut log), BTreeSet::from([page + 0x1000]));
-    assert!(first_write(&table, page + 0x1000), "held again");
-    assert!(!first_write(&table, page + 0x1000), "open");
-
-    // A store that faulted before the table was frozen: its page is opened and marked, and the store does not land.
-    harvest(&table, &mut log);
-    table.freeze().unwrap();
-    assert!(first_write(&table, page + 0x2000));
-    assert_eq!(store(&table, page + 0x2000), Access::Fault(Status::Translation));
-    table.thaw();
-    assert_eq!(store(&table, page + 0x2000), Access::Done);
-    assert_eq!(harvest(&table, &mut log), BTreeSet::from([page + 0x2000]));
 }

@@ -1,8 +1,10 @@
 //! The short ways through bulk operations, and plain bitmaps: that they do what the long ways do.
 
-use crate::dirty::{GIB, MIB, harvest, range, start, table};
-use crate::host::{Host, guest_store};
+use crate::dirty::{GIB, MIB, harvest, peek, range, start, table};
+use crate::host::{Access, Host, guest_store, store};
+use stage2::fault::Status;
 use stage2::*;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fn bitmap(log: &Log) -> Vec<AtomicU64> {
@@ -157,5 +159,120 @@ fn one_page_that_differs_keeps_a_table() {
         table.protect(page, Permissions::ALL).unwrap();
         table.collapse(range(GIB, 2 * MIB)).unwrap();
         assert_eq!(host.count(Event::Collapse2M), collapses + 1, "page {index}");
+    }
+}
+
+#[test]
+fn the_short_way_of_a_first_write_is_for_held_pages_of_a_log() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let logged = range(GIB + 2 * MIB, 4 * MIB);
+    let (page, block, outside) = (GIB + 2 * MIB, GIB + 4 * MIB, GIB + 8 * MIB);
+    let mut log = start(&mut table, logged, Mechanism::WriteProtect);
+    table.split(range(page, 2 * MIB), LeafSize::Page).unwrap();
+    table.protect(range(page + 0x3000, 0x1000), Permissions::READ).unwrap();
+    let mut history = FaultHistory::new();
+    let mut first_write = |table: &Stage2<&Host>, ipa: u64| table.first_write(Ipa(ipa), ipa, &mut history);
+
+    // A held block, a denied page, a page of no log, nothing at all, and past the end: left to `fault`, uncounted.
+    for ipa in [block, page + 0x3000, outside, 3 * GIB, 1 << 40] {
+        assert!(!first_write(&table, ipa), "{ipa:#x}");
+    }
+    assert_eq!(host.count(Event::FaultPermission), 0);
+    assert_eq!(peek(&table, &log), BTreeSet::new());
+
+    assert!(first_write(&table, page + 0x1008));
+    assert_eq!(store(&table, page + 0x1008), Access::Done);
+    assert_eq!(host.count(Event::FaultPermission), 1);
+    assert_eq!(harvest(&table, &mut log), BTreeSet::from([page + 0x1000]));
+    assert!(first_write(&table, page + 0x1000), "held again");
+    assert!(!first_write(&table, page + 0x1000), "open");
+
+    // A store that faulted before the table was frozen: its page is opened and marked, and the store does not land.
+    harvest(&table, &mut log);
+    table.freeze().unwrap();
+    assert!(first_write(&table, page + 0x2000));
+    assert_eq!(store(&table, page + 0x2000), Access::Fault(Status::Translation));
+    table.thaw();
+    assert_eq!(store(&table, page + 0x2000), Access::Done);
+    assert_eq!(harvest(&table, &mut log), BTreeSet::from([page + 0x2000]));
+}
+
+#[test]
+fn the_short_way_into_a_block_splits_it_and_opens_one_page() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let logged = range(GIB + 2 * MIB, 8 * MIB);
+    let (block, denied, pages, outside) = (GIB + 2 * MIB, GIB + 4 * MIB, GIB + 6 * MIB, GIB + 12 * MIB);
+    let mut log = start(&mut table, logged, Mechanism::WriteProtect);
+    table.split(range(pages, 2 * MIB), LeafSize::Page).unwrap();
+    table.protect(range(denied, 2 * MIB), Permissions::READ).unwrap();
+    let mut history = FaultHistory::new();
+    let mut first_write = |table: &Stage2<&Host>, ipa: u64| table.first_write_to_block(Ipa(ipa), ipa, &mut history);
+
+    // A denied block, a table of pages, a block of no log, nothing at all, past the end; and a block without memory for its
+    // table, or of a frozen one: left to `fault`, uncounted, and nothing is split.
+    let census = table.census();
+    for ipa in [denied, pages, outside, 3 * GIB, 1 << 40] {
+        assert!(!first_write(&table, ipa), "{ipa:#x}");
+    }
+    host.limit.set(host.live.get());
+    assert!(!first_write(&table, block));
+    host.limit.set(usize::MAX);
+    table.freeze().unwrap();
+    assert!(!first_write(&table, block));
+    table.thaw();
+    assert_eq!((table.census(), host.count(Event::FaultPermission)), (census, 0));
+    assert_eq!(peek(&table, &log), BTreeSet::new());
+
+    assert!(first_write(&table, block + 0x5008));
+    assert_eq!(store(&table, block + 0x5008), Access::Done);
+    assert_eq!(host.count(Event::FaultPermission), 1);
+    assert_eq!(table.census().tables, census.tables + 1);
+    assert_eq!(store(&table, block + 0x4000), Access::Fault(Status::Permission), "its neighbours stay held back");
+    assert!(!first_write(&table, block + 0x4000), "no block any more");
+    assert_eq!(harvest(&table, &mut log), BTreeSet::from([block + 0x5000]));
+}
+
+/// Full words and full blocks have ways of their own; half of one has been reported before.
+#[test]
+fn full_blocks_and_words_are_counted_and_protected_as_single_pages_are() {
+    const PAGES: u64 = 3 * 512;
+    let start_of_log = GIB + 2 * MIB;
+    // 64 MiB and 256 MiB: with one summary above the blocks, and with two.
+    for bytes in [64 * MIB, 256 * MIB] {
+        let host = Host::new();
+        let mut table = table(&host, BbmLevel::Level2);
+        let mut log = start(&mut table, range(start_of_log, bytes), Mechanism::WriteProtect);
+        let bitmap = bitmap(&log);
+        let bit = |page: u64| bitmap[page as usize / 64].load(Relaxed) >> (page % 64) & 1 != 0;
+        // A whole block; all but one page of the next, so that seven of its words are full; one page of the third.
+        let written = |page: u64| page < 512 || (512..1024).contains(&page) && page != 700 || page == 1100;
+        for round in 0..3 {
+            for page in (0..PAGES).filter(|&page| written(page)) {
+                guest_store(&table, start_of_log + page * 0x1000).unwrap();
+            }
+            match round {
+                // All is new.
+                0 => {}
+                // Nothing is.
+                1 => (0..PAGES).for_each(|page| assert_eq!(bit(page), written(page), "page {page}")),
+                // Half of the first word is there, and a page that nobody has written.
+                _ => {
+                    bitmap.iter().for_each(|word| word.store(0, Relaxed));
+                    bitmap[0].store(u64::MAX << 32, Relaxed);
+                    bitmap[700 / 64].store(1 << (700 % 64), Relaxed);
+                }
+            }
+            let expected = [1024, 0, 1024 - 32][round];
+            assert_eq!(table.harvest_into(&mut log, &bitmap), Ok(expected), "{bytes:#x}, round {round}");
+            for page in (0..PAGES).filter(|&page| written(page)) {
+                assert!(bit(page), "page {page}");
+                let address = start_of_log + page * 0x1000;
+                assert_eq!(store(&table, address), Access::Fault(Status::Permission), "page {page} is protected");
+            }
+        }
+        assert!(table.is_clean(&log));
+        assert!(bit(700));
     }
 }

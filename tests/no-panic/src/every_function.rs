@@ -143,6 +143,7 @@ fn faults(table: &Stage2<Opaque>) {
         black_box(table.fault(&syndrome.at(fault::ipa_from_hpfar(any()), any()), &mut history));
     }
     black_box(table.first_write(Ipa(any()), any(), &mut history));
+    black_box(table.first_write_to_block(Ipa(any()), any(), &mut history));
 }
 
 fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {

@@ -155,7 +155,13 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
         let range = IpaRange::from_size(page, stage2::PAGE_SIZE);
         let operation = Operation { kind: OperationKind::Fault, range: range.ok() };
         self.model.begin(operation);
-        let outcome = self.stage2.fault(abort, history);
+        // Every other page goes the short ways first, as in an exit path.
+        let store = abort.write && abort.status == Status::Permission && !abort.stage1_walk;
+        let short = store
+            && page.0 & stage2::PAGE_SIZE == 0
+            && (self.stage2.first_write(page, abort.va, history)
+                || self.stage2.first_write_to_block(page, abort.va, history));
+        let outcome = if short { Outcome::Retry } else { self.stage2.fault(abort, history) };
         self.model.finish(true);
         outcome
     }

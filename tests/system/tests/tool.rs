@@ -1,7 +1,7 @@
 //! `cargo hv` itself, as a user calls it.
 
 use std::process::{Command, Output, Stdio};
-use system_tests::{scratch, turn, workspace};
+use system_tests::{scratch, stderr, stdout, turn, workspace};
 
 /// Runs `cargo hv` with these words.
 fn hv(words: &[&str]) -> Output {
@@ -14,10 +14,6 @@ fn hv(words: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .expect("cargo runs")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
@@ -119,17 +115,17 @@ fn another_s_guest_is_run_and_its_result_passed_on() {
     assert_eq!(run("must-fail filter=must-fail::check").status.code(), Some(1));
 }
 
-/// Counts are exact: a figure that differs from one run to the next is no figure.
+/// Every row within its limit, none 2 % worse than the stored baseline, and a second run that prints the same: counts are
+/// exact, so that a figure which differs from one run to the next is no figure.
 #[test]
-fn two_measurements_print_the_same_counts() {
-    let scratch = scratch();
-    let measure = |name: &str| {
-        let file = scratch.file(name, b"");
-        let output = hv(&["bench", "--json", file.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        (output.stdout, std::fs::read_to_string(file).unwrap())
-    };
-    let first = measure("first.json");
-    assert!(first.1.contains("\"collapse-512\"") && first.1.contains("\"harvest-one\""), "{}", first.1);
-    assert!(first == measure("second.json"), "two runs differ");
+fn the_hot_paths_stay_within_their_limits() {
+    let output = hv(&["bench", "--check"]);
+    let (table, complaints) = (stdout(&output), stderr(&output));
+    assert!(table.contains("collapse 512 pages") && table.contains("harvest, one page"), "{table}\n{complaints}");
+    assert!(!complaints.contains("two runs gave different figures"), "{complaints}");
+    // Another compiler than the baseline's makes other instructions: what it makes is for whoever renews the baseline.
+    if !complaints.contains("no comparison with") {
+        assert_eq!(output.status.code(), Some(0), "{complaints}");
+        assert!(table.contains("bench: passed"), "{table}");
+    }
 }
