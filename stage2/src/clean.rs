@@ -105,8 +105,8 @@ pub(crate) struct Harvest<'h, 't, P: TableMemory + Maintenance, R> {
     pub(crate) report: &'h mut R,
     /// Pages that the report has counted.
     pub(crate) added: u64,
-    /// From the first page that was protected to the last. What lies between is invalidated with them: it costs no further
-    /// TLBI, and combined entries go in any case.
+    /// From the first page that was protected to the last. What lies between is invalidated with them, by one range TLBI, or
+    /// where there is none by one for all of the VMID; combined entries go in any case.
     pub(crate) span: Span,
 }
 

@@ -54,8 +54,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         for block in tracked.marks.take_flat() {
             harvest.block(block);
         }
-        self.complete_announced(&harvest.span.pending());
-        drop(unfinished);
+        self.finish(&harvest.span.pending(), unfinished);
         Ok(harvest.added)
     }
 
@@ -80,8 +79,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let unfinished = self.under_way.begin_taking();
         let mut harvest = Harvest { table: self, tracked, report, added: 0, span: Span::NOTHING };
         tracked.marks.each_block::<true>(&mut harvest);
-        self.complete_announced(&harvest.span.pending());
-        drop(unfinished);
+        self.finish(&harvest.span.pending(), unfinished);
         Ok(harvest.added)
     }
 
@@ -100,8 +98,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let mut scan = Scan { report, pending: &mut pending, clean: true, added: 0 };
         self.visit(tracked.range, &mut scan)?;
         added += scan.added;
-        self.complete_announced(&pending);
-        drop(unfinished);
+        self.finish(&pending, unfinished);
         Ok(added)
     }
 
@@ -183,8 +180,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 cleaner.protect(word, taken, set, &mut pending);
             }
         });
-        self.complete_announced(&pending);
-        drop(unfinished);
+        self.finish(&pending, unfinished);
         Ok(())
     }
 
@@ -200,8 +196,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         });
         let mut clean = CleanSet { table: self, tracked, set, pending: &mut pending };
         set.each_word(|word, bits| clean.word(word, bits & tracked.marks.layout.mask(word, tracked.range)));
-        self.complete_announced(&pending);
-        drop(unfinished);
+        self.finish(&pending, unfinished);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use crate::address::{Ipa, IpaRange};
 use crate::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi, range_tlbi_pages};
 use crate::table::Stage2;
+use crate::under_way::Counted;
 use core::mem::MaybeUninit;
 
 /// Most pages that are invalidated one by one where there is no range form; more, and the VMID is invalidated whole.
@@ -158,22 +159,26 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// The order is that of D8.17.6.1. One batch costs two broadcast TLBIs and three DSBs, or one and two.
     pub(crate) fn complete(&self, pending: &Pending) {
-        if pending.is_empty() {
-            return;
+        if !pending.is_empty() {
+            self.under_way.note_change();
+            self.invalidate_pending(pending);
         }
-        self.under_way.note_change();
-        self.complete_announced(pending);
     }
 
-    /// [`Stage2::complete`] for an operation that was announced ([`UnderWay::begin_taking`]) and so noted as a change.
-    ///
-    /// [`UnderWay::begin_taking`]: crate::under_way::UnderWay::begin_taking
-    #[cfg_attr(not(feature = "small"), inline(always))]
-    #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn complete_announced(&self, pending: &Pending) {
+    /// [`Stage2::complete`] for an operation that was announced, which ends with it.
+    #[inline(always)]
+    pub(crate) fn finish(&self, pending: &Pending, unfinished: Counted<'_>) {
         if pending.is_empty() {
             return;
         }
+        self.invalidate_pending(pending);
+        unfinished.end_with_change();
+    }
+
+    /// [`Stage2::complete`], for whoever notes the change as well: small enough to be inlined.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn invalidate_pending(&self, pending: &Pending) {
         self.settle();
         if !cfg!(feature = "small")
             && let Some([range]) = pending.ranges()

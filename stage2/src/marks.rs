@@ -43,11 +43,9 @@ impl<'m> BlockMarks<'m> {
         if self.words.iter().any(|word| word.load(Relaxed) != u64::MAX) {
             return false;
         }
-        // Plain stores, since there is one taker. A setter that comes before the store sets what is set already, and its
-        // page was opened before, so the read-modify-write that protects the page next finds it open. One that comes behind
-        // the store finds the summary cleared: that is ordered before the stores by the fence in `blocks_of`.
+        // There is one taker, and setters set what is set already: this takes what was seen.
         for word in self.words {
-            word.store(0, Relaxed);
+            word.swap(0, SeqCst);
         }
         true
     }
@@ -136,9 +134,8 @@ impl<'m> Iterator for Blocks<'m> {
         }
         let index = self.first + self.bits.trailing_zeros() as usize;
         self.bits &= self.bits - 1;
-        debug_assert!(index < self.blocks.len());
-        // SAFETY: the bits of a summary name blocks of the layout, of which no word is missing: `Marks::set` sets no others.
-        Some(BlockMarks { index, words: unsafe { self.blocks.get_unchecked(index) } })
+        // The bitmap's memory is shared with whoever gave it, who may have written anything.
+        Some(BlockMarks { index, words: self.blocks.get(index)? })
     }
 }
 
@@ -295,7 +292,7 @@ impl Marks {
     /// The blocks that `bits` of word `index` of level 1 name.
     #[inline(always)]
     fn blocks_of(&self, index: usize, bits: u64) -> Blocks<'static> {
-        // Orders what was done to the summary before what is done to its words: all of them with one barrier.
+        // Orders what was done to the summary before the looks at its words: all of them with one barrier.
         fence(SeqCst);
         let (blocks, _) = self.words.as_chunks::<BLOCK_WORDS>();
         Blocks { blocks, first: index * WORD_PAGES, bits }

@@ -86,8 +86,10 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
 
 impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
     fn drop(&mut self) {
-        // What is pending was announced first.
-        self.table.complete_announced(&self.pending);
+        if !self.pending.is_empty() {
+            self.table.under_way.note_change();
+            self.table.invalidate_pending(&self.pending);
+        }
         // After the last barrier: from here on nobody needs to invalidate for this batch.
         self.announced = None;
     }

@@ -22,6 +22,15 @@ const CHANGE: u64 = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Counted<'c>(&'c AtomicU64);
 
+impl Counted<'_> {
+    /// Ends an announced operation that has changed something: one step for both.
+    #[inline(always)]
+    pub(crate) fn end_with_change(self) {
+        self.0.fetch_add(CHANGE - 1, SeqCst);
+        core::mem::forget(self);
+    }
+}
+
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
@@ -46,10 +55,10 @@ impl UnderWay {
         Self { taking: AtomicU64::new(0), dissolving: AtomicU64::new(0), grants: AtomicU64::new(0) }
     }
 
-    /// Announces that rights are going to be taken away, which is a change; ends when the invalidation is complete.
+    /// Announces that rights are going to be taken away; ends when the invalidation is complete.
     #[inline(always)]
     pub(crate) fn begin_taking(&self) -> Counted<'_> {
-        self.taking.fetch_add(CHANGE + 1, SeqCst);
+        self.taking.fetch_add(1, SeqCst);
         Counted(&self.taking)
     }
 

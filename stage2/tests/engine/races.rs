@@ -116,6 +116,25 @@ fn spurious_faults_with_progress_between_them_are_not_stuck() {
 }
 
 #[test]
+fn what_changes_nothing_is_no_progress_between_spurious_faults() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    let open = 2 * GIB - 0x1000;
+    for idle in 0..2 {
+        let mut second_pe = FaultHistory::new();
+        let mut outcomes = (0..100).map(|_| {
+            match idle {
+                0 => table.protect(range(GIB + 8 * MIB, 2 * MIB), Attributes::RAM.permissions).unwrap(),
+                _ => table.clear_from(&mut log, &[]).unwrap(),
+            }
+            table.fault(&write_fault(open, Status::Permission), &mut second_pe)
+        });
+        assert_eq!(outcomes.position(|outcome| outcome == Outcome::Stuck), Some(64), "idle operation {idle}");
+    }
+}
+
+#[test]
 fn faults_in_break_windows_are_not_stuck() {
     let host = host();
     let mut table = table(host, BbmLevel::Level0);

@@ -283,3 +283,21 @@ fn full_blocks_and_words_are_counted_and_protected_as_single_pages_are() {
         assert_eq!(table.harvest_into(&mut log, &bitmap), Ok(1), "{bytes:#x}");
     }
 }
+
+/// The bitmap's memory is shared with whoever gave it: what is written there may make a harvest wrong, but not unsound.
+#[test]
+fn a_bitmap_that_somebody_else_has_written_leads_nowhere_else() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let logged = range(GIB, 2 * MIB);
+    let words = storage(range(GIB, 8 * MIB));
+    let own = Layout::new(logged).words();
+    let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: false };
+    let mut log = table.start_log(logged, &words[..own], options).unwrap();
+    words[own + 3].store(0xff, Relaxed);
+    // The summary says that the second block has marks. There is none.
+    words[own - 1].store(2, Relaxed);
+    let seen = bitmap(&log);
+    assert_eq!(table.harvest_into(&mut log, &seen), Ok(0));
+    assert_eq!(words[own + 3].load(Relaxed), 0xff);
+}
