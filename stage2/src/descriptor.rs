@@ -325,6 +325,29 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_takes_attributes_from_a_leaf_of_another_level_and_nothing_else() {
+        let (block, page) = (PhysAddr(0x4020_0000), PhysAddr(0x8000_3000));
+        let block_of = |attributes| Descriptor::leaf(Level::L2, block, attributes);
+        let page_of = |attributes| Descriptor::leaf(Level::L3, page, attributes);
+        let ram = Attributes::RAM.encode();
+        assert_eq!(page_of(block_of(ram).0), page_of(ram));
+        assert_eq!(block_of(page_of(ram).0), block_of(ram));
+        assert_eq!(page_of(page_of(ram).broken().0 & !bits::BUSY), page_of(ram));
+    }
+
+    #[test]
+    fn what_is_broken_lets_nothing_through_and_comes_back() {
+        for output in [0, 0x20_0000] {
+            let leaf = Descriptor::leaf(Level::L2, PhysAddr(output), Attributes::RAM.encode());
+            let broken = leaf.broken();
+            assert!(!broken.is_valid() && !broken.is_writable() && broken.kind(Level::L2) == Kind::Busy);
+            assert!(!Descriptor(leaf.0 & !bits::VALID & !bits::WRITE | bits::DBM).is_writable());
+            assert_eq!(broken.mended(), leaf);
+        }
+        assert_eq!(Descriptor::BROKEN.mended(), Descriptor::INVALID);
+    }
+
+    #[test]
     fn tracking_is_told_from_denial() {
         let ram = Descriptor::leaf(Level::L3, PhysAddr(0), Attributes::RAM.encode());
         assert!(ram.is_writable() && !ram.is_write_protected());

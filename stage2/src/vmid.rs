@@ -275,6 +275,38 @@ mod tests {
         assert_eq!(vmids.current(0, &runner), Some(vmid));
     }
 
+    /// PE 0 runs on with what it has; other PEs enter the same machine, once a generation, and leave it.
+    #[test]
+    fn a_number_is_kept_for_a_pe_that_runs_on_while_generations_begin_and_others_enter_its_machine() {
+        let mut vmids = Vmids::<PES, 1>::new(8);
+        let runner = Lease::new();
+        let vmid = vmids.renew(0, &runner, || ());
+        for generation in 0..5 {
+            let mut begun = false;
+            while !begun {
+                let other = vmids.renew(1, &Lease::new(), || begun = true);
+                assert_ne!(other, vmid, "generation {generation}: PE 0 runs with it");
+            }
+            assert_eq!(vmids.renew(2, &runner, || panic!("no need to begin another")), vmid, "one machine, one number");
+            vmids.leave(2);
+        }
+    }
+
+    #[test]
+    fn a_number_is_given_to_another_after_its_machine_has_left_and_a_generation_begun() {
+        let mut vmids = Vmids::<PES, 1>::new(8);
+        let vmid = vmids.renew(0, &Lease::new(), || ());
+        vmids.leave(0);
+        let mut begun = false;
+        let first_anew = loop {
+            let other = vmids.renew(1, &Lease::new(), || begun = true);
+            if begun {
+                break other;
+            }
+        };
+        assert_eq!(first_anew, vmid, "the lowest number that nobody keeps");
+    }
+
     #[test]
     fn numbers_fit_their_size_and_none_is_zero() {
         for (bits, last) in [(8, 255), (16, 319)] {

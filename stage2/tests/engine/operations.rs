@@ -1,6 +1,6 @@
 //! Each operation on a small table, as its user sees it. What the hardware may see meanwhile is the oracle's business.
 
-use crate::host::Host;
+use crate::host::{Access, Host, load};
 use stage2::features::HardwareUpdate;
 use stage2::*;
 
@@ -63,6 +63,33 @@ fn mapping_takes_the_largest_leaves_that_fit() {
     // SAFETY: no hardware walks the table.
     unsafe { table.release() };
     assert_eq!(host.live.get(), 0);
+}
+
+/// Root tables are concatenated up to 43 bits: each is reached, at both of its ends, as hardware reaches it.
+#[test]
+fn every_table_of_a_concatenated_root_is_used() {
+    for (ipa_bits, tables) in [(39, 1), (40, 2), (42, 8), (43, 16)] {
+        let host = Host::new();
+        let wide = Features { pa_bits: 48, ..features(BbmLevel::Level2) };
+        let config = Config { ipa_bits, ..Config::new(Vmid::new(7).unwrap(), wide) };
+        let mut table = Stage2::new(&host, config).unwrap();
+        let ends = |root| [root * 512 * GIB, root * 512 * GIB + 511 * GIB];
+        for start in (0..tables).flat_map(ends) {
+            identity(&mut table, range(start, GIB));
+            table.protect(range(start, 2 * MIB), Permissions::NONE).unwrap();
+        }
+        assert_eq!(table.census().leaves, [0, 31, 16, 0, 0].map(|n| n * 2 * tables as usize), "{ipa_bits} bits");
+        for start in (0..tables).flat_map(ends) {
+            assert_eq!(sizes(&table, range(start, GIB)), [(Block2M, 16), (Contiguous32M, 31)], "{start:#x}");
+            assert_eq!(load(&table, start + 2 * MIB), Access::Done, "{ipa_bits} bits, {start:#x}");
+            assert_ne!(load(&table, start), Access::Done, "{ipa_bits} bits, {start:#x}");
+        }
+        table.unmap(range(0, tables * 512 * GIB)).unwrap();
+        assert_eq!(table.leaves(range(0, tables * 512 * GIB)).count(), 0);
+        // SAFETY: no hardware walks the table.
+        unsafe { table.release() };
+        assert_eq!(host.live.get(), 0);
+    }
 }
 
 #[test]
