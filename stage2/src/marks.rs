@@ -3,7 +3,7 @@
 
 use crate::address::{Ipa, IpaRange};
 use crate::page_set::{BLOCK_WORDS, Layout, MAX_LEVELS, WORD_PAGES};
-use core::sync::atomic::{
+use crate::sync::{
     AtomicU64,
     Ordering::{Relaxed, SeqCst},
     fence,
@@ -88,7 +88,7 @@ impl<const TAKE: bool> Iterator for MarkedWords<'_, TAKE> {
 #[inline(always)]
 fn marked_of(words: &[AtomicU64; BLOCK_WORDS]) -> u64 {
     #[cfg(target_arch = "aarch64")]
-    {
+    if crate::sync::IN_MEMORY {
         let marked: u64;
         // SAFETY: loads of eight words that are there; LDP is two 64-bit single-copy atomic loads. The carry of the
         // comparison with 1 says that a word is not 0.
@@ -111,9 +111,8 @@ fn marked_of(words: &[AtomicU64; BLOCK_WORDS]) -> u64 {
                 options(nostack, readonly)
             );
         }
-        marked
+        return marked;
     }
-    #[cfg(not(target_arch = "aarch64"))]
     words.iter().enumerate().fold(0, |marked, (n, word)| marked | u64::from(word.load(Relaxed) != 0) << (63 - n))
 }
 

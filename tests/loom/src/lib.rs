@@ -4,19 +4,36 @@
 //! A table that is filled is one cell of loom's: whoever loads a descriptor of it must come after the fill, by what it has
 //! loaded on its way there. A publication without release, or a walk without acquire, is a race that loom reports.
 
+pub mod marked;
+pub mod sync;
+
 // The hypervisor's lock around the table, with loom's atomics.
 #[path = "../../../hypervisor/src/reader_lock.rs"]
 pub mod reader_lock;
 
-mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+/// The engine's marks, with loom's atomics, and what they need. (Its own unit tests are not among this crate's: they have
+/// no model around them.)
+macro_rules! of_the_engine {
+    ($($name:ident $path:literal)*) => { $(
+        #[path = $path]
+        #[allow(dead_code, reason = "the marks need a part of it")]
+        mod $name;
+    )* };
+}
+
+of_the_engine! {
+    address "../../../stage2/src/address.rs"
+    error "../../../stage2/src/error.rs"
+    geometry "../../../stage2/src/geometry.rs"
+    marks "../../../stage2/src/marks.rs"
+    page_set "../../../stage2/src/page_set.rs"
 }
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread::ThreadId;
 use stage2::geometry::ENTRIES;
-use stage2::{Counters, Dsb, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
+use stage2::{Counters, Dsb, LOGS, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64 as PlainAtomic;
@@ -29,7 +46,7 @@ struct Frame {
     /// Stands for all that a fill writes.
     filled: UnsafeCell<()>,
     /// Descriptors that several threads use.
-    shared: Vec<(usize, AtomicU64)>,
+    shared: Vec<(usize, AtomicU64, AtomicU64)>,
     /// The others, which loom has no need to look at.
     plain: Vec<PlainAtomic>,
 }
@@ -61,7 +78,7 @@ impl Machine {
     pub fn new(frames: usize, shared: &[usize]) -> Self {
         let frame = || Frame {
             filled: UnsafeCell::new(()),
-            shared: shared.iter().map(|&index| (index, AtomicU64::new(0))).collect(),
+            shared: shared.iter().map(|&index| (index, AtomicU64::new(0), AtomicU64::new(0))).collect(),
             plain: (0..ENTRIES).map(|_| PlainAtomic::new(0)).collect(),
         };
         Self {
@@ -123,7 +140,10 @@ impl Machine {
 
 impl Frame {
     fn shared(&self, index: usize) -> Option<&AtomicU64> {
-        self.shared.iter().find(|(at, _)| *at == index).map(|(_, atomic)| atomic)
+        self.shared.iter().find(|(at, ..)| *at == index).map(|(_, atomic, turns)| {
+            turns.fetch_add(1, Ordering::Relaxed);
+            atomic
+        })
     }
 
     /// A store that has been on its way. Loom would let it come between another thread's read-modify-write and what that
