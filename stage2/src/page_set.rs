@@ -340,6 +340,15 @@ mod tests {
         assert!(PageSet::new(layout, &mut [0; 4]).is_none());
     }
 
+    #[test]
+    fn the_bits_of_a_word_span_the_first_to_the_last_page() {
+        let layout = Layout::new(range(0x4020_0000, 0x20_0000));
+        for (bits, start, pages) in [(1, 0, 1), (0b1010 << 20, 21, 3), (1 << 63, 63, 1), (u64::MAX, 0, 64)] {
+            let expected = range(0x4024_0000 + start * PAGE_SIZE, pages * PAGE_SIZE);
+            assert_eq!(layout.span(1, bits), expected, "{bits:#x}");
+        }
+    }
+
     /// Page by page, over a range that begins and ends inside of words at every level.
     #[test]
     fn a_set_holds_what_was_put_in_and_nothing_else() {

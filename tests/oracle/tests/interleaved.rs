@@ -191,14 +191,29 @@ fn three_threads_in_random_order() {
     }
 }
 
+/// Words for a log's bitmap, until [`stop`].
+fn storage(logged: IpaRange) -> &'static [AtomicU64] {
+    let words = Layout::new(logged).words();
+    (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
+}
+
+/// The end of a log and of its table, which leaves nothing.
+fn stop(model: &Model, mut table: Checked<'_>, log: Log) {
+    let storage = table.stop_log(log).expect("the log's own words");
+    // SAFETY: the words were leaked by `storage`, and the engine has given them back.
+    drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
+    model.assert_clean();
+    table.release();
+    model.assert_clean();
+    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
+}
+
 /// Two vCPUs write, a third PE harvests and splits: no write is missed.
 fn log_race(machine: Machine, late_stores: bool, mechanism: Mechanism, all_dirty: bool, chooser: &mut dyn Chooser) {
     let model = Model::new(setup(machine, late_stores));
     let mut table = table(&model, machine);
     let logged = pages(0, 511);
-    let words = Layout::new(logged).words();
-    let storage: &'static [AtomicU64] = (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
-    let log = table.start_log(logged, storage, LogOptions { mechanism, all_dirty }).expect("a log");
+    let log = table.start_log(logged, storage(logged), LogOptions { mechanism, all_dirty }).expect("a log");
     let log = RefCell::new(log);
     {
         let (table, log) = (&table, &log);
@@ -230,13 +245,7 @@ fn log_race(machine: Machine, late_stores: bool, mechanism: Mechanism, all_dirty
     let mut report = PageSet::new(log.layout(), &mut words).expect("words enough");
     // Nobody is in a fault handler now, so this one sees every mark.
     table.harvest(&mut log, &mut report).expect("a harvest");
-    let storage = table.stop_log(log).expect("the log's own words");
-    // SAFETY: the words were leaked above, and the engine has given them back.
-    drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
-    model.assert_clean();
-    table.release();
-    model.assert_clean();
-    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
+    stop(&model, table, log);
 }
 
 #[test]
@@ -254,6 +263,52 @@ fn no_write_is_missed_in_any_order() {
                 log_race(machine, n % 4 > 1, mechanism, n % 2 == 1, &mut Random::new(seed));
             }
             println!("{mechanism:?} at {bbm:?}: {runs} orders tried one by one");
+        }
+    }
+}
+
+/// A block that hardware has marked is split while another PE harvests: what it says of its pages, busy ones too, is not
+/// over when the harvest looks.
+fn harvest_beside_a_split(machine: Machine, late_stores: bool, chooser: &mut dyn Chooser) {
+    let model = Model::new(setup(machine, late_stores));
+    let mut table = table(&model, machine);
+    let logged = pages(0, 511);
+    let options = LogOptions { mechanism: Mechanism::HardwareBlock, all_dirty: false };
+    let mut log = table.start_log(logged, storage(logged), options).expect("a log");
+    table.store(Ipa(page(3)), &mut FaultHistory::new()).expect("a store that lands");
+    {
+        let (table, log) = (&table, &mut log);
+        let harvester = move || {
+            let mut words = vec![0; log.layout().words()];
+            let mut report = PageSet::new(log.layout(), &mut words).expect("words enough");
+            table.harvest(log, &mut report).expect("a harvest");
+            assert!(report.contains(Ipa(page(3))), "{machine:?}: written long before, and not reported");
+        };
+        let bodies: Vec<Body<'_>> =
+            vec![(0, Box::new(|| table.split(logged, LeafSize::Page).expect("memory"))), (1, Box::new(harvester))];
+        run(&model, bodies, chooser);
+    }
+    model.set_pe(0);
+    model.assert_clean();
+    stop(&model, table, log);
+}
+
+#[test]
+fn a_harvest_beside_a_split_misses_no_earlier_write() {
+    for bbm in Machine::LEVELS {
+        let machine = machine(bbm, false, true);
+        for late_stores in [false, true] {
+            let play = |chooser: &mut dyn Chooser| harvest_beside_a_split(machine, late_stores, chooser);
+            let (runs, all) = explore(1, scaled(600) as usize, play);
+            println!(
+                "a split harvested at {bbm:?}, stores late {late_stores}: {runs} orders{}",
+                if all { ", all" } else { "" }
+            );
+        }
+        for n in 0..u64::from(scaled(300)) {
+            let seed = seed() + n;
+            println!("a split harvested at {bbm:?}: ORACLE_SEED={seed}");
+            harvest_beside_a_split(machine, n % 2 == 1, &mut Random::new(seed));
         }
     }
 }
