@@ -116,6 +116,24 @@ fn spurious_faults_with_progress_between_them_are_not_stuck() {
 }
 
 #[test]
+fn a_harvest_that_has_ended_is_under_way_no_more() {
+    let host = host();
+    let mut table = table(host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    let denied = range(GIB + 8 * MIB, 2 * MIB);
+    table.protect(denied, Permissions::READ).unwrap();
+    for dirty in [false, true] {
+        if dirty {
+            guest_store(&table, GIB).unwrap();
+        }
+        harvest(&table, &mut log);
+        let before = host.tlbis.get();
+        table.protect(denied, Permissions::READ).unwrap();
+        assert_eq!(host.tlbis.get(), before, "nobody's invalidation is to be waited for");
+    }
+}
+
+#[test]
 fn what_changes_nothing_is_no_progress_between_spurious_faults() {
     let host = host();
     let mut table = table(host, BbmLevel::Level2);

@@ -301,3 +301,44 @@ fn a_bitmap_that_somebody_else_has_written_leads_nowhere_else() {
     assert_eq!(table.harvest_into(&mut log, &seen), Ok(0));
     assert_eq!(words[own + 3].load(Relaxed), 0xff);
 }
+
+#[test]
+fn the_epoch_changes_with_what_is_mapped_granted_or_logged_and_with_nothing_else() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let mut last = table.epoch();
+    let mut changed = |table: &Stage2<&Host>, what: &str, expected: bool| {
+        assert_eq!(table.epoch() != last, expected, "{what}");
+        last = table.epoch();
+    };
+    table.map(range(4 * GIB, 2 * MIB), PhysAddr(4 * GIB), Attributes::RAM).unwrap();
+    changed(&table, "map", true);
+    table.protect(range(4 * GIB, 2 * MIB), Permissions::READ).unwrap();
+    changed(&table, "protect", true);
+    table.unmap(range(4 * GIB, 2 * MIB)).unwrap();
+    changed(&table, "unmap", true);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    changed(&table, "the start of a log", true);
+    table.split(range(GIB, 2 * MIB), LeafSize::Page).unwrap();
+    guest_store(&table, GIB).unwrap();
+    harvest(&table, &mut log);
+    changed(&table, "a split, a first write, a harvest", false);
+    table.end_log(log).unwrap();
+    changed(&table, "the end of a log", true);
+    table.collapse(range(GIB, GIB)).unwrap();
+    changed(&table, "a collapse", false);
+}
+
+#[test]
+fn what_software_has_marked_in_a_hardware_log_is_counted_once() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
+    let seen = bitmap(&log);
+    table.mark_written(range(GIB + 0x3000, 0x2000));
+    guest_store(&table, GIB + 0x9000).unwrap();
+    assert_eq!(table.harvest_into(&mut log, &seen), Ok(3));
+    assert_eq!(words(&seen)[0], 1 << 3 | 1 << 4 | 1 << 9);
+    seen.iter().for_each(|word| word.store(0, Relaxed));
+    assert_eq!(table.harvest_into(&mut log, &seen), Ok(0));
+}
