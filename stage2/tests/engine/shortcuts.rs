@@ -342,3 +342,23 @@ fn what_software_has_marked_in_a_hardware_log_is_counted_once() {
     seen.iter().for_each(|word| word.store(0, Relaxed));
     assert_eq!(table.harvest_into(&mut log, &seen), Ok(0));
 }
+
+#[test]
+fn a_full_block_and_an_open_leaf_are_reported_whole() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let block: BTreeSet<u64> = (0..512).map(|page| GIB + page * 0x1000).collect();
+    let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
+    for &page in &block {
+        guest_store(&table, page).unwrap();
+    }
+    assert_eq!(harvest(&table, &mut log), block);
+
+    // A leaf of 2 MiB that nobody has split: its first mark has it protected and reported, and no page counts twice.
+    let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: true };
+    let open = range(GIB + 8 * MIB, 2 * MIB);
+    let mut log = table.start_log(open, storage(open), options).unwrap();
+    let seen = bitmap(&log);
+    assert_eq!(table.harvest_into(&mut log, &seen), Ok(512));
+    assert_eq!(table.harvest_into(&mut log, &seen), Ok(0));
+}
