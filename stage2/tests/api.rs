@@ -3,7 +3,7 @@
 //! After a change that is meant: `UPDATE_API=1 cargo test -p stage2 --test api`, and a line in CHANGELOG.md.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a listed line begins with, visibility included.
 const ITEMS: [&str; 13] = [
@@ -71,14 +71,27 @@ fn declarations(source: &str) -> Vec<String> {
     found
 }
 
+/// All files below `folder`, in the order of their paths.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    files
+}
+
 #[test]
 fn the_api_is_what_is_listed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files: Vec<_> = std::fs::read_dir(root.join("src")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
+    let source = root.join("src");
+    let files = files_below(&source);
     let mut listing = String::new();
     for file in files {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let name = file.strip_prefix(&source).unwrap().display();
         let found = declarations(&std::fs::read_to_string(&file).unwrap());
         if !found.is_empty() {
             let _ = writeln!(listing, "[{name}]");

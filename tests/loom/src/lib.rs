@@ -11,29 +11,37 @@ pub mod sync;
 #[path = "../../../hypervisor/src/reader_lock.rs"]
 pub mod reader_lock;
 
-/// The engine's marks, with loom's atomics, and what they need. (Its own unit tests are not among this crate's: they have
-/// no model around them.)
+/// The engine's dirty bitmap, with loom's atomics, and what it needs. (Its own unit tests are not among this crate's: they
+/// have no model around them.)
 macro_rules! of_the_engine {
-    ($($name:ident $path:literal)*) => { $(
-        #[path = $path]
-        #[allow(dead_code, reason = "the marks need a part of it")]
-        mod $name;
-    )* };
+    ($folder:ident $at:literal { $($name:ident $path:literal)* } $($sync:ident)?) => {
+        #[path = $at]
+        mod $folder {
+            $(
+                #[path = $path]
+                #[allow(dead_code, reason = "the dirty bitmap needs a part of it")]
+                pub mod $name;
+            )*
+            $(pub use crate::$sync;)?
+        }
+    };
 }
 
-of_the_engine! {
-    address "../../../stage2/src/address.rs"
-    error "../../../stage2/src/error.rs"
-    geometry "../../../stage2/src/geometry.rs"
-    marks "../../../stage2/src/marks.rs"
-    page_set "../../../stage2/src/page_set.rs"
-}
+of_the_engine! { arch "../../../stage2/src/arch" {
+    address "address.rs"
+    error "error.rs"
+    geometry "geometry.rs"
+} }
+of_the_engine! { bitmap "../../../stage2/src/bitmap" {
+    dirty_bitmap "dirty_bitmap.rs"
+    page_set "page_set.rs"
+} sync }
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::thread::ThreadId;
 use stage2::geometry::ENTRIES;
-use stage2::{Counters, Dsb, LOGS, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
+use stage2::{Counters, Dsb, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64 as PlainAtomic;

@@ -1,8 +1,8 @@
 //! A log of which nothing is there but its marks and its pages' descriptors: a descriptor says whether stores go through.
 
-use crate::address::{Ipa, IpaRange, PAGE_SIZE};
-use crate::marks::{BlockMarks, Marks};
-use crate::page_set::{BLOCK_WORDS, Layout, WORD_PAGES};
+use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
+use crate::bitmap::dirty_bitmap::{BlockMarks, Marks};
+use crate::bitmap::page_set::{BLOCK_WORDS, Layout, WORD_PAGES};
 use crate::sync::{AtomicU64, Ordering, Weakness, full_fence, has, weakness};
 use std::collections::{BTreeMap, BTreeSet};
 

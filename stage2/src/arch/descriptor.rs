@@ -1,0 +1,380 @@
+//! One 64-bit stage-2 descriptor: what it is, what it grants.
+//!
+//! Source: Arm ARM (DDI 0487) D8.3.1 (descriptor formats), D8.4.2 (stage-2 permissions), D8.5 (hardware update).
+
+use crate::arch::address::PhysAddr;
+use crate::arch::geometry::Level;
+
+/// The bits of a stage-2 descriptor, 4 KiB granule, 48-bit output addresses.
+pub mod bits {
+    /// The descriptor is valid.
+    pub const VALID: u64 = 1 << 0;
+    /// Levels 0 to 2: points to a table. Level 3: must be set in a valid descriptor (D8.3.1.2).
+    pub const TABLE: u64 = 1 << 1;
+    /// MemAttr\[3:0\] (D8.6.5).
+    pub const MEM_ATTR: u64 = 0xf << 2;
+    /// S2AP\[0\]: the guest may read.
+    pub const READ: u64 = 1 << 6;
+    /// S2AP\[1\]: the guest may write; with DBM, the page is dirty (D8.5.2).
+    pub const WRITE: u64 = 1 << 7;
+    /// SH\[1:0\].
+    pub const SHAREABILITY: u64 = 3 << 8;
+    /// Access flag.
+    pub const ACCESS: u64 = 1 << 10;
+    /// nT, Block descriptors only (I_PJZBK): the entry is about to change size, and may fault or conflict (R_MRRPW).
+    pub const NT: u64 = 1 << 16;
+    /// Output address or next table, bits 47:12.
+    pub const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+    /// Dirty bit modifier: hardware sets S2AP\[1\] on a write (D8.5.2; needs VTCR_EL2.HD).
+    pub const DBM: u64 = 1 << 51;
+    /// Contiguous (D8.7.1): one of sixteen adjacent entries that may be cached as one.
+    pub const CONTIGUOUS: u64 = 1 << 52;
+    /// XN\[1\], bit 54: no execution; bit 53 stays 0, so both EL1 and EL0 (D8.4.2.3).
+    pub const NO_EXECUTE: u64 = 1 << 54;
+    /// Software bit 56 of a leaf: the owner grants writes. Beside S2AP\[1\] = 0 and DBM = 0 it means that writes are held
+    /// back for tracking only. Bits 58:55 are for software in a leaf (D8.3.1.2).
+    pub const WRITE_GRANTED: u64 = 1 << 56;
+    /// Software bit 57: one PE is changing the entry, all others wait. In an invalid descriptor this is the "break" of
+    /// break-before-make; in a valid one it is a hardware-tracked leaf made read-only for its split (R_RTBRL).
+    pub const BUSY: u64 = 1 << 57;
+}
+
+/// How the guest's accesses are cached, combined with its own stage 1 (D8.6.5; HCR_EL2.FWB = 0).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum MemoryType {
+    /// Normal, inner and outer write-back cacheable, inner shareable: RAM.
+    Normal,
+    /// Normal, non-cacheable, inner shareable.
+    NonCacheable,
+    /// Device-nGnRE: device registers.
+    Device,
+}
+
+impl MemoryType {
+    const fn encode(self) -> u64 {
+        const INNER_SHAREABLE: u64 = 3 << 8;
+        match self {
+            MemoryType::Normal => 0b1111 << 2 | INNER_SHAREABLE,
+            MemoryType::NonCacheable => 0b0101 << 2 | INNER_SHAREABLE,
+            MemoryType::Device => 0b0001 << 2,
+        }
+    }
+
+    const fn decode(value: u64) -> MemoryType {
+        match (value & bits::MEM_ATTR) >> 2 {
+            0b1111 => MemoryType::Normal,
+            0b0101 => MemoryType::NonCacheable,
+            _ => MemoryType::Device,
+        }
+    }
+}
+
+/// What the owner of the mapping lets the guest do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Permissions {
+    /// Data reads.
+    pub read: bool,
+    /// Data writes.
+    pub write: bool,
+    /// Instruction fetch at EL1 and EL0.
+    pub execute: bool,
+}
+
+impl Permissions {
+    /// Read, write and execute: what RAM is given.
+    pub const ALL: Self = Self { read: true, write: true, execute: true };
+    /// Read and write: what devices are given.
+    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
+    /// Read and execute.
+    pub const READ_EXECUTE: Self = Self { read: true, write: false, execute: true };
+    /// Read only.
+    pub const READ: Self = Self { read: true, write: false, execute: false };
+    /// Nothing: the mapping stays, every access faults.
+    pub const NONE: Self = Self { read: false, write: false, execute: false };
+
+    /// The descriptor bits; a granted write is enabled at once.
+    pub(crate) const fn encode(self) -> u64 {
+        let mut value = 0;
+        if self.read {
+            value |= bits::READ;
+        }
+        if self.write {
+            value |= bits::WRITE | bits::WRITE_GRANTED;
+        }
+        if !self.execute {
+            value |= bits::NO_EXECUTE;
+        }
+        value
+    }
+
+    const fn decode(value: u64) -> Self {
+        Self {
+            read: value & bits::READ != 0,
+            write: value & bits::WRITE_GRANTED != 0,
+            execute: value & bits::NO_EXECUTE == 0,
+        }
+    }
+}
+
+/// The descriptor bits that [`Permissions`] decides.
+pub(crate) const PERMISSION_BITS: u64 = bits::READ | bits::WRITE | bits::WRITE_GRANTED | bits::NO_EXECUTE | bits::DBM;
+
+/// Everything about a mapping but its addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Attributes {
+    /// Cacheability and shareability.
+    pub memory: MemoryType,
+    /// What the guest may do.
+    pub permissions: Permissions,
+}
+
+impl Attributes {
+    /// Guest RAM: Normal write-back memory, all permissions.
+    pub const RAM: Self = Self { memory: MemoryType::Normal, permissions: Permissions::ALL };
+    /// Device registers: Device-nGnRE, read and write.
+    pub const DEVICE: Self = Self { memory: MemoryType::Device, permissions: Permissions::READ_WRITE };
+
+    /// A leaf's bits without address and type. The access flag is set: the engine takes no access flag faults of its
+    /// own making.
+    #[must_use]
+    pub const fn encode(self) -> u64 {
+        self.memory.encode() | self.permissions.encode() | bits::ACCESS
+    }
+}
+
+/// One descriptor's value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Descriptor(pub u64);
+
+/// What a descriptor means at its level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Not valid, and nobody is at work on it.
+    Invalid,
+    /// Being changed by a PE: wait. Invalid for a break, nT set, or read-only for a hardware-tracked split.
+    Busy,
+    /// Points to the next level's table.
+    Table(PhysAddr),
+    /// A block or a page: the output address, and whether it is part of a contiguous run.
+    Leaf {
+        /// Where this entry's first byte maps to.
+        output: PhysAddr,
+        /// The Contiguous bit.
+        contiguous: bool,
+    },
+}
+
+impl Descriptor {
+    /// The invalid descriptor.
+    pub const INVALID: Descriptor = Descriptor(0);
+    /// Invalid, and a PE will soon make it valid again.
+    pub const BROKEN: Descriptor = Descriptor(bits::BUSY);
+
+    /// A leaf taken out for a break, with all that it says but that it is valid: it remembers itself.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn broken(self) -> Self {
+        Self(self.0 & !bits::VALID | bits::BUSY)
+    }
+
+    /// The leaf that [`Descriptor::broken`] made invalid. What was invalid before stays so.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn mended(self) -> Self {
+        let value = self.0 & !bits::BUSY;
+        if value == Self::INVALID.0 { Self::INVALID } else { Self(value | bits::VALID) }
+    }
+
+    /// A table descriptor. Table descriptors of stage 2 carry no attributes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table(frame: PhysAddr) -> Self {
+        Self(frame.0 & bits::ADDRESS | bits::TABLE | bits::VALID)
+    }
+
+    /// A leaf at `level` with `attributes` from [`Attributes::encode`], or copied from another leaf.
+    #[must_use]
+    #[inline(always)]
+    pub const fn leaf(level: Level, output: PhysAddr, attributes: u64) -> Self {
+        let kind = match level {
+            Level::L3 => bits::VALID | bits::TABLE,
+            _ => bits::VALID,
+        };
+        Self(output.0 & bits::ADDRESS | attributes & !(bits::ADDRESS | bits::VALID | bits::TABLE) | kind)
+    }
+
+    /// Whether the hardware can use it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_valid(self) -> bool {
+        self.0 & bits::VALID != 0
+    }
+
+    /// Whether it points to a table, at a level that has tables.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_table(self, level: Level) -> bool {
+        self.0 & (bits::VALID | bits::TABLE) == bits::VALID | bits::TABLE && !matches!(level, Level::L3)
+    }
+
+    /// Whether a PE is at work on it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_busy(self, level: Level) -> bool {
+        // Bit 16 is an address bit in tables and pages.
+        let nt = matches!(level, Level::L1 | Level::L2)
+            && self.0 & (bits::VALID | bits::TABLE | bits::NT) == bits::VALID | bits::NT;
+        self.0 & bits::BUSY != 0 || nt
+    }
+
+    /// What it is at `level`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kind(self, level: Level) -> Kind {
+        if self.is_busy(level) {
+            Kind::Busy
+        } else if !self.is_valid() {
+            Kind::Invalid
+        } else if self.is_table(level) {
+            Kind::Table(self.address())
+        } else {
+            Kind::Leaf { output: self.address(), contiguous: self.is_contiguous() }
+        }
+    }
+
+    /// The address field: next table, or output address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn address(self) -> PhysAddr {
+        PhysAddr(self.0 & bits::ADDRESS)
+    }
+
+    /// The Contiguous bit.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_contiguous(self) -> bool {
+        self.0 & bits::CONTIGUOUS != 0
+    }
+
+    /// A leaf whose writes are let through by S2AP or marked by hardware.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_writable(self) -> bool {
+        self.0 & bits::VALID != 0 && self.0 & (bits::WRITE | bits::DBM) != 0
+    }
+
+    /// A leaf whose owner grants writes but whose writes are held back for tracking.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_write_protected(self) -> bool {
+        self.0 & (bits::VALID | bits::WRITE_GRANTED | bits::WRITE | bits::DBM) == bits::VALID | bits::WRITE_GRANTED
+    }
+
+    /// Whether hardware dirty state is kept in it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_dbm(self) -> bool {
+        self.0 & bits::DBM != 0
+    }
+
+    /// A leaf's attributes, as its owner asked for them.
+    #[must_use]
+    pub const fn attributes(self) -> Attributes {
+        Attributes { memory: MemoryType::decode(self.0), permissions: Permissions::decode(self.0) }
+    }
+}
+
+impl core::fmt::Debug for Descriptor {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Descriptor({:#018x})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_block_matches_the_architecture() {
+        // Block, MemAttr 0b1111, S2AP 0b11, SH 0b11, AF; XN 0.
+        let d = Descriptor::leaf(Level::L2, PhysAddr(0x4020_0000), Attributes::RAM.encode());
+        assert_eq!(d.0 & !bits::WRITE_GRANTED, 0x4020_07fd);
+        assert_eq!(d.kind(Level::L2), Kind::Leaf { output: PhysAddr(0x4020_0000), contiguous: false });
+        assert_eq!(d.attributes(), Attributes::RAM);
+    }
+
+    #[test]
+    fn device_page_matches_the_architecture() {
+        let d = Descriptor::leaf(Level::L3, PhysAddr(0x0900_0000), Attributes::DEVICE.encode());
+        assert_eq!(d.0 & !bits::WRITE_GRANTED, 0x0040_0000_0900_04c7);
+        assert_eq!(d.attributes(), Attributes::DEVICE);
+        assert!(!d.is_table(Level::L3), "bit 1 of a page does not make it a table");
+    }
+
+    #[test]
+    fn kinds() {
+        assert_eq!(Descriptor::INVALID.kind(Level::L1), Kind::Invalid);
+        assert_eq!(Descriptor::BROKEN.kind(Level::L3), Kind::Busy);
+        assert_eq!(Descriptor::table(PhysAddr(0x1_0000)).kind(Level::L1), Kind::Table(PhysAddr(0x1_0000)));
+        let block = Descriptor::leaf(Level::L2, PhysAddr(0x20_0000), Attributes::RAM.encode());
+        assert_eq!(Descriptor(block.0 | bits::NT).kind(Level::L2), Kind::Busy);
+        // Bit 16 belongs to the address of a page.
+        let page = Descriptor::leaf(Level::L3, PhysAddr(0x1_0000), Attributes::RAM.encode());
+        assert_eq!(page.kind(Level::L3), Kind::Leaf { output: PhysAddr(0x1_0000), contiguous: false });
+    }
+
+    #[test]
+    fn a_leaf_takes_attributes_from_a_leaf_of_another_level_and_nothing_else() {
+        let (block, page) = (PhysAddr(0x4020_0000), PhysAddr(0x8000_3000));
+        let block_of = |attributes| Descriptor::leaf(Level::L2, block, attributes);
+        let page_of = |attributes| Descriptor::leaf(Level::L3, page, attributes);
+        let ram = Attributes::RAM.encode();
+        assert_eq!(page_of(block_of(ram).0), page_of(ram));
+        assert_eq!(block_of(page_of(ram).0), block_of(ram));
+        assert_eq!(page_of(page_of(ram).broken().0 & !bits::BUSY), page_of(ram));
+    }
+
+    #[test]
+    fn what_is_broken_lets_nothing_through_and_comes_back() {
+        for output in [0, 0x20_0000] {
+            let leaf = Descriptor::leaf(Level::L2, PhysAddr(output), Attributes::RAM.encode());
+            let broken = leaf.broken();
+            assert!(!broken.is_valid() && !broken.is_writable() && broken.kind(Level::L2) == Kind::Busy);
+            assert!(!Descriptor(leaf.0 & !bits::VALID & !bits::WRITE | bits::DBM).is_writable());
+            assert_eq!(broken.mended(), leaf);
+        }
+        assert_eq!(Descriptor::BROKEN.mended(), Descriptor::INVALID);
+    }
+
+    #[test]
+    fn tracking_is_told_from_denial() {
+        let ram = Descriptor::leaf(Level::L3, PhysAddr(0), Attributes::RAM.encode());
+        assert!(ram.is_writable() && !ram.is_write_protected());
+        let tracked = Descriptor(ram.0 & !bits::WRITE);
+        assert!(!tracked.is_writable() && tracked.is_write_protected());
+        assert!(tracked.attributes().permissions.write, "the owner still grants writes");
+        let denied = Attributes { permissions: Permissions::READ_EXECUTE, ..Attributes::RAM };
+        let denied = Descriptor::leaf(Level::L3, PhysAddr(0), denied.encode());
+        assert!(!denied.is_writable() && !denied.is_write_protected());
+    }
+
+    #[test]
+    fn every_attribute_is_in_its_place_and_comes_back() {
+        // MemAttr and SH as D8.6.5 has them.
+        let memory = [
+            (MemoryType::Normal, 0b1111 << 2 | 0b11 << 8),
+            (MemoryType::NonCacheable, 0b0101 << 2 | 0b11 << 8),
+            (MemoryType::Device, 0b0001 << 2),
+        ];
+        for (memory, expected) in memory {
+            for n in 0..8 {
+                let permissions = Permissions { read: n & 1 != 0, write: n & 2 != 0, execute: n & 4 != 0 };
+                let attributes = Attributes { memory, permissions };
+                let leaf = Descriptor::leaf(Level::L3, PhysAddr(0x5000), attributes.encode());
+                assert_eq!(leaf.0 & (bits::MEM_ATTR | bits::SHAREABILITY), expected, "{attributes:?}");
+                assert_eq!(leaf.attributes(), attributes);
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What can go wrong, each with the address that it went wrong at.
+
+use crate::arch::address::{Ipa, IpaRange, PhysAddr};
+use core::fmt;
+
+/// Why an operation did not do what it was asked to. Unless a function says otherwise, nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// The range is empty, runs backwards, or its bounds are no multiples of 4 KiB.
+    BadRange {
+        /// First address.
+        start: Ipa,
+        /// First address past the range.
+        end: Ipa,
+    },
+    /// The range leaves the IPA space that the tables were made for.
+    OutOfRange {
+        /// The first address past the range that was asked for.
+        end: Ipa,
+        /// Bits of the IPA space.
+        ipa_bits: u8,
+    },
+    /// The IPA size is not between 32 and 48 bits, or larger than the CPUs' physical addresses.
+    BadIpaSize {
+        /// What was asked for.
+        bits: u8,
+    },
+    /// The output address is not page-aligned, or the range runs past the physical addresses that the CPUs have.
+    BadOutput {
+        /// The output address that was asked for.
+        output: PhysAddr,
+    },
+    /// VMID 0 is reserved (R_TLJCY), and the VMID must fit the size that the CPU has.
+    BadVmid {
+        /// What was asked for.
+        vmid: u16,
+    },
+    /// The frame allocator had no frame left.
+    OutOfMemory {
+        /// Where the frame was needed. Everything below this address that a long operation was asked to do is done.
+        ipa: Ipa,
+    },
+    /// A page of the range is in another log already.
+    LogOverlap {
+        /// That log's range.
+        range: IpaRange,
+    },
+    /// The table has [`crate::LOGS`] logs.
+    TooManyLogs,
+    /// The memory given for a log's bitmap is too small.
+    BitmapTooSmall {
+        /// 64-bit words that the range needs.
+        needed: usize,
+    },
+    /// The table was set up without hardware dirty state, or a PE has none.
+    NoHardwareDirtyState,
+    /// The set of pages does not belong to the log.
+    WrongSet {
+        /// The set's range.
+        range: IpaRange,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::BadRange { start, end } => {
+                write!(f, "{start}-{end} is no range: give two multiples of 4 KiB, the smaller one first")
+            }
+            Error::OutOfRange { end, ipa_bits } => {
+                write!(f, "a range up to {end} leaves the {ipa_bits}-bit IPA space")
+            }
+            Error::BadIpaSize { bits } => write!(
+                f,
+                "{bits} bits of IPA: must be between 32 and 48, and no more than the CPUs' physical addresses have"
+            ),
+            Error::BadOutput { output } => {
+                write!(
+                    f,
+                    "output address {output}: must be a multiple of 4 KiB, and the range must end within the CPU's physical addresses"
+                )
+            }
+            Error::BadVmid { vmid } => write!(f, "VMID {vmid}: must not be 0 and must fit the CPU's VMID size"),
+            Error::OutOfMemory { ipa } => write!(f, "no frame left for a table at IPA {ipa}"),
+            Error::LogOverlap { range } => {
+                write!(f, "pages of the range are in the log of {range} already: stop that first")
+            }
+            Error::TooManyLogs => f.write_str("the table has as many logs as there is room for: stop one first"),
+            Error::BitmapTooSmall { needed } => write!(f, "the log's bitmap needs {needed} words of 64 bits"),
+            Error::NoHardwareDirtyState => {
+                write!(f, "hardware dirty state (FEAT_HAFDBS) is off or missing on a CPU: log by write protection")
+            }
+            Error::WrongSet { range } => write!(f, "a set of pages of {range} does not fit the log"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

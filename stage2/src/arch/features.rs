@@ -1,0 +1,317 @@
+//! From ID registers to what the engine may do. Pure, so that a host test covers every CPU.
+//!
+//! Sources: Arm ARM (DDI 0487) D24 for the ID registers; the cores that never raise a TLB conflict abort and the errata
+//! are those that Linux lists.
+
+/// FEAT_BBM: how a mapping's size may change (ID_AA64MMFR2_EL1.BBM, R_KFLJB, R_KHRBC).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+#[repr(u8)]
+pub enum BbmLevel {
+    /// Break-before-make for every change of size.
+    Level0 = 0,
+    /// FEAT_BBML1: the nT sequence; the Contiguous bit changes directly.
+    Level1 = 1,
+    /// FEAT_BBML2: directly; until the TLBI completes a TLB conflict abort is possible (I_HYQMB).
+    Level2 = 2,
+    /// FEAT_BBML3: directly, and no TLB conflict abort.
+    Level3 = 3,
+}
+
+/// What the embedder does about TLB conflict aborts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum ConflictAborts {
+    /// It handles them at EL2 (see [`crate::fault`]), so level 2 is level 2.
+    Handled,
+    /// It does not: level 2 counts on the cores only that are known never to raise one, elsewhere it counts as level 0.
+    NotHandled,
+}
+
+/// Hardware management of the access flag and dirty state (ID_AA64MMFR1_EL1.HAFDBS).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum HardwareUpdate {
+    /// None.
+    None,
+    /// The access flag (VTCR_EL2.HA).
+    AccessFlag,
+    /// And dirty state (VTCR_EL2.HD).
+    DirtyState,
+}
+
+/// The identification registers that matter here, as one PE reads them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IdRegisters {
+    /// MIDR_EL1.
+    pub midr: u64,
+    /// ID_AA64ISAR0_EL1.
+    pub isar0: u64,
+    /// ID_AA64MMFR0_EL1.
+    pub mmfr0: u64,
+    /// ID_AA64MMFR1_EL1.
+    pub mmfr1: u64,
+    /// ID_AA64MMFR2_EL1.
+    pub mmfr2: u64,
+}
+
+/// What the engine needs to know of a PE, or of the weakest of several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// Bits of a physical address: 32 to 48. More (LPA, LPA2) are not used by the engine.
+    pub pa_bits: u8,
+    /// How sizes may change.
+    pub bbm: BbmLevel,
+    /// Hardware dirty state at stage 2.
+    pub hardware_update: HardwareUpdate,
+    /// FEAT_TLBIRANGE.
+    pub tlbi_range: bool,
+    /// Bits of a VMID: 8 or 16.
+    pub vmid_bits: u8,
+    /// FEAT_LSE: `LDCLR`, `SWP`, `CAS`.
+    pub lse: bool,
+}
+
+/// Bits 23:20 (variant) and 3:0 (revision) of MIDR_EL1 as one ordered number: r1p2 is 0x12.
+const fn revision(midr: u64) -> u64 {
+    (midr >> 16 & 0xf0) | midr & 0xf
+}
+
+/// Implementer and part number of MIDR_EL1: 0x41_d4f.
+const fn core(midr: u64) -> u64 {
+    (midr >> 24 & 0xff) << 12 | midr >> 4 & 0xfff
+}
+
+/// Cores with BBM level 2 that never raise a TLB conflict abort, with the first such revision.
+const CONFLICT_FREE: &[(u64, u64, &str)] = &[
+    (0x41_d82, 0x03, "Cortex-X4"),
+    (0x41_d84, 0x02, "Neoverse-V3"),
+    (0x41_d83, 0x02, "Neoverse-V3AE"),
+    (0x41_d8c, 0x11, "C1-Ultra"),
+    (0x41_d90, 0x11, "C1-Premium"),
+    (0x4e_010, 0x00, "NVIDIA Olympus"),
+    (0xc0_ac3, 0x00, "AMPERE1"),
+    (0xc0_ac4, 0x00, "AMPERE1A"),
+    (0x41_d88, 0x00, "Cortex-A520AE"),
+    (0x41_d4d, 0x00, "Cortex-A715"),
+    (0x41_d89, 0x00, "Cortex-A720AE"),
+    (0x41_d87, 0x00, "Cortex-A725"),
+    (0x41_d8e, 0x00, "Neoverse-N3"),
+    (0x41_d8a, 0x00, "C1-Nano"),
+    (0x41_d8b, 0x00, "C1-Pro"),
+];
+
+/// An erratum that takes a feature away, and the revisions that have it.
+struct Erratum {
+    core: u64,
+    /// Revisions below this one are affected.
+    fixed_in: u64,
+    /// Direct size changes are unsafe.
+    bbm: bool,
+    /// Hardware dirty state is unsafe.
+    dirty: bool,
+}
+
+const NEVER_FIXED: u64 = u64::MAX;
+
+const ERRATA: &[Erratum] = &[
+    // 3683289: C1-Ultra and C1-Premium before r1p1.
+    Erratum { core: 0x41_d8c, fixed_in: 0x11, bbm: true, dirty: false },
+    Erratum { core: 0x41_d90, fixed_in: 0x11, bbm: true, dirty: false },
+    // 1024718: Cortex-A55 loses dirty updates.
+    Erratum { core: 0x41_d05, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
+    // 2051678: Cortex-A510 before r0p3 orders dirty updates wrongly.
+    Erratum { core: 0x41_d46, fixed_in: 0x03, bbm: false, dirty: true },
+    // AC03_CPU_38, AC04_CPU_10: AmpereOne updates access flag and dirty state after an invalidation.
+    Erratum { core: 0xc0_ac3, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
+    Erratum { core: 0xc0_ac4, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
+];
+
+const fn field(register: u64, low: u32) -> u64 {
+    register >> low & 0xf
+}
+
+impl Features {
+    /// What a PE with these registers can do.
+    #[must_use]
+    pub fn from_id_registers(id: &IdRegisters, conflicts: ConflictAborts) -> Self {
+        let (core, revision) = (core(id.midr), revision(id.midr));
+        let hit = |erratum: &&Erratum| erratum.core == core && revision < erratum.fixed_in;
+        let pa_bits = match field(id.mmfr0, 0) {
+            0 => 32,
+            1 => 36,
+            2 => 40,
+            3 => 42,
+            4 => 44,
+            _ => 48,
+        };
+        let conflict_free = || CONFLICT_FREE.iter().any(|&(c, first, _)| c == core && revision >= first);
+        let mut bbm = match field(id.mmfr2, 52) {
+            0 => BbmLevel::Level0,
+            1 => BbmLevel::Level1,
+            2 if conflicts == ConflictAborts::Handled || conflict_free() => BbmLevel::Level2,
+            // The nT sequence is not known to be free of conflict aborts either (R_MRRPW).
+            2 => BbmLevel::Level0,
+            _ => BbmLevel::Level3,
+        };
+        if bbm == BbmLevel::Level1 && conflicts == ConflictAborts::NotHandled {
+            bbm = BbmLevel::Level0;
+        }
+        let mut hardware_update = match field(id.mmfr1, 0) {
+            0 => HardwareUpdate::None,
+            1 => HardwareUpdate::AccessFlag,
+            _ => HardwareUpdate::DirtyState,
+        };
+        for erratum in ERRATA.iter().filter(hit) {
+            if erratum.bbm {
+                bbm = BbmLevel::Level0;
+            }
+            if erratum.dirty {
+                hardware_update = HardwareUpdate::None;
+            }
+        }
+        Self {
+            pa_bits,
+            bbm,
+            hardware_update,
+            tlbi_range: field(id.isar0, 56) >= 2,
+            vmid_bits: if field(id.mmfr1, 4) >= 2 { 16 } else { 8 },
+            lse: field(id.isar0, 20) >= 2,
+        }
+    }
+
+    /// What both PEs can do: tables are shared, so the weakest PE decides.
+    #[must_use]
+    pub fn weakest(self, other: Self) -> Self {
+        Self {
+            pa_bits: self.pa_bits.min(other.pa_bits),
+            bbm: self.bbm.min(other.bbm),
+            hardware_update: self.hardware_update.min(other.hardware_update),
+            tlbi_range: self.tlbi_range && other.tlbi_range,
+            vmid_bits: self.vmid_bits.min(other.vmid_bits),
+            lse: self.lse && other.lse,
+        }
+    }
+}
+
+/// How a leaf changes its size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Method {
+    /// Break-before-make: invalid, invalidate, valid again. Level 0.
+    Break,
+    /// Mark the block nT, invalidate, replace, invalidate. Level 1.
+    Nt,
+    /// One store. Levels 2 and 3.
+    Direct,
+}
+
+impl Method {
+    pub(crate) const fn new(level: BbmLevel) -> Self {
+        match level {
+            BbmLevel::Level0 => Method::Break,
+            BbmLevel::Level1 => Method::Nt,
+            BbmLevel::Level2 | BbmLevel::Level3 => Method::Direct,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn midr(core: u64, revision: u64) -> u64 {
+        (core >> 12) << 24 | (revision & 0xf0) << 16 | 0xf << 16 | (core & 0xfff) << 4 | revision & 0xf
+    }
+
+    fn level(midr: u64, bbm: u64, conflicts: ConflictAborts) -> BbmLevel {
+        let id = IdRegisters { midr, mmfr2: bbm << 52, ..Default::default() };
+        Features::from_id_registers(&id, conflicts).bbm
+    }
+
+    #[test]
+    fn every_core_that_never_aborts() {
+        use BbmLevel::{Level0, Level2};
+        // Core, the last revision that may abort (if any), the first that does not.
+        let table = [
+            (0x41_d82, Some(0x02), 0x03),
+            (0x41_d84, Some(0x01), 0x02),
+            (0x41_d83, Some(0x01), 0x02),
+            (0x41_d8c, Some(0x10), 0x11),
+            (0x41_d90, Some(0x10), 0x11),
+            (0x4e_010, None, 0x00),
+            (0xc0_ac3, None, 0x00),
+            (0xc0_ac4, None, 0x00),
+            (0x41_d88, None, 0x00),
+            (0x41_d4d, None, 0x00),
+            (0x41_d89, None, 0x00),
+            (0x41_d87, None, 0x00),
+            (0x41_d8e, None, 0x00),
+            (0x41_d8a, None, 0x00),
+            (0x41_d8b, None, 0x00),
+        ];
+        assert_eq!(table.len(), CONFLICT_FREE.len());
+        for (core, bad, good) in table {
+            assert_eq!(level(midr(core, good), 2, ConflictAborts::NotHandled), Level2, "{core:#x} good");
+            if let Some(bad) = bad {
+                assert_eq!(level(midr(core, bad), 2, ConflictAborts::NotHandled), Level0, "{core:#x} bad");
+            }
+        }
+    }
+
+    #[test]
+    fn any_other_core_needs_the_handler() {
+        // Neoverse-N2, and QEMU's `max`.
+        for m in [midr(0x41_d49, 0x00), 0x000f_0510] {
+            assert_eq!(level(m, 2, ConflictAborts::Handled), BbmLevel::Level2);
+            assert_eq!(level(m, 2, ConflictAborts::NotHandled), BbmLevel::Level0);
+            assert_eq!(level(m, 1, ConflictAborts::Handled), BbmLevel::Level1);
+            assert_eq!(level(m, 1, ConflictAborts::NotHandled), BbmLevel::Level0);
+            assert_eq!(level(m, 3, ConflictAborts::NotHandled), BbmLevel::Level3);
+            assert_eq!(level(m, 0, ConflictAborts::Handled), BbmLevel::Level0);
+        }
+    }
+
+    #[test]
+    fn errata_take_features_away() {
+        for core in [0x41_d8c, 0x41_d90] {
+            assert_eq!(level(midr(core, 0x10), 2, ConflictAborts::Handled), BbmLevel::Level0);
+            assert_eq!(level(midr(core, 0x11), 2, ConflictAborts::Handled), BbmLevel::Level2);
+        }
+        let dirty = |core, revision| {
+            let id = IdRegisters { midr: midr(core, revision), mmfr1: 2, ..Default::default() };
+            Features::from_id_registers(&id, ConflictAborts::Handled).hardware_update
+        };
+        for (core, revision) in [(0x41_d05, 0x20), (0x41_d46, 0x02), (0xc0_ac3, 0x10), (0xc0_ac4, 0x00)] {
+            assert_eq!(dirty(core, revision), HardwareUpdate::None, "{core:#x}");
+        }
+        for (core, revision) in [(0x41_d46, 0x03), (0x41_d49, 0x00)] {
+            assert_eq!(dirty(core, revision), HardwareUpdate::DirtyState, "{core:#x}");
+        }
+    }
+
+    #[test]
+    fn fields_are_read_from_their_places() {
+        let id = IdRegisters { midr: 0, isar0: 2 << 56 | 2 << 20, mmfr0: 4, mmfr1: 2 << 4 | 1, mmfr2: 0 };
+        let f = Features::from_id_registers(&id, ConflictAborts::Handled);
+        assert_eq!(
+            f,
+            Features {
+                pa_bits: 44,
+                bbm: BbmLevel::Level0,
+                hardware_update: HardwareUpdate::AccessFlag,
+                tlbi_range: true,
+                vmid_bits: 16,
+                lse: true
+            }
+        );
+        let weak = Features::from_id_registers(&IdRegisters::default(), ConflictAborts::Handled);
+        assert_eq!(f.weakest(weak), weak);
+        assert_eq!(weak.weakest(f), weak);
+    }
+
+    #[test]
+    fn every_size_of_physical_address_is_known() {
+        // ID_AA64MMFR0_EL1.PARange; above 48 bits the engine uses 48.
+        for (field, pa_bits) in [32, 36, 40, 42, 44, 48, 48, 48].into_iter().enumerate() {
+            let id = IdRegisters { mmfr0: 0xff0 | field as u64, ..Default::default() };
+            assert_eq!(Features::from_id_registers(&id, ConflictAborts::Handled).pa_bits, pa_bits);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What the Arm ARM fixes: addresses, levels, descriptors, features, errors that name them. It knows no table.
+
+pub mod address;
+pub mod descriptor;
+pub mod error;
+pub mod features;
+pub mod geometry;
+pub mod secure;

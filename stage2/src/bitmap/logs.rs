@@ -1,0 +1,177 @@
+//! What a table knows of its logs: which ranges are logged, how, and into which bitmap.
+
+use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::error::Error;
+use crate::bitmap::dirty_bitmap::Marks;
+use crate::bitmap::page_set::Layout;
+use crate::bitmap::sync::AtomicU64;
+
+/// Logs that one table can have at a time.
+pub const LOGS: usize = if cfg!(feature = "small") { 2 } else { 8 };
+
+/// How writes are noticed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mechanism {
+    /// Leaves are made read-only; the first write to a page faults, and splits the leaf down to that page. To split all
+    /// of them before the first write, call [`Stage2::split`] after the start, in pieces as large as may be.
+    WriteProtect,
+    /// Hardware marks pages (FEAT_HAFDBS); no write faults. All leaves are split to pages at the start.
+    HardwarePage,
+    /// Hardware marks blocks of 2 MiB, and all pages of a marked block are reported. [`Stage2::split`] refines what is
+    /// worth it.
+    HardwareBlock,
+}
+
+impl Mechanism {
+    pub(crate) const fn is_hardware(self) -> bool {
+        !matches!(self, Mechanism::WriteProtect)
+    }
+}
+
+/// How a log starts: [`Stage2::start_log`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogOptions {
+    /// How writes are noticed.
+    pub mechanism: Mechanism,
+    /// Every page counts as dirty at first, and none is protected before its first harvest.
+    pub all_dirty: bool,
+}
+
+/// A running log. There is one of these for each, so that one PE at a time harvests it.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the log runs until it is given to `stop_log`"]
+pub struct Log {
+    pub(crate) index: usize,
+    pub(crate) range: IpaRange,
+    /// Where its bitmap is ([`Marks::place`]): tells it from the logs of other tables.
+    pub(crate) place: usize,
+}
+
+impl Log {
+    /// The range that is logged.
+    #[must_use]
+    pub const fn range(&self) -> IpaRange {
+        self.range
+    }
+
+    /// The layout that sets of the log's pages have.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout::new(self.range)
+    }
+}
+
+/// What the table knows of a log. A place that is not in use has no pages, so that nothing lies in its range.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) range: IpaRange,
+    pub(crate) mechanism: Mechanism,
+    /// By write protection, of no more memory than [`Marks::is_flat`] is for: its harvest is short.
+    pub(crate) short: bool,
+    pub(crate) marks: Marks,
+}
+
+impl Tracked {
+    const NONE: Self =
+        Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, short: false, marks: Marks::NONE };
+
+    pub(crate) fn is_used(&self) -> bool {
+        !self.range.is_nothing()
+    }
+
+    /// Whether there is nothing to report, as far as one load tells: never of a log by hardware, whose leaves have to be
+    /// looked at.
+    #[inline(always)]
+    pub(crate) fn is_clean(&self) -> bool {
+        !self.mechanism.is_hardware() && self.marks.is_empty()
+    }
+
+    /// Refuses a bitmap that has no room for all pages.
+    #[inline(always)]
+    pub(crate) fn check_room(&self, bitmap: &[AtomicU64]) -> Result<(), Error> {
+        let needed = self.marks.layout.page_words();
+        if bitmap.len() < needed { Err(Error::BitmapTooSmall { needed }) } else { Ok(()) }
+    }
+}
+
+/// The logs of a table.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    pub(crate) entries: [Tracked; LOGS],
+    /// One more than the index of the last entry in use: the fault path looks no further.
+    pub(crate) used: usize,
+}
+
+impl Logs {
+    pub(crate) const fn new() -> Self {
+        Self { entries: [Tracked::NONE; LOGS], used: 0 }
+    }
+
+    /// What is known of `log`, if it is one of this table's.
+    #[inline(always)]
+    pub(crate) fn of(&self, log: &Log) -> Option<&Tracked> {
+        let tracked = &self.entries[log.index % LOGS];
+        (tracked.marks.place() == log.place).then_some(tracked)
+    }
+
+    /// The log that `ipa` lies in.
+    #[inline(always)]
+    pub(crate) fn at(&self, ipa: Ipa) -> Option<&Tracked> {
+        self.in_use().iter().find(|tracked| tracked.range.contains(ipa))
+    }
+
+    /// All logs, and perhaps places that are not in use.
+    #[inline(always)]
+    pub(crate) fn in_use(&self) -> &[Tracked] {
+        self.entries.get(..self.used).unwrap_or(&self.entries)
+    }
+
+    pub(crate) fn any_hardware(&self) -> bool {
+        self.in_use().iter().any(|tracked| tracked.is_used() && tracked.mechanism.is_hardware())
+    }
+
+    /// Whether `range` is touched by no log.
+    #[inline(always)]
+    pub(crate) fn spare(&self, range: IpaRange) -> bool {
+        for tracked in self.in_use() {
+            if tracked.range.intersection(range).is_some() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether a leaf of `range` would reach over the bounds of a log.
+    pub(crate) fn cut(&self, range: IpaRange) -> bool {
+        self.in_range(range).any(|tracked| !tracked.range.covers(range))
+    }
+
+    /// All logs that `range` has pages of.
+    #[inline(always)]
+    pub(crate) fn in_range(&self, range: IpaRange) -> impl Iterator<Item = &Tracked> {
+        self.in_use().iter().filter(move |tracked| tracked.range.intersection(range).is_some())
+    }
+
+    /// Marks the pages of `range` in every log that has them.
+    #[inline(always)]
+    pub(crate) fn mark_written(&self, range: IpaRange) {
+        // Mostly no log has any of them, which is told without a call.
+        if !self.spare(range) {
+            self.mark_logged(range);
+        }
+    }
+
+    #[inline(never)]
+    fn mark_logged(&self, range: IpaRange) {
+        for tracked in self.in_range(range) {
+            tracked.marks.mark_range(range);
+        }
+    }
+
+    /// Marks the pages of `range` in the logs whose dirty state is in descriptors, before these go.
+    pub(crate) fn mark_hardware_written(&self, range: IpaRange) {
+        for tracked in self.in_range(range).filter(|tracked| tracked.mechanism.is_hardware()) {
+            tracked.marks.mark_range(range);
+        }
+    }
+}

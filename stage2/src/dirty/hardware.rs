@@ -1,0 +1,143 @@
+//! Logs by hardware dirty state: what hardware has marked is found, and made clean.
+
+use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
+use crate::arch::descriptor::{Descriptor, bits};
+use crate::arch::error::Error;
+use crate::arch::geometry::Level;
+use crate::bitmap::logs::Tracked;
+use crate::bitmap::sink::{Pages, Report};
+use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::table::Stage2;
+use crate::table::spare::Reserve;
+use crate::table::tlb::Pending;
+use crate::table::walk::{Entry, Next, Visitor};
+
+/// Finds what hardware has marked, and makes it clean if asked to.
+pub(crate) struct Scan<'s, R> {
+    pub(crate) report: &'s mut R,
+    pub(crate) pending: &'s mut Pending,
+    pub(crate) clean: bool,
+    /// Pages that the report has counted.
+    pub(crate) added: u64,
+}
+
+impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
+        if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
+            return Ok(Next::Onward);
+        }
+        if self.clean {
+            if table.replace(entry.slot, entry.value.0, cleaned(entry.value)).is_err() {
+                return Ok(Next::Again);
+            }
+            // An entry that is cached as dirty never marks again.
+            self.pending.add(part);
+        }
+        self.added += self.report.insert_range(part);
+        Ok(Next::Onward)
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        if entry.level != Level::L2 {
+            return Ok(true);
+        }
+        let mut ipa = part.start();
+        while ipa < part.end() {
+            let first = Slot { table: entry.value.address(), index: Level::L3.index(ipa) };
+            let left = (part.end().0 - ipa.0) / PAGE_SIZE;
+            let count = (GROUP - first.index % GROUP).min(left as usize);
+            self.pages(table, first, ipa, count);
+            ipa = ipa.offset(count as u64 * PAGE_SIZE);
+        }
+        Ok(false)
+    }
+}
+
+/// Pages that are looked at together: most are clean, and one comparison tells of all. They lie in one word of a bitmap.
+const GROUP: usize = 16;
+
+impl<R: Report> Scan<'_, R> {
+    /// [`Visitor::entry`] for `count` pages from the one at `ipa` on, of one group.
+    #[inline(always)]
+    fn pages<P: TableMemory + Maintenance>(&mut self, table: &Stage2<P>, first: Slot, ipa: Ipa, count: usize) {
+        let slot = |n| Slot { index: first.index + n, ..first };
+        let any = |n: usize| (0..n).fold(0, |any, n| any | table.load(slot(n)));
+        // A number that the compiler knows lets it do without a loop.
+        let any = if count == GROUP { any(GROUP) } else { any(count) };
+        if any & (bits::WRITE | bits::BUSY) == 0 {
+            return;
+        }
+        let mut dirty = 0u64;
+        for n in 0..count {
+            loop {
+                let value = Descriptor(table.load(slot(n)));
+                if value.is_busy(Level::L3) {
+                    table.wait_for(slot(n), Level::L3);
+                } else if !value.is_valid() || value.0 & bits::WRITE == 0 {
+                    break;
+                } else if !self.clean || table.replace(slot(n), value.0, cleaned(value)).is_ok() {
+                    dirty |= 1 << n;
+                    break;
+                }
+            }
+        }
+        if dirty == 0 {
+            return;
+        }
+        if self.clean {
+            // An entry that is cached as dirty never marks again.
+            let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
+            self.pending.add(IpaRange::trusted(at(dirty.trailing_zeros()), at(64 - dirty.leading_zeros())));
+        }
+        self.added += self.report.insert_pages(ipa, dirty);
+    }
+}
+
+/// A leaf whose next write hardware marks. Only a compare-exchange to it (never load, then store) can't lose the mark.
+fn cleaned(leaf: Descriptor) -> u64 {
+    leaf.0 & !bits::WRITE | bits::DBM
+}
+
+/// Cleans chosen pages of a log by hardware.
+pub(crate) struct CleanSet<'s, S, P: TableMemory + Maintenance> {
+    pub(crate) table: &'s Stage2<P>,
+    pub(crate) tracked: &'s Tracked,
+    pub(crate) set: &'s S,
+    pub(crate) pending: &'s mut Pending,
+}
+
+impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
+    pub(crate) fn word(&mut self, word: usize, mut wanted: u64) {
+        let start = self.tracked.marks.layout.word_ipa(word);
+        while wanted != 0 {
+            let page = wanted.trailing_zeros();
+            wanted &= wanted - 1;
+            self.page(start.offset(u64::from(page) * PAGE_SIZE));
+        }
+    }
+
+    fn page(&mut self, ipa: Ipa) {
+        let table = self.table;
+        let mut reserve = Reserve::none(table);
+        loop {
+            let entry = table.lookup_settled(ipa);
+            if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
+                return;
+            }
+            if entry.level != Level::L3 && !self.set.contains_range(entry.range()) {
+                if table.split_leaf(&entry, &[None; 2], &mut reserve).is_err() {
+                    // It stays dirty: reported once more, never missed.
+                    return;
+                }
+                continue;
+            }
+            if table.replace(entry.slot, entry.value.0, cleaned(entry.value)).is_ok() {
+                self.pending.add(entry.range());
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A log begins and ends, and what the table tells of what is logged.
+
+use crate::arch::address::IpaRange;
+use crate::arch::descriptor::bits;
+use crate::arch::error::Error;
+use crate::arch::geometry::LeafSize;
+use crate::bitmap::dirty_bitmap::Marks;
+use crate::bitmap::logs::{Log, LogOptions, Mechanism, Tracked};
+use crate::bitmap::page_set::Layout;
+use crate::dirty::OPEN;
+use crate::platform::{Maintenance, TableMemory};
+use crate::table::Stage2;
+use crate::table::tlb::Pending;
+use crate::table::walk::{Entry, Next, Visitor};
+use core::sync::atomic::AtomicU64;
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words and must
+    /// belong to no other log.
+    ///
+    /// Leaves that reach over the range's bounds are split there. Permission changes need no break-before-make; with
+    /// FEAT_BBM level 2 nothing else does. Cost: one compare-exchange a leaf and one invalidation; for
+    /// [`Mechanism::HardwarePage`] also a table for each 2 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::LogOverlap`]; [`Error::TooManyLogs`]; [`Error::BitmapTooSmall`];
+    /// [`Error::NoHardwareDirtyState`]; [`Error::OutOfMemory`]. Every leaf translates and allows what it did before; a
+    /// hardware log that runs out of memory may leave leaves split, which [`Stage2::collapse`] mends.
+    pub fn start_log(
+        &mut self,
+        range: IpaRange,
+        storage: &'static [AtomicU64],
+        options: LogOptions,
+    ) -> Result<Log, Error> {
+        self.check(range)?;
+        if let Some(other) = self.logs.in_range(range).next() {
+            return Err(Error::LogOverlap { range: other.range });
+        }
+        if options.mechanism.is_hardware() && !self.has_hardware_dirty_state() {
+            return Err(Error::NoHardwareDirtyState);
+        }
+        let layout = Layout::new(range);
+        let marks = Marks::new(layout, storage).ok_or(Error::BitmapTooSmall { needed: layout.words() })?;
+        let index = self.logs.entries.iter().position(|tracked| !tracked.is_used()).ok_or(Error::TooManyLogs)?;
+        self.under_way.note_grants();
+        let mut reserve = self.reserve_edges(range, |_| true)?;
+        self.split_edges(range, |_| true, &mut reserve)?;
+        drop(reserve);
+        match options.mechanism {
+            Mechanism::WriteProtect => {}
+            Mechanism::HardwarePage => self.split(range, LeafSize::Page)?,
+            Mechanism::HardwareBlock => self.split(range, LeafSize::Block2M)?,
+        }
+        if options.all_dirty {
+            marks.mark_range(range);
+        }
+        self.hardware_logged |= options.mechanism.is_hardware();
+        let mut close = Close { options, pending: Pending::new() };
+        // Where nothing but the two bits goes, they go all at once.
+        let short = options.mechanism == Mechanism::WriteProtect && !options.all_dirty && !cfg!(feature = "small");
+        if !short || !self.take(range, OPEN, &mut close.pending) {
+            self.visit(range, &mut close)?;
+        }
+        self.complete(&close.pending);
+        let log = Log { index, range, place: marks.place() };
+        let short = !cfg!(feature = "small") && !options.mechanism.is_hardware() && marks.is_flat();
+        self.logs.entries[index] = Tracked { range, mechanism: options.mechanism, short, marks };
+        self.logs.used = self.logs.used.max(index + 1);
+        Ok(log)
+    }
+
+    /// Ends a log and gives its bitmap's memory back. Leaves become as large and as open as they were: see
+    /// [`Stage2::collapse`], whose cost this has.
+    ///
+    /// What has been marked since the last harvest is lost with the log; [`Stage2::harvest`] first.
+    pub fn stop_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+        let range = log.range();
+        let storage = self.end_log(log);
+        // The edges were split at the start, so their blocks are put together again too. `check` has passed at the start.
+        let bytes = LeafSize::Block1G.bytes();
+        let end = range.end().offset(bytes - 1).align_down(bytes).min(self.geometry.range().end());
+        let _ = self.collapse(IpaRange::trusted(range.start().align_down(bytes), end));
+        storage
+    }
+
+    /// Ends a log and nothing more: pages that are write-protected stay so until their first write, which opens the leaf
+    /// they are in, or until [`Stage2::collapse`]. Costs the same for any range.
+    pub fn end_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+        let entry = self.logs.entries.get_mut(log.index)?;
+        if entry.marks.place() != log.place {
+            return None;
+        }
+        self.under_way.note_grants();
+        entry.range = IpaRange::NOTHING;
+        let words = entry.marks.take_words();
+        while self.logs.in_use().last().is_some_and(|last| !last.is_used()) {
+            self.logs.used -= 1;
+        }
+        Some(words)
+    }
+
+    /// Whether any page of `range` is in a log.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_logged(&self, range: IpaRange) -> bool {
+        !self.logs.spare(range)
+    }
+
+    /// Marks the pages of `range` in every log that has them: for writes that somebody else than the guest's own CPUs
+    /// makes to its memory, such as the hypervisor. Call it after the write.
+    #[inline(always)]
+    pub fn mark_written(&self, range: IpaRange) {
+        self.logs.mark_written(range);
+    }
+}
+
+/// Takes the rights from all leaves of a range whose log starts.
+pub(crate) struct Close {
+    pub(crate) options: LogOptions,
+    pub(crate) pending: Pending,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Close {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        let leaf = entry.value;
+        if !entry.is_leaf() {
+            return Ok(Next::Onward);
+        }
+        let hardware = self.options.mechanism.is_hardware();
+        if leaf.is_contiguous() && (hardware || self.options.all_dirty) {
+            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected. Read-only runs too:
+            // writes may be granted while the log runs.
+            table.dissolve_run(entry);
+            return Ok(Next::Again);
+        }
+        if leaf.0 & bits::WRITE_GRANTED == 0 {
+            return Ok(Next::Onward);
+        }
+        let mut new = match hardware {
+            true => leaf.0 & !bits::WRITE | bits::DBM,
+            false => leaf.0 & !OPEN,
+        };
+        if self.options.all_dirty {
+            new |= bits::WRITE;
+        }
+        if new == leaf.0 {
+            return Ok(Next::Onward);
+        }
+        if table.replace(entry.slot, leaf.0, new).is_err() {
+            return Ok(Next::Again);
+        }
+        if leaf.is_writable() && (hardware || !self.options.all_dirty) {
+            // An entry that is cached as writable would neither fault nor mark.
+            self.pending.add(part);
+        }
+        Ok(Next::Onward)
+    }
+}

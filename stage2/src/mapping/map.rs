@@ -1,0 +1,202 @@
+//! Mapping, with the largest leaves that fit.
+
+use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
+use crate::arch::descriptor::{Attributes, Descriptor, bits};
+use crate::arch::error::Error;
+use crate::arch::geometry::{LeafSize, Level, RUN};
+use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
+use crate::table::Stage2;
+use crate::table::retire::Detached;
+use crate::table::spare::Reserve;
+use crate::table::walk::{Entry, Next, Visitor};
+
+/// What a mapping is to look like, anywhere in it.
+#[derive(Clone, Copy)]
+struct Target {
+    range: IpaRange,
+    output: PhysAddr,
+    attributes: Attributes,
+}
+
+impl Target {
+    fn output_at(&self, ipa: Ipa) -> PhysAddr {
+        self.output.offset(ipa.0.wrapping_sub(self.range.start().0))
+    }
+
+    /// The leaf at `ipa`, without the Contiguous bit.
+    fn leaf(&self, level: Level, ipa: Ipa) -> Descriptor {
+        Descriptor::leaf(level, self.output_at(ipa), self.attributes.encode())
+    }
+
+    /// Whether `entry` maps what is asked for already. Tracking and leaf size make no difference.
+    fn is_met_by(&self, entry: &Entry) -> bool {
+        entry.value.address() == self.output_at(entry.ipa) && entry.value.attributes() == self.attributes
+    }
+
+    /// Whether the entry has to go before the new mapping can come (R_WHZWS: output address and attributes change with
+    /// a break only).
+    fn conflicts_with(&self, entry: &Entry) -> bool {
+        entry.is_leaf() && !self.is_met_by(entry)
+    }
+
+    /// Whether the entry of `level` at `ipa`, of which `part` is to be mapped, can be a leaf: all of it is wanted, the
+    /// output is aligned, and it does not reach over a log's bounds.
+    fn fits<P>(&self, table: &Stage2<P>, level: Level, ipa: Ipa, part: IpaRange) -> bool {
+        let bytes = level.entry_bytes();
+        part.bytes() == bytes
+            && level != Level::L0
+            && LeafSize::at(level, false) <= table.config.largest
+            && self.output_at(ipa).is_aligned(bytes)
+            && !table.logs.cut(part)
+    }
+
+    /// The tables that mapping `part` below an entry of `level` at `ipa` takes, when nothing is there yet.
+    fn tables<P>(&self, table: &Stage2<P>, level: Level, ipa: Ipa, part: IpaRange) -> usize {
+        let Some(below) = level.below().filter(|_| !self.fits(table, level, ipa, part)) else {
+            return 0;
+        };
+        let mut tables = 1;
+        let mut at = part.start();
+        while at < part.end() {
+            let start = at.align_down(below.entry_bytes());
+            let end = start.offset(below.entry_bytes()).min(part.end());
+            tables += self.tables(table, below, start, IpaRange::trusted(at, end));
+            at = end;
+        }
+        tables
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Maps `range` to the physical addresses from `output` on, with the largest leaves that alignment allows.
+    ///
+    /// What is mapped there already in the same way is left alone, whatever its leaf size; what is mapped in another way
+    /// is unmapped first (break-before-make, R_WHZWS), so that accesses to it fault for a moment. New mappings need no
+    /// invalidation. Cost: one store a new leaf, one frame and one DSB a new table.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::BadOutput`]; [`Error::OutOfMemory`], before anything has changed.
+    #[cfg_attr(feature = "small", inline(never))]
+    pub fn map(&mut self, range: IpaRange, output: PhysAddr, attributes: Attributes) -> Result<(), Error> {
+        self.check(range)?;
+        let last = output.0.checked_add(range.bytes() - PAGE_SIZE);
+        let reach = (1 << self.config.features.pa_bits.min(48)) - 1;
+        if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !reach != 0) {
+            return Err(Error::BadOutput { output });
+        }
+        self.under_way.note_grants();
+        *self.unreadable.get_mut() |= !attributes.permissions.read;
+        let target = Target { range, output, attributes };
+        let (tables, conflict) = self.survey(target)?;
+        let mut reserve = Reserve::new(self, tables, range.start())?;
+        if conflict {
+            self.split_edges(range, |entry| target.conflicts_with(entry), &mut reserve)?;
+            self.evict(target)?;
+        }
+        self.visit(range, &mut Install { target, reserve })?;
+        // Orders the new descriptors before whatever tells the guest that its memory is there.
+        self.dsb(Dsb::IshSt);
+        // What is new in a log is dirty, and writable until a harvest finds it.
+        self.logs.mark_written(range);
+        Ok(())
+    }
+
+    /// The tables that mapping `target` takes, and whether something else is mapped there.
+    #[cfg_attr(feature = "small", inline(never))]
+    fn survey(&self, target: Target) -> Result<(usize, bool), Error> {
+        let mut count = Count { target, tables: 0, conflict: false };
+        self.visit(target.range, &mut count)?;
+        Ok((count.tables, count.conflict))
+    }
+
+    /// Takes out what conflicts with `target`; its edges are split.
+    #[cfg_attr(feature = "small", inline(never))]
+    fn evict(&self, target: Target) -> Result<(), Error> {
+        self.visit(target.range, &mut Evict { target, detached: Detached::new(self) })
+    }
+}
+
+/// First pass: what will be needed.
+struct Count {
+    target: Target,
+    tables: usize,
+    conflict: bool,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Count {
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        let conflict = self.target.conflicts_with(entry);
+        if conflict || !entry.is_leaf() {
+            self.tables += self.target.tables(table, entry.level, entry.ipa, part);
+        }
+        self.conflict |= conflict;
+        Ok(Next::Onward)
+    }
+}
+
+/// Second pass, where something else is mapped: leaves go, tables stay.
+struct Evict<'t, P: TableMemory + Maintenance> {
+    target: Target,
+    detached: Detached<'t, P>,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Evict<'_, P> {
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        if self.target.conflicts_with(entry) {
+            table.overwrite(entry.slot, Descriptor::INVALID.0);
+            self.detached.pending.add(part);
+        }
+        Ok(Next::Onward)
+    }
+}
+
+/// Last pass: invalid becomes valid.
+struct Install<'t, P: TableMemory + Maintenance> {
+    target: Target,
+    reserve: Reserve<'t, P>,
+}
+
+impl<P: TableMemory + Maintenance> Install<'_, P> {
+    /// Installs a whole run at once if one starts here and all of it is wanted and free.
+    fn install_run(&self, table: &Stage2<P>, entry: &Entry) -> bool {
+        let run = entry.run();
+        let slot = |n| Slot { index: entry.slot.index + n, ..entry.slot };
+        if !entry.slot.index.is_multiple_of(RUN)
+            || !table.makes_runs(entry.level, run)
+            || !self.target.range.covers(run)
+            || !self.target.output_at(entry.ipa).is_aligned(run.bytes())
+            || (1..RUN).any(|n| table.load(slot(n)) != Descriptor::INVALID.0)
+        {
+            return false;
+        }
+        let first = self.target.leaf(entry.level, entry.ipa).0 | bits::CONTIGUOUS;
+        for n in 0..RUN {
+            table.overwrite(slot(n), first + n as u64 * entry.level.entry_bytes());
+        }
+        true
+    }
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        if entry.is_leaf() {
+            // Met already: everything else was evicted.
+            return Ok(Next::Onward);
+        }
+        if entry.level == Level::L3 || self.target.fits(table, entry.level, entry.ipa, part) {
+            if !self.install_run(table, entry) {
+                table.overwrite(entry.slot, self.target.leaf(entry.level, entry.ipa).0);
+            }
+            return Ok(Next::Onward);
+        }
+        let child = self.reserve.take(entry.ipa)?;
+        // SAFETY: the child was taken from the reserve and is reachable by this PE only.
+        unsafe { table.platform.fill(child, Descriptor::INVALID.0, 0) };
+        // Orders the child's entries, all invalid, before the entry that leads to them.
+        table.dsb(Dsb::IshSt);
+        table.overwrite(entry.slot, Descriptor::table(child).0);
+        // What goes into the child is for the next steps of the walk.
+        Ok(Next::Again)
+    }
+}

@@ -1,0 +1,288 @@
+//! Changing what the guest may do, page by page, with large leaves split at the range's edges only.
+
+use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits};
+use crate::arch::error::Error;
+use crate::arch::geometry::{LeafSize, Level};
+use crate::bitmap::logs::Mechanism;
+use crate::platform::{Maintenance, TableMemory};
+use crate::table::Stage2;
+use crate::table::in_flight::Granting;
+use crate::table::spare::Reserve;
+use crate::table::tlb::Pending;
+use crate::table::walk::{Entry, Next, Visitor};
+use core::sync::atomic::Ordering::SeqCst;
+
+/// Several changes and one invalidation at the end: [`Stage2::batch`].
+///
+/// A change is in the table at once, but until [`Batch::finish`] (or drop) has returned, PEs may go on using what they
+/// have cached.
+#[derive(Debug)]
+#[must_use = "dropping a batch at once makes it an expensive way to do nothing"]
+pub struct Batch<'t, P: TableMemory + Maintenance> {
+    table: &'t Stage2<P>,
+    pending: Pending,
+    announced: Option<Granting<'t>>,
+}
+
+impl<P: TableMemory + Maintenance> Batch<'_, P> {
+    /// [`Stage2::protect`], with the invalidation left to the end of the batch.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::protect`].
+    #[cfg_attr(feature = "small", inline(never))]
+    pub fn protect(&mut self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+        let table = self.table;
+        table.check(range)?;
+        let change = Change::to(permissions);
+        if !permissions.read {
+            // Before the first descriptor that says so.
+            table.unreadable.store(true, SeqCst);
+        }
+        let result = match table.takes_only(change) {
+            // Where no leaf reaches over an edge, nothing can fail, and the short way need not come to its end.
+            Some(mask) if table.has_clear_edges(range) => {
+                self.announced.get_or_insert_with(|| table.under_way.begin_granting());
+                if table.take(range, mask, &mut self.pending) { Ok(()) } else { self.visit(range, change) }
+            }
+            _ => self.visit(range, change),
+        };
+        if table.under_way.others_taking(1) {
+            // A leaf that was right already may be so thanks to a PE that has not invalidated it yet.
+            self.pending.add(range);
+        }
+        result
+    }
+
+    /// The way that everything can go: edges, then leaf by leaf.
+    #[inline(never)]
+    fn visit(&mut self, range: IpaRange, change: Change) -> Result<(), Error> {
+        let table = self.table;
+        let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
+        let mut reserve = table.reserve_edges(range, wants)?;
+        table.split_edges(range, wants, &mut reserve)?;
+        self.announced.get_or_insert_with(|| table.under_way.begin_granting());
+        table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
+    }
+
+    /// [`Stage2::split`]. Splitting needs no invalidation of its own; this is here so that it can stand in its place
+    /// among the changes of a batch.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::split`].
+    pub fn split(&mut self, range: IpaRange, to: LeafSize) -> Result<(), Error> {
+        self.table.split(range, to)
+    }
+
+    /// Invalidates what the batch has changed. On return no PE uses an old permission.
+    pub fn finish(self) {
+        drop(self);
+    }
+}
+
+impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
+    fn drop(&mut self) {
+        if !self.pending.is_empty() {
+            self.table.under_way.note_change();
+            self.table.invalidate_pending(&self.pending);
+        }
+        // After the last barrier: from here on nobody needs to invalidate for this batch.
+        self.announced = None;
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    fn tracking(&self, entry: &Entry) -> Tracking {
+        self.logs.at(entry.ipa).map(|tracked| tracked.mechanism)
+    }
+
+    /// The bits that `change` takes from any leaf, if taking bits is all that it does.
+    fn takes_only(&self, change: Change) -> Option<u64> {
+        let sets = change.granted & (bits::WRITE_GRANTED | bits::NO_EXECUTE) != 0
+            || change.granted & bits::READ != 0 && self.unreadable.load(SeqCst)
+            // Hardware's marks would have to go to the bitmap first; and who has made a leaf busy to split it relies on its
+            // staying as it is.
+            || self.hardware_logged;
+        (!cfg!(feature = "small") && !sets).then_some(PERMISSION_BITS & !change.granted)
+    }
+
+    /// Whether no leaf reaches over the edges of `range`, or only one that is found before anything has changed.
+    #[inline(always)]
+    fn has_clear_edges(&self, range: IpaRange) -> bool {
+        const BLOCK: u64 = Level::L2.entry_bytes();
+        const GIB: u64 = Level::L1.entry_bytes();
+        // Blocks of one level-2 table: only a run can reach over, or what this table is missing for.
+        let blocks = (range.start().0 | range.end().0).is_multiple_of(BLOCK);
+        blocks && range.start().0 / GIB == (range.end().0 - 1) / GIB
+            || self.is_edge(range.start()) && self.is_edge(range.end())
+    }
+
+    /// Whether `edge` is surely the first address of a leaf, or of nothing. It stays one: leaves are put together under
+    /// `&mut self` only.
+    #[inline(always)]
+    fn is_edge(&self, edge: Ipa) -> bool {
+        if edge == self.geometry.range().end() {
+            return true;
+        }
+        let entry = self.lookup(edge);
+        !entry.value.is_busy(entry.level) && entry.ipa == edge && !entry.is_run_member()
+    }
+
+    /// A batch of changes that share one invalidation.
+    pub fn batch(&self) -> Batch<'_, P> {
+        Batch { table: self, pending: Pending::new(), announced: None }
+    }
+
+    /// Gives all of `range` that is mapped the permissions. Leaves that reach over an edge are split there, and nowhere
+    /// else; a leaf that has the permissions already is not touched. Holes stay holes.
+    ///
+    /// Permissions never need break-before-make (R_GPPYH). Cost: at most four frames, one compare-exchange a leaf, and
+    /// one invalidation if anything was taken away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed (unless another PE changes
+    /// a leaf at an edge at the same time, so that it comes to need splitting half-way).
+    pub fn protect(&self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+        let mut batch = self.batch();
+        batch.protect(range, permissions)
+    }
+}
+
+/// The permissions that a leaf is to have.
+#[derive(Clone, Copy)]
+struct Change {
+    granted: u64,
+}
+
+/// How a page is logged, if it is.
+type Tracking = Option<Mechanism>;
+
+impl Change {
+    fn to(permissions: Permissions) -> Self {
+        Self { granted: permissions.encode() }
+    }
+
+    /// The leaf with the new permissions. Where writes stay granted, tracking stays as it is; where they come to be
+    /// granted, it begins as the log has it.
+    fn of(self, leaf: Descriptor, tracking: Tracking) -> Descriptor {
+        let mut granted = self.granted;
+        if granted & bits::WRITE_GRANTED != 0 {
+            let open = match tracking {
+                _ if leaf.0 & bits::WRITE_GRANTED != 0 => leaf.0 & (bits::WRITE | bits::DBM),
+                None => bits::WRITE,
+                Some(mechanism) if mechanism.is_hardware() => bits::DBM,
+                Some(_) => 0,
+            };
+            granted = granted & !bits::WRITE | open;
+        }
+        Descriptor(leaf.0 & !PERMISSION_BITS | granted)
+    }
+}
+
+/// Whether `new` forbids something that `old` let through: then old TLB entries must go.
+fn takes_away(old: Descriptor, new: Descriptor) -> bool {
+    let rights = |leaf: Descriptor| {
+        let write = if leaf.is_writable() { bits::WRITE } else { 0 };
+        leaf.0 & bits::READ | write | !leaf.0 & bits::NO_EXECUTE
+    };
+    rights(old) & !rights(new) != 0
+}
+
+struct Protect<'t, 'p, P: TableMemory + Maintenance> {
+    change: Change,
+    range: IpaRange,
+    reserve: Reserve<'t, P>,
+    pending: &'p mut Pending,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        if !entry.is_leaf() {
+            return Ok(Next::Onward);
+        }
+        let new = self.change.of(entry.value, table.tracking(entry));
+        if new == entry.value {
+            return Ok(Next::Onward);
+        }
+        if entry.is_run_member() {
+            if self.range.covers(entry.run()) && entry.ipa == entry.run().start() {
+                if takes_away(entry.value, new) {
+                    self.pending.add(entry.run());
+                }
+                let change = self.change;
+                let tracking = table.tracking(entry);
+                table.change_run(entry, |leaf| change.of(Descriptor(leaf), tracking).0);
+            } else {
+                // Another PE has changed the run, or its end of the edge, since.
+                table.dissolve_run(entry);
+            }
+            return Ok(Next::Again);
+        }
+        // Only when another PE has changed a leaf at the edge that was right when the edges were split.
+        if part != entry.range() && entry.level != Level::L3 {
+            table.split_leaf(entry, &[None; 2], &mut self.reserve)?;
+            return Ok(Next::Again);
+        }
+        if entry.value.has_dbm() && entry.value.0 & bits::WRITE != 0 && !new.has_dbm() {
+            // The dirty state that the descriptor has lives on in the bitmap; first, so that no harvest finds neither.
+            table.logs.mark_written(part);
+        }
+        if table.replace(entry.slot, entry.value.0, new.0).is_err() {
+            return Ok(Next::Again);
+        }
+        if takes_away(entry.value, new) {
+            self.pending.add(part);
+        }
+        Ok(Next::Onward)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::address::PhysAddr;
+    use crate::arch::descriptor::Attributes;
+
+    fn leaf(extra_clear: u64, extra_set: u64) -> Descriptor {
+        let ram = Descriptor::leaf(Level::L3, PhysAddr(0x1000), Attributes::RAM.encode());
+        Descriptor(ram.0 & !extra_clear | extra_set)
+    }
+
+    #[test]
+    fn tracking_survives_a_change_of_other_permissions() {
+        let change = Change::to(Permissions::READ_WRITE);
+        assert_eq!(change.of(leaf(bits::WRITE, 0), None), leaf(bits::WRITE, bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(bits::WRITE, bits::DBM), None), leaf(bits::WRITE, bits::DBM | bits::NO_EXECUTE));
+        assert_eq!(change.of(leaf(0, bits::DBM), None), leaf(0, bits::DBM | bits::NO_EXECUTE));
+    }
+
+    #[test]
+    fn denial_ends_tracking_and_a_new_grant_begins_it_as_the_log_has_it() {
+        let deny = Change::to(Permissions::READ_EXECUTE);
+        for before in [leaf(0, 0), leaf(bits::WRITE, 0), leaf(0, bits::DBM), leaf(bits::WRITE, bits::DBM)] {
+            let after = deny.of(before, None);
+            assert!(!after.is_writable() && !after.is_write_protected() && !after.has_dbm());
+        }
+        let denied = deny.of(leaf(0, 0), None);
+        let grant = Change::to(Permissions::ALL);
+        assert_eq!(grant.of(denied, None), leaf(0, 0));
+        assert_eq!(grant.of(denied, Some(Mechanism::WriteProtect)), leaf(bits::WRITE, 0));
+        assert_eq!(grant.of(denied, Some(Mechanism::HardwarePage)), leaf(bits::WRITE, bits::DBM));
+    }
+
+    #[test]
+    fn what_takes_rights_away() {
+        let with = |permissions| Change::to(permissions).of(leaf(0, 0), None);
+        let (all, ro, none) = (with(Permissions::ALL), with(Permissions::READ), with(Permissions::NONE));
+        assert!(takes_away(all, ro) && takes_away(ro, none) && takes_away(all, none));
+        assert!(!takes_away(ro, all) && !takes_away(none, ro) && !takes_away(all, all));
+        assert!(takes_away(leaf(bits::WRITE, bits::DBM), leaf(bits::WRITE, 0)), "DBM lets writes through");
+        assert!(takes_away(with(Permissions::READ_EXECUTE), with(Permissions::READ_WRITE)));
+    }
+}

@@ -1,0 +1,275 @@
+//! The instructions behind [`crate::platform`], for EL2 in either security state.
+//!
+//! An embedder's platform forwards to these. The regime is a type parameter: the TLBIs are those of the EL1&0 regime
+//! under stage 2, and no other can be written by mistake.
+
+use crate::arch::address::Ipa;
+use crate::arch::secure::SecureControl;
+use crate::platform::traits::{Dsb, Scope, Tlbi, Vmid};
+use core::arch::asm;
+use core::marker::PhantomData;
+
+pub use crate::platform::identity::Identity;
+
+/// VTTBR_EL2\[63:48\].
+const VMID: u64 = 0xffff << 48;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Which stage 2: the IPA space that a table translates, and the register that holds its root.
+pub trait Regime: sealed::Sealed {
+    /// Bit 63 of a TLBI by IPA, in Secure state: the Non-secure IPA space (FEAT_SEL2). RES0 in Non-secure state.
+    const TLBI_NS: u64;
+
+    /// Loads the table's register, and the VMID, from [`crate::Stage2::vttbr`].
+    ///
+    /// # Safety
+    ///
+    /// The tables below the root are sound, and stay allocated while the register holds it. An ISB must follow before
+    /// the new table can be relied upon. No exception level under stage 2 runs on this PE meanwhile.
+    unsafe fn set_table(vttbr: u64);
+}
+
+/// Non-secure EL2: VTTBR_EL2.
+#[derive(Debug)]
+pub enum NonSecure {}
+/// Secure EL2, the Secure IPA space: VSTTBR_EL2 (FEAT_SEL2, D8.2.1). The VMID still comes from VTTBR_EL2.
+#[derive(Debug)]
+pub enum Secure {}
+/// Secure EL2, the Non-secure IPA space: VTTBR_EL2. A partition's two tables have one VMID.
+#[derive(Debug)]
+pub enum SecureNonSecureIpa {}
+
+impl sealed::Sealed for NonSecure {}
+impl sealed::Sealed for Secure {}
+impl sealed::Sealed for SecureNonSecureIpa {}
+
+impl Regime for NonSecure {
+    const TLBI_NS: u64 = 0;
+
+    #[inline(always)]
+    unsafe fn set_table(vttbr: u64) {
+        set_vttbr(vttbr);
+    }
+}
+
+impl Regime for Secure {
+    const TLBI_NS: u64 = 0;
+
+    /// Leaves the root of the Non-secure IPA space as it is.
+    #[inline(always)]
+    unsafe fn set_table(vttbr: u64) {
+        // VSTTBR_EL2. Its bits 63:48 are RES0: the VMID is VTTBR_EL2's in both security states.
+        // SAFETY: the caller's promise.
+        unsafe { asm!("msr S3_4_C2_C6_0, {}", in(reg) vttbr & !VMID, options(nostack, preserves_flags)) };
+        set_vttbr(read_vttbr() & !VMID | vttbr & VMID);
+    }
+}
+
+impl Regime for SecureNonSecureIpa {
+    const TLBI_NS: u64 = 1;
+
+    #[inline(always)]
+    unsafe fn set_table(vttbr: u64) {
+        set_vttbr(vttbr);
+    }
+}
+
+#[inline(always)]
+fn read_vttbr() -> u64 {
+    let value: u64;
+    // SAFETY: reading the register has no effect.
+    unsafe { asm!("mrs {}, vttbr_el2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Callers promise what [`Regime::set_table`] asks for.
+#[inline(always)]
+fn set_vttbr(value: u64) {
+    // SAFETY: nothing at EL2 is translated by it; what it means for lower exception levels is the callers' promise.
+    unsafe { asm!("msr vttbr_el2, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+/// Loads VTCR_EL2, in Non-secure state, with [`crate::Stage2::vtcr`].
+///
+/// # Safety
+///
+/// As for [`Regime::set_table`]: the value describes the table in VTTBR_EL2 whenever a lower exception level runs.
+pub unsafe fn set_control(vtcr: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("msr vtcr_el2, {}", in(reg) vtcr, options(nostack, preserves_flags)) };
+}
+
+/// Loads VSTCR_EL2 and VTCR_EL2, in Secure state.
+///
+/// # Safety
+///
+/// As for [`Regime::set_table`]: the values describe the tables in VSTTBR_EL2 and VTTBR_EL2 whenever a lower exception
+/// level runs. The PE has FEAT_SEL2.
+pub unsafe fn set_secure_control(control: SecureControl) {
+    // VSTCR_EL2 is S3_4_C2_C6_2.
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "msr S3_4_C2_C6_2, {vstcr}",
+            "msr vtcr_el2, {vtcr}",
+            vstcr = in(reg) control.vstcr,
+            vtcr = in(reg) control.vtcr,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Removes the entries of all VMIDs of this security state from the TLBs of all PEs (`ALLE1IS`): for
+/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used.
+pub fn invalidate_all_vmids() {
+    // SAFETY: invalidating TLB entries is never unsound; the rest are barriers.
+    unsafe {
+        asm!(
+            // Orders descriptor stores before the invalidation: a walk that starts after it sees them.
+            "dsb ishst",
+            "tlbi alle1is",
+            // Completes it on all PEs.
+            "dsb ish",
+            "isb",
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// The instructions of one regime.
+#[derive(Debug)]
+pub struct El2<R>(PhantomData<R>);
+
+impl<R: Regime> El2<R> {
+    /// Executes the barrier; also a compiler barrier.
+    #[inline(always)]
+    pub fn dsb(barrier: Dsb) {
+        // SAFETY (all): barriers have no operands and only order; no `nomem`, so the compiler keeps memory accesses in
+        // place.
+        match barrier {
+            // SAFETY: see above.
+            Dsb::IshSt => unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) },
+            // SAFETY: see above.
+            Dsb::Ish => unsafe { asm!("dsb ish", options(nostack, preserves_flags)) },
+            // SAFETY: see above.
+            Dsb::Nsh => unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) },
+        }
+    }
+
+    /// Executes ISB.
+    #[inline(always)]
+    pub fn isb() {
+        // SAFETY: synchronises the context and nothing else.
+        unsafe { asm!("isb", options(nostack, preserves_flags)) };
+    }
+
+    /// Executes the invalidation for `vmid`, which another table than the current one may have: then VTTBR_EL2 names it
+    /// for the time being. For a program with several tables; with one, [`El2::tlbi`] is enough.
+    #[inline]
+    pub fn tlbi_for(vmid: Vmid, tlbi: Tlbi) {
+        let current = read_vttbr();
+        let another = current >> 48 != u64::from(vmid.get());
+        if another {
+            // The roots stay the current machine's. That makes no wrong entry: EL1&0 is out of context at EL2, so no walk
+            // begins before the register is put back, and AT is not used in between.
+            set_vttbr(current & !VMID | u64::from(vmid.get()) << 48);
+            // The TLBI must see the new VMID.
+            Self::isb();
+        }
+        Self::tlbi(tlbi);
+        if another {
+            set_vttbr(current);
+            // What follows must see the old one.
+            Self::isb();
+        }
+    }
+
+    /// Executes the invalidation for the VMID in VTTBR_EL2.
+    #[inline(always)]
+    pub fn tlbi(tlbi: Tlbi) {
+        // SAFETY (all): invalidating TLB entries is never unsound, entries are made anew from the tables.
+        match tlbi {
+            Tlbi::Ipa { ipa, scope } => {
+                let operand = Self::ipa_operand(ipa);
+                match scope {
+                    // SAFETY: see above.
+                    Scope::Broadcast => unsafe {
+                        asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags));
+                    },
+                    // SAFETY: see above.
+                    Scope::Local => unsafe {
+                        asm!("tlbi ipas2e1, {}", in(reg) operand, options(nostack, preserves_flags));
+                    },
+                }
+            }
+            Tlbi::Range { base, scale, num } => {
+                let operand = Self::range_operand(base, scale, num);
+                // TLBI RIPAS2E1IS, which needs FEAT_TLBIRANGE; spelt out so that older assemblers take it.
+                // SAFETY: see above; the engine issues it only where the features have it.
+                unsafe { asm!("sys #4, c8, c0, #2, {}", in(reg) operand, options(nostack, preserves_flags)) };
+            }
+            Tlbi::VaLocal { va } => {
+                let operand = va >> 12 & 0x0fff_ffff_ffff;
+                // SAFETY: see above.
+                unsafe { asm!("tlbi vaae1, {}", in(reg) operand, options(nostack, preserves_flags)) };
+            }
+            // SAFETY: see above.
+            Tlbi::VmallE1(Scope::Broadcast) => unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) },
+            // SAFETY: see above.
+            Tlbi::VmallE1(Scope::Local) => unsafe { asm!("tlbi vmalle1", options(nostack, preserves_flags)) },
+            // SAFETY: see above.
+            Tlbi::VmallS12E1(Scope::Broadcast) => unsafe {
+                asm!("tlbi vmalls12e1is", options(nostack, preserves_flags));
+            },
+            // SAFETY: see above.
+            Tlbi::VmallS12E1(Scope::Local) => unsafe { asm!("tlbi vmalls12e1", options(nostack, preserves_flags)) },
+        }
+    }
+
+    /// IPA\[47:12\] in bits 35:0, whatever the granule; TTL (bits 47:44) = 0, no hint.
+    #[inline(always)]
+    const fn ipa_operand(ipa: Ipa) -> u64 {
+        R::TLBI_NS << 63 | ipa.0 >> 12 & 0xf_ffff_ffff
+    }
+
+    /// TG 47:46 = 4 KiB, SCALE 45:44, NUM 43:39, TTL 38:37 = 0, BaseADDR 36:0 in granules.
+    #[inline(always)]
+    const fn range_operand(base: Ipa, scale: u8, num: u8) -> u64 {
+        const TG_4K: u64 = 1 << 46;
+        R::TLBI_NS << 63 | TG_4K | (scale as u64 & 3) << 44 | (num as u64 & 31) << 39 | base.0 >> 12 & 0x1f_ffff_ffff
+    }
+}
+
+/// Translates `va` as the guest's EL1 would for a read, through both stages' stage 1 only (`AT S1E1R`).
+///
+/// For permission faults, where HPFAR_EL2 need not be valid. `None` if the guest's own tables do not translate it (any
+/// more). PAR_EL1 is the guest's, and is put back.
+#[inline(always)]
+#[must_use]
+pub fn translate_stage1_read(va: u64) -> Option<Ipa> {
+    const FAULT: u64 = 1;
+    let (mut par, saved): (u64, u64);
+    // SAFETY: AT reads the guest's tables as the guest's own access did, and PAR_EL1 is restored.
+    unsafe {
+        asm!(
+            "mrs {saved}, par_el1",
+            "at s1e1r, {va}",
+            "isb",
+            "mrs {par}, par_el1",
+            "msr par_el1, {saved}",
+            va = in(reg) va,
+            par = out(reg) par,
+            saved = out(reg) saved,
+            options(nostack, preserves_flags)
+        );
+    }
+    let _ = saved;
+    if par & FAULT != 0 {
+        return None;
+    }
+    par &= 0x000f_ffff_ffff_f000;
+    Some(Ipa(par | va & 0xfff))
+}

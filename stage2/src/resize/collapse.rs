@@ -1,0 +1,215 @@
+//! Collapsing: tables whose leaves translate like one large leaf become that leaf.
+
+use crate::arch::address::{IpaRange, PhysAddr};
+use crate::arch::descriptor::{Descriptor, Kind, bits};
+use crate::arch::error::Error;
+use crate::arch::geometry::{ENTRIES, LeafSize, Level, RUN};
+use crate::platform::counters::Event;
+use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::table::Stage2;
+use crate::table::retire::Detached;
+use crate::table::tlb::Pending;
+use crate::table::walk::{Entry, Next, Visitor};
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Makes the leaves of `range` as large as the alignment and contiguity of their output addresses and the equality of
+    /// their attributes allow, from 4 KiB up to the largest that the configuration makes. Tables that a large leaf
+    /// replaces, and tables in which nothing is mapped, are freed.
+    ///
+    /// What a log covers is left alone; what an ended log left write-protected is opened.
+    ///
+    /// With FEAT_BBM level 2 no translation is ever invalid. Leaves that reach over the range's bounds stay as they are.
+    /// Cost: one load a descriptor, and one invalidation for each 32 tables.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfRange`].
+    #[cfg_attr(feature = "small", inline(never))]
+    pub fn collapse(&mut self, range: IpaRange) -> Result<(), Error> {
+        self.check(range)?;
+        if self.hardware_logged {
+            // No leaf may change its size while a PE holds it as one that hardware marks (R_RTBRL).
+            self.reopen_all(range)?;
+        }
+        let mut detached = Detached::new(self);
+        self.visit(range, &mut Collapse { range, detached: &mut detached })
+    }
+
+    /// The one leaf that entries `first..first + count` of a table amount to, without the Contiguous bit.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    fn uniform(&self, first: Slot, count: usize, level: Level) -> Option<Descriptor> {
+        let leaf = Descriptor(self.load(first) & !bits::CONTIGUOUS);
+        let Kind::Leaf { output, .. } = leaf.kind(level) else { return None };
+        let step = level.entry_bytes();
+        if !output.is_aligned(count as u64 * step) {
+            return None;
+        }
+        let mut expected = leaf.0;
+        for index in first.index..first.index + count {
+            if self.load(Slot { index, ..first }) & !bits::CONTIGUOUS != expected {
+                return None;
+            }
+            expected = expected.wrapping_add(step);
+        }
+        Some(leaf)
+    }
+
+    /// Opens every leaf of `range` that a log which has ended left to hardware.
+    /// On return no PE holds one that hardware marks.
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn reopen_all(&mut self, range: IpaRange) -> Result<(), Error> {
+        let mut reopen = Reopen { pending: Pending::new() };
+        self.visit(range, &mut reopen)?;
+        self.complete(&reopen.pending);
+        Ok(())
+    }
+
+    /// Opens a leaf that a log which has ended left held back or marked by hardware.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    fn reopen(&self, slot: Slot, level: Level) {
+        let mut value = Descriptor(self.load(slot));
+        // More rights need no invalidation; who holds an older entry faults once, and finds the leaf open.
+        while matches!(value.kind(level), Kind::Leaf { .. })
+            && value.0 & bits::WRITE_GRANTED != 0
+            && value.0 & (bits::WRITE | bits::DBM) != bits::WRITE
+        {
+            match self.replace(slot, value.0, value.0 & !bits::DBM | bits::WRITE) {
+                Ok(()) => return,
+                // Hardware may have marked it meanwhile.
+                Err(found) => value = Descriptor(found),
+            }
+        }
+    }
+}
+
+struct Reopen {
+    pending: Pending,
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
+        if entry.value.has_dbm() && table.logs.spare(entry.range()) {
+            self.pending.add(entry.range());
+            table.reopen(entry.slot, entry.level);
+        }
+        Ok(Next::Onward)
+    }
+}
+
+struct Collapse<'t, 'd, P: TableMemory + Maintenance> {
+    range: IpaRange,
+    detached: &'d mut Detached<'t, P>,
+}
+
+impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
+    /// Replaces the table at `entry` by one leaf, or by nothing if it maps nothing.
+    fn fold(&mut self, table: &Stage2<P>, entry: &Entry, child: PhysAddr, below: Level) -> bool {
+        let first = Slot { table: child, index: 0 };
+        if Descriptor(table.load(first)).kind(below) == Kind::Invalid {
+            if (1..ENTRIES).any(|index| table.load(Slot { index, ..first }) != Descriptor::INVALID.0) {
+                return false;
+            }
+            table.overwrite(entry.slot, Descriptor::INVALID.0);
+            self.detached.pending.add(entry.range());
+            self.detached.push(child, below);
+            return true;
+        }
+        if entry.level == Level::L0 || LeafSize::at(entry.level, false) > table.config.largest {
+            return false;
+        }
+        let Some(leaf) = table.uniform(first, ENTRIES, below) else { return false };
+        self.publish(table, entry, leaf, child, below);
+        true
+    }
+
+    /// The table `child` becomes a block like its first entry, `leaf`.
+    #[cfg_attr(feature = "small", inline(always))]
+    fn publish(&mut self, table: &Stage2<P>, entry: &Entry, leaf: Descriptor, child: PhysAddr, below: Level) {
+        let block = Descriptor::leaf(entry.level, leaf.address(), leaf.0);
+        table.publish_block(entry, block, &mut self.detached.pending);
+        self.detached.push(child, below);
+        table.count(if entry.level == Level::L1 { Event::Collapse1G } else { Event::Collapse2M });
+    }
+
+    /// [`Collapse::fold`] for the commonest table: 512 pages with equal attributes, none of them held back. One look at
+    /// each; says whether it was that.
+    #[inline(always)]
+    fn fold_open(&mut self, table: &Stage2<P>, entry: &Entry) -> bool {
+        let child = entry.value.address();
+        let leaf = Descriptor(table.load(Slot { table: child, index: 0 }));
+        let open = leaf.0 & bits::WRITE_GRANTED == 0 || leaf.0 & (bits::WRITE | bits::DBM) == bits::WRITE;
+        let Kind::Leaf { output, contiguous: false } = leaf.kind(Level::L3) else { return false };
+        if !open || LeafSize::Block2M > table.config.largest || !output.is_aligned(LeafSize::Block2M.bytes()) {
+            return false;
+        }
+        // SAFETY: as for all descriptors (`table.rs`); `&mut self` of the table's: no other PE writes.
+        if !unsafe { table.platform.is_filled(child, leaf.0, crate::arch::address::PAGE_SIZE) } {
+            return false;
+        }
+        self.publish(table, entry, leaf, child, Level::L3);
+        true
+    }
+
+    /// Makes runs of the entries of a table that stays.
+    fn make_runs(&mut self, table: &Stage2<P>, entry: &Entry, child: PhysAddr, below: Level) {
+        let bytes = RUN as u64 * below.entry_bytes();
+        if self.range.bytes() < bytes || table.config.largest < LeafSize::at(below, true) {
+            return;
+        }
+        for n in 0..ENTRIES / RUN {
+            let first = Slot { table: child, index: n * RUN };
+            let start = entry.ipa.offset(n as u64 * bytes);
+            let run = IpaRange::trusted(start, start.offset(bytes));
+            let value = Descriptor(table.load(first));
+            if self.range.covers(run)
+                && table.makes_runs(below, run)
+                && !value.is_contiguous()
+                && table.uniform(first, RUN, below).is_some()
+            {
+                table.make_run(first, run, &mut self.detached.pending);
+            }
+        }
+    }
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
+    #[inline(always)]
+    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
+        if table.logs.spare(entry.range()) {
+            table.reopen(entry.slot, entry.level);
+        }
+        Ok(Next::Onward)
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        if entry.level != Level::L2 || !table.logs.spare(part) {
+            return Ok(true);
+        }
+        if !cfg!(feature = "small") && part == entry.range() && self.fold_open(table, entry) {
+            return Ok(false);
+        }
+        // Pages, none of them logged: one quick look at each, where `entry` would ask about logs each time.
+        for (slot, _) in entry.children(part) {
+            let value = table.load(slot);
+            if value & bits::WRITE_GRANTED != 0 && value & (bits::WRITE | bits::DBM) != bits::WRITE {
+                table.reopen(slot, Level::L3);
+            }
+        }
+        self.leave(table, entry, part)?;
+        Ok(false)
+    }
+
+    fn leave(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {
+        let (Kind::Table(child), Some(below)) = (entry.value.kind(entry.level), entry.level.below()) else {
+            return Ok(());
+        };
+        let foldable = part == entry.range() && table.logs.spare(part);
+        if !foldable || !self.fold(table, entry, child, below) {
+            self.make_runs(table, entry, child, below);
+        }
+        Ok(())
+    }
+}

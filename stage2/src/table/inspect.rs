@@ -1,0 +1,152 @@
+//! What a table looks like to its owner: leaves, counts, and whether anything has changed.
+
+use crate::arch::address::{Ipa, IpaRange, PhysAddr};
+use crate::arch::descriptor::{Attributes, Descriptor, Kind, bits};
+use crate::arch::geometry::{LeafSize, Level, RUN};
+use crate::platform::{Maintenance, TableMemory};
+use crate::table::Stage2;
+use crate::table::walk::{Entry, slots};
+
+/// A leaf of the table, as [`Stage2::walk`] and [`Stage2::leaves`] show it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The leaf's first address.
+    pub ipa: Ipa,
+    /// Its size; a contiguous run is one leaf.
+    pub size: LeafSize,
+    /// Where the first address maps to.
+    pub output: PhysAddr,
+    /// What its owner asked for.
+    pub attributes: Attributes,
+    /// Writes are granted but held back: the first one faults, for tracking.
+    pub write_protected: bool,
+    /// Hardware keeps dirty state in it.
+    pub hardware_tracked: bool,
+}
+
+impl Leaf {
+    /// What the leaf translates.
+    #[must_use]
+    pub fn range(&self) -> IpaRange {
+        IpaRange::trusted(self.ipa, self.ipa.offset(self.size.bytes()))
+    }
+
+    fn of(entry: &Entry) -> Option<Leaf> {
+        let Kind::Leaf { output, .. } = entry.value.kind(entry.level) else {
+            return None;
+        };
+        let size = entry.size();
+        Some(Leaf {
+            ipa: entry.ipa.align_down(size.bytes()),
+            size,
+            output: output.align_down(size.bytes()),
+            attributes: entry.value.attributes(),
+            write_protected: entry.value.is_write_protected(),
+            hardware_tracked: entry.value.has_dbm(),
+        })
+    }
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// The leaf that translates `ipa`, or `None` where nothing is mapped (or a break is under way).
+    ///
+    /// Cost: one load a level.
+    #[must_use]
+    pub fn walk(&self, ipa: Ipa) -> Option<Leaf> {
+        if ipa.0 >> self.geometry.ipa_bits() != 0 {
+            return None;
+        }
+        Leaf::of(&self.lookup_settled(ipa))
+    }
+
+    /// All leaves that translate any of `range`, in ascending order. Runs on while others change the table: each leaf is
+    /// as it was when it was reached.
+    pub fn leaves(&self, range: IpaRange) -> Leaves<'_, P> {
+        Leaves { table: self, next: range.start(), end: range.end().min(self.geometry.range().end()) }
+    }
+
+    /// Number of tables, the root's included, and of leaves by size in the order of [`LeafSize::DESCENDING`].
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census { tables: 0, leaves: [0; 5] };
+        self.census_of(self.root, self.geometry.start_level(), self.geometry.root_tables(), &mut census);
+        census
+    }
+
+    fn census_of(&self, first: PhysAddr, level: Level, tables: usize, census: &mut Census) {
+        census.tables += tables;
+        for slot in slots(first, tables) {
+            let value = Descriptor(self.load(slot));
+            match (value.kind(level), level.below()) {
+                (Kind::Table(next), Some(below)) => self.census_of(next, below, 1, census),
+                (Kind::Leaf { contiguous: true, .. }, _) if slot.index % RUN != 0 => {}
+                (Kind::Leaf { contiguous, .. }, _) => {
+                    let size = LeafSize::at(level, contiguous);
+                    census.leaves[LeafSize::DESCENDING.len() - 1 - size as usize] += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether all of `range` is mapped, and writes are granted by its owner.
+    #[must_use]
+    #[inline(always)]
+    pub fn grants_writes(&self, range: IpaRange) -> bool {
+        if self.check(range).is_err() {
+            return false;
+        }
+        let mut ipa = range.start();
+        while ipa < range.end() {
+            let entry = self.lookup_settled(ipa);
+            if !entry.is_leaf() || entry.value.0 & bits::WRITE_GRANTED == 0 {
+                return false;
+            }
+            ipa = entry.range().end();
+        }
+        true
+    }
+
+    /// A number that grows with every change of what is mapped, granted or logged: while it stays, so does what
+    /// [`Stage2::grants_writes`] and [`Stage2::is_logged`] say of any range. One load.
+    #[must_use]
+    #[inline(always)]
+    pub fn epoch(&self) -> u64 {
+        self.under_way.grants()
+    }
+}
+
+/// How much there is of what: [`Stage2::census`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Census {
+    /// Tables of 4 KiB, the root's included.
+    pub tables: usize,
+    /// Leaves, in the order of [`LeafSize::DESCENDING`].
+    pub leaves: [usize; 5],
+}
+
+/// Iterator over leaves: [`Stage2::leaves`].
+#[derive(Debug)]
+pub struct Leaves<'t, P> {
+    table: &'t Stage2<P>,
+    next: Ipa,
+    end: Ipa,
+}
+
+impl<P: TableMemory + Maintenance> Iterator for Leaves<'_, P> {
+    type Item = Leaf;
+
+    fn next(&mut self) -> Option<Leaf> {
+        while self.next < self.end {
+            let entry = self.table.lookup_settled(self.next);
+            match Leaf::of(&entry) {
+                Some(leaf) => {
+                    self.next = leaf.range().end();
+                    return Some(leaf);
+                }
+                None => self.next = entry.range().end(),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,277 @@
+//! The table itself: root, registers, and what every operation shares.
+
+pub(crate) mod in_flight;
+pub(crate) mod inspect;
+pub(crate) mod retire;
+pub(crate) mod spare;
+pub(crate) mod tlb;
+pub(crate) mod walk;
+
+use crate::arch::address::{IpaRange, PhysAddr};
+use crate::arch::error::Error;
+use crate::arch::features::{BbmLevel, Features, HardwareUpdate, Method};
+use crate::arch::geometry::{Geometry, LeafSize, Level};
+use crate::bitmap::logs::Logs;
+use crate::platform::counters::Event;
+use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
+use crate::table::in_flight::UnderWay;
+use core::sync::atomic::AtomicBool;
+
+/// How a table is set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Bits of the IPA space, 32 to 48; not more than the CPUs have physical address bits.
+    pub ipa_bits: u8,
+    /// The VMID of every translation. Entries of an earlier user of the number must have been invalidated.
+    pub vmid: Vmid,
+    /// What the weakest PE that will ever use the table can do ([`Features::weakest`]).
+    pub features: Features,
+    /// Whether 64 KiB and 32 MiB contiguous runs are made where they fit.
+    pub contiguous: bool,
+    /// The largest leaf that is made.
+    pub largest: LeafSize,
+    /// Whether VTCR_EL2.HD is set where the features allow it, so that leaves can keep hardware dirty state.
+    pub hardware_dirty: bool,
+}
+
+impl Config {
+    /// Everything that the features allow, over all of the physical address space.
+    #[must_use]
+    pub const fn new(vmid: Vmid, features: Features) -> Self {
+        Self {
+            ipa_bits: features.pa_bits,
+            vmid,
+            features,
+            contiguous: true,
+            largest: LeafSize::Block1G,
+            hardware_dirty: false,
+        }
+    }
+}
+
+/// What a frozen table has to remember.
+#[derive(Debug)]
+pub(crate) struct Frozen {
+    /// The root that the hardware walks from, all of whose entries are invalid meanwhile.
+    pub(crate) hardware_root: PhysAddr,
+}
+
+/// A stage-2 translation table, shared by all PEs that run one virtual machine.
+///
+/// What only grows the table or changes permissions takes `&self`, is lock-free and may run on many PEs at once. What
+/// frees tables takes `&mut self`. The embedder picks the lock that turns one into the other.
+///
+/// Dropping a `Stage2` leaks its frames, because hardware may still walk them; see [`Stage2::release`].
+#[derive(Debug)]
+pub struct Stage2<P> {
+    pub(crate) platform: P,
+    pub(crate) root: PhysAddr,
+    pub(crate) geometry: Geometry,
+    pub(crate) config: Config,
+    pub(crate) method: Method,
+    pub(crate) logs: Logs,
+    pub(crate) frozen: Option<Frozen>,
+    pub(crate) under_way: UnderWay,
+    /// A leaf may forbid reads: some call has asked for it.
+    pub(crate) unreadable: AtomicBool,
+    /// A leaf may be one that hardware marks: there has been a log by hardware.
+    pub(crate) hardware_logged: bool,
+}
+
+impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// An empty table: every access faults.
+    ///
+    /// Cost: the root's frames, filled once, and one DSB.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadIpaSize`], also if the features have fewer physical address bits; [`Error::BadVmid`] if the VMID is
+    /// wider than the features' VMIDs; [`Error::OutOfMemory`].
+    pub fn new(platform: P, config: Config) -> Result<Self, Error> {
+        let geometry = Geometry::new(config.ipa_bits)?;
+        fits(&config, config.features)?;
+        let frames = geometry.root_tables();
+        let root = platform.allocate(frames).ok_or(Error::OutOfMemory { ipa: geometry.range().start() })?;
+        platform.counters().add(Event::FrameAllocated, frames as u64);
+        for n in 0..frames {
+            // SAFETY: the frame was just allocated and nothing leads to it yet.
+            unsafe { platform.fill(root.offset(n as u64 * crate::arch::address::PAGE_SIZE), 0, 0) };
+        }
+        // Orders the root's entries before whatever makes it reachable, which is a write of VTTBR_EL2.
+        platform.counters().add(Event::DsbIshst, 1);
+        platform.dsb(Dsb::IshSt);
+        Ok(Self {
+            platform,
+            root,
+            geometry,
+            config,
+            method: Method::new(config.features.bbm),
+            logs: Logs::new(),
+            frozen: None,
+            under_way: UnderWay::new(),
+            unreadable: AtomicBool::new(false),
+            hardware_logged: false,
+        })
+    }
+
+    /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0.
+    #[must_use]
+    pub fn vttbr(&self) -> u64 {
+        u64::from(self.config.vmid.get()) << 48 | self.hardware_root().0
+    }
+
+    /// The value for VTCR_EL2 (D24.2.191): 4 KiB granule, walks inner shareable and write-back.
+    #[must_use]
+    pub fn vtcr(&self) -> u64 {
+        const RES1: u64 = 1 << 31;
+        const IRGN0_WBWA: u64 = 1 << 8;
+        const ORGN0_WBWA: u64 = 1 << 10;
+        const SH0_INNER: u64 = 3 << 12;
+        const VS_16_BITS: u64 = 1 << 19;
+        const HA: u64 = 1 << 21;
+        const HD: u64 = 1 << 22;
+        let ps = match self.config.features.pa_bits {
+            ..=35 => 0,
+            36..=39 => 1,
+            40..=41 => 2,
+            42..=43 => 3,
+            44..=47 => 4,
+            _ => 5,
+        };
+        let mut vtcr = RES1 | SH0_INNER | ORGN0_WBWA | IRGN0_WBWA | ps << 16;
+        vtcr |= self.geometry.sl0() << 6 | self.geometry.t0sz();
+        if self.config.features.vmid_bits == 16 {
+            vtcr |= VS_16_BITS;
+        }
+        if self.has_hardware_dirty_state() {
+            vtcr |= HA | HD;
+        }
+        vtcr
+    }
+
+    /// The root that hardware walks from.
+    pub(crate) fn hardware_root(&self) -> PhysAddr {
+        self.frozen.as_ref().map_or(self.root, |frozen| frozen.hardware_root)
+    }
+
+    /// Whether hardware keeps dirty state in leaves that ask for it.
+    #[must_use]
+    pub fn has_hardware_dirty_state(&self) -> bool {
+        self.config.hardware_dirty && self.config.features.hardware_update == HardwareUpdate::DirtyState
+    }
+
+    /// The shape of the table.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// How it was set up, with the features that now hold (see [`Stage2::admit`]).
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The platform that it was made with.
+    #[must_use]
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// Whether runs of sixteen entries of `level` are made contiguous in `range`. Never in a log: one page of a run can
+    /// neither be opened alone nor marked alone (R_JKCXG).
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn makes_runs(&self, level: Level, range: IpaRange) -> bool {
+        self.config.contiguous
+            && self.logs.spare(range)
+            && matches!(level, Level::L2 | Level::L3)
+            && LeafSize::at(level, true) <= self.config.largest
+    }
+
+    /// Refuses a range that leaves the IPA space.
+    #[inline(always)]
+    pub(crate) fn check(&self, range: IpaRange) -> Result<(), Error> {
+        let ipa_bits = self.geometry.ipa_bits();
+        if range.end().0 > 1 << ipa_bits { Err(Error::OutOfRange { end: range.end(), ipa_bits }) } else { Ok(()) }
+    }
+
+    /// The BBM level that sizes are changed by.
+    #[must_use]
+    pub fn bbm_level(&self) -> BbmLevel {
+        self.config.features.bbm
+    }
+
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn count(&self, event: Event) {
+        self.platform.counters().add(event, 1);
+    }
+
+    /// Allocates one frame for a table that translates `ipa`.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn allocate(&self, ipa: crate::arch::address::Ipa) -> Result<PhysAddr, Error> {
+        let frame = self.platform.allocate(1).ok_or(Error::OutOfMemory { ipa })?;
+        self.count(Event::FrameAllocated);
+        Ok(frame)
+    }
+
+    /// Frees a table frame.
+    ///
+    /// # Safety
+    ///
+    /// As for [`TableMemory::free`]: nothing leads to the frame, in memory or in a cache.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) unsafe fn free(&self, frame: PhysAddr) {
+        self.count(Event::FrameFreed);
+        // SAFETY: the caller's promise; single frames are allocated by `allocate`.
+        unsafe { self.platform.free(frame, 1) };
+    }
+
+    // The engine reads and writes descriptors through these four. SAFETY for all: every slot comes from the root or from
+    // a table descriptor found in a reachable table; tables are freed under `&mut self` only, after they have become
+    // unreachable, so under `&self` every slot lies in a live frame.
+
+    #[inline(always)]
+    pub(crate) fn load(&self, slot: Slot) -> u64 {
+        // SAFETY: see above.
+        unsafe { self.platform.load(slot) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(&self, slot: Slot, value: u64) {
+        // SAFETY: see above.
+        unsafe { self.platform.store(slot, value) };
+    }
+
+    /// Replaces `old` by `new` in a reachable table, or says what was there.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn replace(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
+        // SAFETY: see above.
+        let result = unsafe { self.platform.compare_exchange(slot, old, new) };
+        self.count(if result.is_ok() { Event::DescriptorWrite } else { Event::CasRetry });
+        result
+    }
+
+    /// Stores to a reachable slot that no other PE writes: one marked busy by this PE, or any under `&mut self`.
+    #[inline(always)]
+    pub(crate) fn overwrite(&self, slot: Slot, value: u64) {
+        self.count(Event::DescriptorWrite);
+        self.store(slot, value);
+    }
+}
+
+/// Whether PEs with `features` can use a table that is set up like this.
+pub(crate) fn fits(config: &Config, features: Features) -> Result<(), Error> {
+    let vmid = config.vmid.get();
+    if features.vmid_bits < 16 && vmid >> features.vmid_bits != 0 {
+        return Err(Error::BadVmid { vmid });
+    }
+    if config.ipa_bits > features.pa_bits {
+        return Err(Error::BadIpaSize { bits: config.ipa_bits });
+    }
+    Ok(())
+}
