@@ -13,11 +13,11 @@ pub const LOGS: usize = if cfg!(feature = "small") { 2 } else { 8 };
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mechanism {
     /// Leaves are made read-only; the first write to a page faults, and splits the leaf down to that page. To split all
-    /// of them before the first write, call [`Stage2::split`] after the start, in pieces as large as may be.
+    /// of them before the first write, call [`Stage2::split`](crate::Stage2::split) after the start, in pieces as large as may be.
     WriteProtect,
     /// Hardware marks pages (FEAT_HAFDBS); no write faults. All leaves are split to pages at the start.
     HardwarePage,
-    /// Hardware marks blocks of 2 MiB, and all pages of a marked block are reported. [`Stage2::split`] refines what is
+    /// Hardware marks blocks of 2 MiB, and all pages of a marked block are reported. [`Stage2::split`](crate::Stage2::split) refines what is
     /// worth it.
     HardwareBlock,
 }
@@ -28,7 +28,7 @@ impl Mechanism {
     }
 }
 
-/// How a log starts: [`Stage2::start_log`].
+/// How a log starts: [`Stage2::start_log`](crate::Stage2::start_log).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogOptions {
     /// How writes are noticed.

@@ -8,10 +8,10 @@
 use crate::arch::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::geometry::LeafSize;
 
-/// Pages that one word stands for.
-pub(crate) const WORD_PAGES: usize = 64;
-/// Words of level 0 that one bit of level 1 stands for: the pages of 2 MiB.
-pub(crate) const BLOCK_WORDS: usize = 8;
+/// Pages that one word of a bitmap stands for.
+pub const WORD_PAGES: usize = 64;
+/// Words of a bitmap that stand for the pages of 2 MiB: the words of level 0 that one bit of level 1 stands for.
+pub const BLOCK_WORDS: usize = 8;
 /// Enough for a 48-bit IPA space: 512 × 64^5 pages are more.
 pub(crate) const MAX_LEVELS: usize = 6;
 
@@ -107,9 +107,11 @@ impl Layout {
         ((ipa.0 - self.base.0) >> PAGE_SHIFT) as usize
     }
 
-    /// The address of the first page of word `word` of level 0.
+    /// The address of the page that bit 0 of word `word` of a bitmap stands for. It may lie before the range, which a bitmap
+    /// rounds down to 2 MiB.
+    #[must_use]
     #[inline(always)]
-    pub(crate) const fn word_ipa(&self, word: usize) -> Ipa {
+    pub const fn word_ipa(&self, word: usize) -> Ipa {
         Ipa(self.base.0 + ((word * WORD_PAGES) as u64) * PAGE_SIZE)
     }
 
@@ -128,8 +130,7 @@ impl Layout {
 
     /// The range from the first to the last page of `bits`, which are not 0, of word `word`.
     pub(crate) fn span(&self, word: usize, bits: u64) -> IpaRange {
-        let at = |page: u32| self.word_ipa(word).offset(u64::from(page) * PAGE_SIZE);
-        IpaRange::trusted(at(bits.trailing_zeros()), at(64 - bits.leading_zeros()))
+        span_of(self.word_ipa(word), bits)
     }
 
     /// The words of level 0 that have pages of `range`.
@@ -139,6 +140,13 @@ impl Layout {
             Some(part) => self.bit(part.start()) / WORD_PAGES..self.bit(Ipa(part.end().0 - 1)) / WORD_PAGES + 1,
         }
     }
+}
+
+/// The range from the first to the last page of `bits`, which are not 0 and stand for pages from `ipa` on.
+#[inline(always)]
+pub(crate) fn span_of(ipa: Ipa, bits: u64) -> IpaRange {
+    let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
+    IpaRange::trusted(at(bits.trailing_zeros()), at(64 - bits.leading_zeros()))
 }
 
 /// A set of pages of one range, in memory that the caller gives: what a harvest reports into, what a clear is told.

@@ -5,6 +5,7 @@ use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::error::Error;
 use crate::arch::geometry::Level;
 use crate::bitmap::logs::Tracked;
+use crate::bitmap::page_set::span_of;
 use crate::bitmap::sink::{Pages, Report};
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
@@ -89,8 +90,7 @@ impl<R: Report> Scan<'_, R> {
         }
         if self.clean {
             // An entry that is cached as dirty never marks again.
-            let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
-            self.pending.add(IpaRange::trusted(at(dirty.trailing_zeros()), at(64 - dirty.leading_zeros())));
+            self.pending.add(span_of(ipa, dirty));
         }
         self.added += self.report.insert_pages(ipa, dirty);
     }

@@ -6,7 +6,7 @@ use crate::arch::descriptor::bits;
 use crate::arch::geometry::{LeafSize, Level};
 use crate::bitmap::dirty_bitmap::{BlockMarks, EachBlock};
 use crate::bitmap::logs::Tracked;
-use crate::bitmap::page_set::{BLOCK_WORDS, PageSet, WORD_PAGES};
+use crate::bitmap::page_set::{BLOCK_WORDS, PageSet, WORD_PAGES, span_of};
 use crate::bitmap::sink::{Pages, Report};
 use crate::dirty::OPEN;
 use crate::platform::counters::Event;
@@ -151,8 +151,7 @@ fn protect_pages<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ip
         unsafe { table.platform.fetch_clear(slot, bits::WRITE) };
     }
     table.platform.counters().add(Event::DescriptorWrite, count);
-    let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
-    IpaRange::trusted(at(taken.trailing_zeros()), at(64 - taken.leading_zeros()))
+    span_of(ipa, taken)
 }
 
 /// All pages of one word. Out of line: the loops over words in which few pages are dirty get along with fewer registers.

@@ -86,26 +86,16 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             }
             return;
         };
-        if entry.level == Level::L3 && !entry.value.is_contiguous() {
-            return self.open_page(entry.slot, entry.value.0, ipa, tracked);
-        }
-        self.split_for_write(entry, ipa, tracked);
+        self.open_in_log(entry, ipa, tracked);
     }
 
-    /// Opens one page that is held back, and then marks it: in the other order a harvest in between would lose the mark.
-    #[inline(always)]
-    pub(crate) fn open_page(&self, slot: Slot, value: u64, ipa: Ipa, tracked: &Tracked) {
-        // Lost races (the page was opened, denied, or protected again) end in another fault, or in none.
-        let _ = self.replace(slot, value, value | bits::WRITE);
-        tracked.marks.mark(ipa);
-    }
-
-    /// Splits the leaf around `ipa` down to pages that are all held back, then opens the one.
+    /// Splits the leaf around `ipa` down to pages that are all held back, unless it is a page, then opens the one.
     #[inline(never)]
-    fn split_for_write(&self, mut entry: Entry, ipa: Ipa, tracked: &Tracked) {
+    fn open_in_log(&self, mut entry: Entry, ipa: Ipa, tracked: &Tracked) {
         let mut reserve = Reserve::none(self);
         while entry.value.is_write_protected() {
             if entry.level == Level::L3 && !entry.value.is_contiguous() {
+                // Lost races (the page was opened, denied, or protected again) end in another fault, or in none.
                 let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
                 break;
             }
@@ -119,6 +109,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             }
             entry = self.lookup_settled(ipa);
         }
+        // Writable first: see `open_held`, the frequent case in few instructions.
         tracked.marks.mark(ipa);
     }
 }

@@ -50,7 +50,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The table's translations are `vmid`'s from now on: load [`Stage2::vttbr`] anew. For a machine whose VMID was
     /// given to another while it did not run.
     ///
-    /// No TLB may hold entries of another table for `vmid`; that is what [`Vmids`] sees to.
+    /// No TLB may hold entries of another table for `vmid`; that is what [`Vmids`](crate::vmid::Vmids) sees to.
     ///
     /// # Errors
     ///
