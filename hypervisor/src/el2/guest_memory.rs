@@ -79,21 +79,10 @@ unsafe impl TableMemory for Platform {
     }
 
     #[inline(always)]
-    unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
-        if events::is_kept() {
-            // SAFETY: the caller's promise.
-            unsafe { self.clear_run_and_see(first, count, mask, lse) };
-        } else {
-            // SAFETY: the caller's promise; frames are identity mapped.
-            unsafe { Identity::clear_run(first, count, mask, lse) };
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn clear_run_and_see(&self, first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
+    unsafe fn clear_run<const SEE: bool>(&self, first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
         if !events::is_kept() {
             // SAFETY: the caller's promise; frames are identity mapped.
-            return unsafe { Identity::clear_run_and_see(first, count, mask, lse) };
+            return unsafe { Identity::clear_run::<SEE>(first, count, mask, lse) };
         }
         // One by one, since each is an event.
         let slots = (first.index..first.index + count).map(|index| Slot { index, ..first });

@@ -168,7 +168,7 @@ fn protect_all<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa:
     table.platform.counters().add(Event::DescriptorWrite, count as u64);
     let first = Slot { index: Level::L3.index(ipa), ..slot };
     // SAFETY: as in `protect_pages`.
-    unsafe { table.platform.clear_run(first, count, bits::WRITE, table.config.features.lse) };
+    unsafe { table.platform.clear_run::<false>(first, count, bits::WRITE, table.config.features.lse) };
     IpaRange::trusted(ipa, ipa.offset(count as u64 * PAGE_SIZE))
 }
 

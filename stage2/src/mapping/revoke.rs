@@ -86,12 +86,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             self.platform.counters().add(Event::DescriptorWrite, count as u64);
             pending.add(part);
             // SAFETY: as below.
-            unsafe { self.platform.clear_run(first, count, mask, self.config.features.lse) };
+            unsafe { self.platform.clear_run::<false>(first, count, mask, self.config.features.lse) };
             return Some(mask);
         }
         // SAFETY: as for all descriptors (`table.rs`); the features are those of the weakest PE. Tables and what is not
         // valid have none of the bits, or are busy.
-        let seen = unsafe { self.platform.clear_run_and_see(first, count, mask, self.config.features.lse) };
+        let seen = unsafe { self.platform.clear_run::<true>(first, count, mask, self.config.features.lse) };
         if seen & mask != 0 {
             self.platform.counters().add(Event::DescriptorWrite, count as u64);
             pending.add(part);

@@ -94,73 +94,47 @@ impl Identity {
         }
     }
 
-    /// Clears the bits of `mask` in `count` adjacent slots, with acquire and release semantics each. By `LDCLRAL` with
-    /// `lse`, and by exclusive accesses without.
+    /// Clears the bits of `mask` in `count` adjacent slots, with acquire and release semantics each. With `SEE`, returns all
+    /// bits that were set in any of the slots before; without, what it returns says nothing. By `LDCLRAL` with `lse`, and by
+    /// exclusive accesses without.
     ///
     /// # Safety
     ///
     /// As for [`Identity::load`], for all of the slots. `lse` only where the PE has FEAT_LSE.
     #[inline(always)]
-    pub unsafe fn clear_run(first: Slot, count: usize, mask: u64, lse: bool) {
-        let rounds = if lse && cfg!(target_arch = "aarch64") { count / BULK } else { 0 };
-        #[cfg(target_arch = "aarch64")]
-        {
-            let mut at = Self::pointer(first);
-            for _ in 0..rounds {
-                // SAFETY: the caller's promise: aligned slots, and a PE that has the instruction.
-                unsafe {
-                    core::arch::asm!(
-                        ".arch_extension lse",
-                        ".rept {round}",
-                        "ldclral {mask}, {old}, [{at}]",
-                        "add {at}, {at}, #8",
-                        ".endr",
-                        mask = in(reg) mask,
-                        at = inout(reg) at,
-                        old = out(reg) _,
-                        round = const BULK,
-                        options(nostack, preserves_flags)
-                    );
-                }
-            }
-            let _ = at;
-        }
-        if rounds * BULK != count {
-            // SAFETY: the caller's promise.
-            unsafe { Self::clear_each(first, rounds * BULK, count, mask) };
-        }
-    }
-
-    /// [`Identity::clear_run`], and returns all bits that were set in any of the slots before.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Identity::clear_run`].
-    #[inline(always)]
-    #[must_use]
-    pub unsafe fn clear_run_and_see(first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
+    pub unsafe fn clear_run<const SEE: bool>(first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
         let rounds = if lse && cfg!(target_arch = "aarch64") { count / BULK } else { 0 };
         let mut seen = 0u64;
         #[cfg(target_arch = "aarch64")]
         {
             let mut at = Self::pointer(first);
+            // Without the operand for `seen` where nobody looks: it would take a register and an instruction.
+            macro_rules! round {
+                ($see:literal $($seen:tt)*) => {
+                    // SAFETY: the caller's promise: aligned slots, and a PE that has the instruction.
+                    unsafe {
+                        core::arch::asm!(
+                            ".arch_extension lse",
+                            ".rept {round}",
+                            "ldclral {mask}, {old}, [{at}]",
+                            $see,
+                            "add {at}, {at}, #8",
+                            ".endr",
+                            mask = in(reg) mask,
+                            at = inout(reg) at,
+                            old = out(reg) _,
+                            round = const BULK,
+                            $($seen)*
+                            options(nostack, preserves_flags)
+                        )
+                    }
+                };
+            }
             for _ in 0..rounds {
-                // SAFETY: as in `clear_run`.
-                unsafe {
-                    core::arch::asm!(
-                        ".arch_extension lse",
-                        ".rept {round}",
-                        "ldclral {mask}, {old}, [{at}]",
-                        "orr {seen}, {seen}, {old}",
-                        "add {at}, {at}, #8",
-                        ".endr",
-                        mask = in(reg) mask,
-                        at = inout(reg) at,
-                        seen = inout(reg) seen,
-                        old = out(reg) _,
-                        round = const BULK,
-                        options(nostack, preserves_flags)
-                    );
+                if SEE {
+                    round!("orr {seen}, {seen}, {old}" seen = inout(reg) seen,);
+                } else {
+                    round!("");
                 }
             }
             let _ = at;

@@ -88,28 +88,15 @@ pub unsafe trait TableMemory {
         }
     }
 
-    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does. `lse`: every PE that
-    /// uses the table has FEAT_LSE.
+    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does. With `SEE`, returns all
+    /// bits that were set in any of the slots before; without, what it returns says nothing. `lse`: every PE that uses the
+    /// table has FEAT_LSE.
     ///
     /// # Safety
     ///
     /// As for [`TableMemory::load`], for all of the slots; `lse` is true only if it is so.
     #[inline(always)]
-    unsafe fn clear_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
-        let _ = lse;
-        for index in first.index..first.index + count {
-            // SAFETY: the caller's promise.
-            unsafe { self.fetch_clear(Slot { index, ..first }, mask) };
-        }
-    }
-
-    /// The same, and returns all bits that were set in any of the slots before.
-    ///
-    /// # Safety
-    ///
-    /// As for [`TableMemory::clear_run`].
-    #[inline(always)]
-    unsafe fn clear_run_and_see(&self, first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
+    unsafe fn clear_run<const SEE: bool>(&self, first: Slot, count: usize, mask: u64, lse: bool) -> u64 {
         let _ = lse;
         let mut seen = 0;
         for index in first.index..first.index + count {
