@@ -180,7 +180,7 @@ fn join() -> Result<(), String> {
                 "CPU {:#x} has less than the others: the guest's memory is split to pages, and stays so",
                 id.affinity()
             );
-            events::fallible(Call::Split, None, || table.repaint()).map_err(|error| error.to_string())?;
+            events::fallible(Call::Split, None, || table.split_all_for_good()).map_err(|error| error.to_string())?;
             table.admit(features).map_err(|error| error.to_string())?;
             guest_memory::report(&table);
             Ok(())

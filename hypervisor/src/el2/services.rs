@@ -361,7 +361,8 @@ fn stop(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let log = slot.log.take().ok_or(INVALID)?;
     slot.accepted = Accepted::NONE;
     let mut table = memory.table.write();
-    let storage = if x[2] & log::KEEP_LEAVES != 0 { table.end_log(log) } else { table.stop_log(log) };
+    let storage =
+        if x[2] & log::KEEP_LEAVES != 0 { table.stop_log_keeping_pages(log) } else { table.stop_log_and_collapse(log) };
     drop(table);
     slot.spare = storage;
     Ok(())

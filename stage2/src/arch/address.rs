@@ -103,7 +103,7 @@ impl IpaRange {
 
     /// A range whose bounds the caller has shown to be whole pages in order.
     #[inline(always)]
-    pub(crate) const fn trusted(start: Ipa, end: Ipa) -> Self {
+    pub(crate) const fn new_unchecked(start: Ipa, end: Ipa) -> Self {
         debug_assert!(start.0 < end.0 && start.is_aligned(PAGE_SIZE) && end.is_aligned(PAGE_SIZE));
         Self { start, end }
     }

@@ -31,8 +31,8 @@ pub mod bits {
     pub const CONTIGUOUS: u64 = 1 << 52;
     /// XN\[1\], bit 54: no execution; bit 53 stays 0, so both EL1 and EL0 (D8.4.2.3).
     pub const NO_EXECUTE: u64 = 1 << 54;
-    /// Software bit 56 of a leaf: the owner grants writes. Beside S2AP\[1\] = 0 and DBM = 0 it means that writes are held
-    /// back for tracking only. Bits 58:55 are for software in a leaf (D8.3.1.2).
+    /// Software bit 56 of a leaf: the owner grants writes. Beside S2AP\[1\] = 0 and DBM = 0 it means that writes are
+    /// held back for tracking only. Bits 58:55 are for software in a leaf (D8.3.1.2).
     pub const WRITE_GRANTED: u64 = 1 << 56;
     /// Software bit 57: one PE is changing the entry, all others wait. In an invalid descriptor this is the "break" of
     /// break-before-make; in a valid one it is a hardware-tracked leaf made read-only for its split (R_RTBRL).
@@ -150,7 +150,7 @@ pub struct Descriptor(pub u64);
 /// What a descriptor means at its level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Not valid, and nobody is at work on it.
+    /// Not valid, and no PE is at work on it.
     Invalid,
     /// Being changed by a PE: wait. Invalid for a break, nT set, or read-only for a hardware-tracked split.
     Busy,
@@ -174,14 +174,14 @@ impl Descriptor {
     /// A leaf taken out for a break, with all that it says but that it is valid: it remembers itself.
     #[must_use]
     #[inline(always)]
-    pub(crate) const fn broken(self) -> Self {
+    pub(crate) const fn break_entry(self) -> Self {
         Self(self.0 & !bits::VALID | bits::BUSY)
     }
 
     /// The leaf that [`Descriptor::broken`] made invalid. What was invalid before stays so.
     #[must_use]
     #[inline(always)]
-    pub(crate) const fn mended(self) -> Self {
+    pub(crate) const fn restore(self) -> Self {
         let value = self.0 & !bits::BUSY;
         if value == Self::INVALID.0 { Self::INVALID } else { Self(value | bits::VALID) }
     }
@@ -264,7 +264,7 @@ impl Descriptor {
         self.0 & bits::VALID != 0 && self.0 & (bits::WRITE | bits::DBM) != 0
     }
 
-    /// A leaf whose owner grants writes but whose writes are held back for tracking.
+    /// A leaf that is write-protected for a log: its owner grants writes, and the first one faults.
     #[must_use]
     #[inline(always)]
     pub const fn is_write_protected(self) -> bool {
@@ -332,28 +332,28 @@ mod tests {
         let ram = Attributes::RAM.encode();
         assert_eq!(page_of(block_of(ram).0), page_of(ram));
         assert_eq!(block_of(page_of(ram).0), block_of(ram));
-        assert_eq!(page_of(page_of(ram).broken().0 & !bits::BUSY), page_of(ram));
+        assert_eq!(page_of(page_of(ram).break_entry().0 & !bits::BUSY), page_of(ram));
     }
 
     #[test]
     fn what_is_broken_lets_nothing_through_and_comes_back() {
         for output in [0, 0x20_0000] {
             let leaf = Descriptor::leaf(Level::L2, PhysAddr(output), Attributes::RAM.encode());
-            let broken = leaf.broken();
+            let broken = leaf.break_entry();
             assert!(!broken.is_valid() && !broken.is_writable() && broken.kind(Level::L2) == Kind::Busy);
             assert!(!Descriptor(leaf.0 & !bits::VALID & !bits::WRITE | bits::DBM).is_writable());
-            assert_eq!(broken.mended(), leaf);
+            assert_eq!(broken.restore(), leaf);
         }
-        assert_eq!(Descriptor::BROKEN.mended(), Descriptor::INVALID);
+        assert_eq!(Descriptor::BROKEN.restore(), Descriptor::INVALID);
     }
 
     #[test]
     fn tracking_is_told_from_denial() {
         let ram = Descriptor::leaf(Level::L3, PhysAddr(0), Attributes::RAM.encode());
         assert!(ram.is_writable() && !ram.is_write_protected());
-        let tracked = Descriptor(ram.0 & !bits::WRITE);
-        assert!(!tracked.is_writable() && tracked.is_write_protected());
-        assert!(tracked.attributes().permissions.write, "the owner still grants writes");
+        let dirty_log = Descriptor(ram.0 & !bits::WRITE);
+        assert!(!dirty_log.is_writable() && dirty_log.is_write_protected());
+        assert!(dirty_log.attributes().permissions.write, "the owner still grants writes");
         let denied = Attributes { permissions: Permissions::READ_EXECUTE, ..Attributes::RAM };
         let denied = Descriptor::leaf(Level::L3, PhysAddr(0), denied.encode());
         assert!(!denied.is_writable() && !denied.is_write_protected());

@@ -190,7 +190,7 @@ impl Geometry {
     /// All of the IPA space.
     #[must_use]
     pub const fn range(self) -> IpaRange {
-        IpaRange::trusted(Ipa(0), Ipa(1 << self.ipa_bits))
+        IpaRange::new_unchecked(Ipa(0), Ipa(1 << self.ipa_bits))
     }
 
     /// Index of `ipa`'s entry in the concatenated root: up to 16 × 512 - 1.

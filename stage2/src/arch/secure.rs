@@ -1,7 +1,8 @@
 //! Stage 2 in Secure state (FEAT_SEL2): two IPA spaces, and what physical address space each leads to.
 //!
-//! Secure EL1&0 has a Secure and a Non-secure IPA space (its own stage 1 picks one by the NS bit), each with a table of its
-//! own: VSTTBR_EL2 and VTTBR_EL2. Both are shaped by VTCR_EL2 but for the fields that VSTCR_EL2 has for the Secure one.
+//! Secure EL1&0 has a Secure and a Non-secure IPA space (its own stage 1 picks one by the NS bit), each with a table of
+//! its own: VSTTBR_EL2 and VTTBR_EL2. Both are shaped by VTCR_EL2 but for the fields that VSTCR_EL2 has for the Secure
+//! one.
 //!
 //! Source: Arm ARM (DDI 0487), the register descriptions of VSTCR_EL2 and VTCR_EL2.
 
@@ -59,12 +60,12 @@ pub struct SecureControl {
 }
 
 impl SecureControl {
-    /// For the Secure IPA space's table whose [`Stage2::vtcr`](crate::Stage2::vtcr) is `secure_vtcr`, and the Non-secure
-    /// IPA space's whose is `non_secure_vtcr`; both made with the same features.
+    /// For the Secure IPA space's table whose [`Stage2::vtcr`](crate::Stage2::vtcr) is `secure_vtcr`, and the
+    /// Non-secure IPA space's whose is `non_secure_vtcr`; both made with the same features.
     ///
     /// `None` for what the architecture does not have: tables in Non-secure memory lead to Non-secure memory only (SA
-    /// behaves as 1 where SW is 1, NSA where NSW is 1), and the Non-secure IPA space leads to Secure memory only where the
-    /// Secure one does (NSA behaves as 1 where SA is 1).
+    /// behaves as 1 where SW is 1, NSA where NSW is 1), and the Non-secure IPA space leads to Secure memory only where
+    /// the Secure one does (NSA behaves as 1 where SA is 1).
     #[must_use]
     pub const fn new(secure_vtcr: u64, secure: Spaces, non_secure_vtcr: u64, non_secure: Spaces) -> Option<Self> {
         const T0SZ_SL0_TG0: u64 = 0x3f | 3 << 6 | 3 << 14;

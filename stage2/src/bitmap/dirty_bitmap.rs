@@ -1,5 +1,5 @@
-//! The bits that say which pages of a log are dirty, in the shape of a [`PageSet`](crate::PageSet), set and taken by many
-//! PEs at once.
+//! The bits that say which pages of a log are dirty, in the shape of a [`PageSet`](crate::PageSet), set and taken by
+//! many PEs at once.
 
 use crate::arch::address::{Ipa, IpaRange};
 use crate::bitmap::page_set::{BLOCK_WORDS, Layout, MAX_LEVELS, WORD_PAGES};
@@ -9,8 +9,8 @@ use crate::bitmap::sync::{
     fence,
 };
 
-/// What is done with the marks of each block of 2 MiB that has any. A closure will do; a method can be made to inline into
-/// the loop that finds them, which a closure cannot.
+/// What is done with the marks of each block of 2 MiB that has any. A closure will do; a method can be made to inline
+/// into the loop that finds them, which a closure cannot.
 pub(crate) trait EachBlock {
     /// A block of which a mark was set, as its summary says.
     fn block(&mut self, marks: BlockMarks<'_>);
@@ -75,7 +75,7 @@ impl<const TAKE: bool> Iterator for MarkedWords<'_, TAKE> {
             // SAFETY: `marked_of` sets the upper eight bits only.
             let word = unsafe { self.block.words.get_unchecked(n) };
             let bits = if TAKE { word.swap(0, SeqCst) } else { word.load(SeqCst) };
-            // Somebody else may have taken it.
+            // Another PE may have taken it.
             if bits != 0 {
                 return Some((self.block.first_word() + n, bits));
             }
@@ -133,7 +133,7 @@ impl<'m> Iterator for Blocks<'m> {
         }
         let index = self.first + self.bits.trailing_zeros() as usize;
         self.bits &= self.bits - 1;
-        // The bitmap's memory is shared with whoever gave it, who may have written anything.
+        // The bitmap's memory is shared with the caller that gave it, which may have written anything.
         Some(BlockMarks { index, words: self.blocks.get(index)? })
     }
 }
@@ -143,14 +143,15 @@ impl<'m> Iterator for Blocks<'m> {
 /// A setter goes from level 0 up, a taker from the top down, all sequentially consistent: whichever comes first at a
 /// word, either the taker finds the bit or the setter finds the summary cleared and sets it again.
 ///
-/// A setter goes all the way up, though it need not write where a summary says it already: whoever has set the word's first
-/// bit may not have come to the summary yet, and a harvest that begins when this setter is done has to find its bit.
+/// A setter goes all the way up, though it need not write where a summary says it already: the PE that set the word's
+/// first bit may not have come to the summary yet, and a harvest that begins when this setter is done has to find its
+/// bit.
 ///
-/// The same holds between a mark and its descriptor (the handler writes the descriptor, then finds the mark set already;
-/// the harvest takes the mark, then changes the descriptor), which is why the descriptors' read-modify-writes have to be
-/// both acquire and release: see [`crate::TableMemory`].
+/// The same holds between a mark and its descriptor (the handler writes the descriptor, then finds the mark set
+/// already; the harvest takes the mark, then changes the descriptor), which is why the descriptors' read-modify-writes
+/// have to be both acquire and release: see [`crate::TableMemory`].
 #[derive(Debug)]
-pub(crate) struct Marks {
+pub(crate) struct DirtyBitmap {
     pub(crate) layout: Layout,
     words: &'static [AtomicU64],
     /// The last of the words: says whether there are any marks.
@@ -160,7 +161,7 @@ pub(crate) struct Marks {
 /// The top of a bitmap without words.
 static NOTHING: AtomicU64 = AtomicU64::new(0);
 
-impl Marks {
+impl DirtyBitmap {
     /// No marks, of no log.
     pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[], top: &NOTHING };
 
@@ -168,7 +169,7 @@ impl Marks {
     pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Option<Self> {
         const ROUND: usize = 16;
         let words = words.get(..layout.words())?;
-        // Relaxed: whoever uses it comes to it by the table, which its owner publishes.
+        // Relaxed: a PE that uses it comes to it by the table, which its owner publishes.
         let (rounds, rest) = words.as_chunks::<ROUND>();
         rounds.iter().for_each(|round| round.iter().for_each(|word| word.store(0, Relaxed)));
         rest.iter().for_each(|word| word.store(0, Relaxed));
@@ -177,7 +178,7 @@ impl Marks {
 
     /// Where the words are: no two logs have the same.
     #[inline(always)]
-    pub(crate) fn place(&self) -> usize {
+    pub(crate) fn id(&self) -> usize {
         self.words.as_ptr().addr()
     }
 
@@ -245,8 +246,8 @@ impl Marks {
         self.layout.depth() == 2
     }
 
-    /// The blocks that have marks, of a bitmap that [is flat](Marks::is_flat). The summary is taken; the blocks' marks are
-    /// left to be.
+    /// The blocks that have marks, of a bitmap that [is flat](Marks::is_flat). The summary is taken; the blocks' marks
+    /// are left to be.
     #[inline(always)]
     pub(crate) fn take_flat(&self) -> Blocks<'static> {
         self.blocks_of(0, self.top.swap(0, SeqCst))
@@ -307,12 +308,12 @@ mod tests {
         IpaRange::from_size(Ipa(start), bytes).unwrap()
     }
 
-    fn marks(range: IpaRange) -> Marks {
+    fn marks(range: IpaRange) -> DirtyBitmap {
         let layout = Layout::new(range);
-        Marks::new(layout, Box::leak((0..layout.words()).map(|_| AtomicU64::new(9)).collect())).unwrap()
+        DirtyBitmap::new(layout, Box::leak((0..layout.words()).map(|_| AtomicU64::new(9)).collect())).unwrap()
     }
 
-    fn taken(marks: &Marks) -> Vec<u64> {
+    fn taken(marks: &DirtyBitmap) -> Vec<u64> {
         let mut pages = Vec::new();
         marks.each_block::<true>(&mut |block: BlockMarks<'_>| {
             let mut add = |word, bits: u64| {

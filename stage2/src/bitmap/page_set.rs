@@ -1,9 +1,9 @@
 //! Sets of pages: one bit a page, with summary words above, so that going over a set costs by its pages and not by the
 //! size of memory.
 //!
-//! Level 0 has a bit a page. Each bit of level 1 says that one of the eight words of a block of 2 MiB may be nonzero: one
-//! cache line, and one table of pages to look up. Each bit of level n + 1 from there on says so of a word of level n; the
-//! top is one word. A 64 GiB range has four levels, the upper three of which are a 504th of its bitmap.
+//! Level 0 has a bit a page. Each bit of level 1 says that one of the eight words of a block of 2 MiB may be nonzero:
+//! one cache line, and one table of pages to look up. Each bit of level n + 1 from there on says so of a word of level
+//! n; the top is one word. A 64 GiB range has four levels, the upper three of which are a 504th of its bitmap.
 
 use crate::arch::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::geometry::LeafSize;
@@ -107,8 +107,8 @@ impl Layout {
         ((ipa.0 - self.base.0) >> PAGE_SHIFT) as usize
     }
 
-    /// The address of the page that bit 0 of word `word` of a bitmap stands for. It may lie before the range, which a bitmap
-    /// rounds down to 2 MiB.
+    /// The address of the page that bit 0 of word `word` of a bitmap stands for. It may lie before the range, which a
+    /// bitmap rounds down to 2 MiB.
     #[must_use]
     #[inline(always)]
     pub const fn word_ipa(&self, word: usize) -> Ipa {
@@ -118,7 +118,7 @@ impl Layout {
     /// The bits of word `word` that stand for pages of `range`, and of the layout's own range.
     pub(crate) fn mask(&self, word: usize, range: IpaRange) -> u64 {
         let start = self.word_ipa(word);
-        let whole = IpaRange::trusted(start, start.offset(WORD_PAGES as u64 * PAGE_SIZE));
+        let whole = IpaRange::new_unchecked(start, start.offset(WORD_PAGES as u64 * PAGE_SIZE));
         match range.intersection(self.range).and_then(|range| range.intersection(whole)) {
             None => 0,
             Some(part) => {
@@ -146,7 +146,7 @@ impl Layout {
 #[inline(always)]
 pub(crate) fn span_of(ipa: Ipa, bits: u64) -> IpaRange {
     let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
-    IpaRange::trusted(at(bits.trailing_zeros()), at(64 - bits.leading_zeros()))
+    IpaRange::new_unchecked(at(bits.trailing_zeros()), at(64 - bits.leading_zeros()))
 }
 
 /// A set of pages of one range, in memory that the caller gives: what a harvest reports into, what a clear is told.

@@ -18,9 +18,9 @@ fn population_of_many(bits: u64) -> u64 {
     if bits == u64::MAX { 64 } else { u64::from(bits.count_ones()) }
 }
 
-/// What takes in the pages that a harvest finds. Each method returns how many were added that were not there before, where
-/// that is counted.
-pub(crate) trait Report {
+/// What takes in the pages that a harvest finds. Each method returns how many were added that were not there before,
+/// where that is counted.
+pub(crate) trait Sink {
     /// Pages of word `index` of level 0.
     fn insert_word(&mut self, index: usize, bits: u64) -> u64;
     /// All pages of the block of 2 MiB whose first word of level 0 is `first`.
@@ -68,7 +68,7 @@ impl<'b> SharedBitmap<'b> {
     }
 }
 
-impl Report for SharedBitmap<'_> {
+impl Sink for SharedBitmap<'_> {
     #[inline(always)]
     fn insert_word(&mut self, index: usize, bits: u64) -> u64 {
         let Some(word) = self.words.get(index) else { return 0 };
@@ -124,8 +124,8 @@ impl Pages for SharedBitmap<'_> {
     }
 }
 
-/// Whoever has a set can ask it how many pages it has: none are counted here.
-impl Report for PageSet<'_> {
+/// The owner of a set can ask it how many pages it has, so none are counted here.
+impl Sink for PageSet<'_> {
     #[inline(always)]
     fn insert_word(&mut self, index: usize, bits: u64) -> u64 {
         PageSet::insert_word(self, index, bits);

@@ -4,12 +4,12 @@ use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::error::Error;
 use crate::arch::geometry::Level;
-use crate::bitmap::logs::Tracked;
+use crate::bitmap::logs::DirtyLog;
 use crate::bitmap::page_set::span_of;
-use crate::bitmap::sink::{Pages, Report};
+use crate::bitmap::sink::{Pages, Sink};
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
-use crate::table::spare::Reserve;
+use crate::table::spare::SpareTables;
 use crate::table::tlb::Pending;
 use crate::table::walk::{Entry, Next, Visitor};
 
@@ -22,22 +22,22 @@ pub(crate) struct Scan<'s, R> {
     pub(crate) added: u64,
 }
 
-impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
+impl<P: TableMemory + Maintenance, R: Sink> Visitor<P> for Scan<'_, R> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
         if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         if self.clean {
             if table.replace(entry.slot, entry.value.0, cleaned(entry.value)).is_err() {
-                return Ok(Next::Again);
+                return Ok(Next::Retry);
             }
             // An entry that is cached as dirty never marks again.
             self.pending.add(part);
         }
         self.added += self.report.insert_range(part);
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 
     #[inline(always)]
@@ -57,10 +57,11 @@ impl<P: TableMemory + Maintenance, R: Report> Visitor<P> for Scan<'_, R> {
     }
 }
 
-/// Pages that are looked at together: most are clean, and one comparison tells of all. They lie in one word of a bitmap.
+/// Pages that are looked at together: most are clean, and one comparison tells of all. They lie in one word of a
+/// bitmap.
 const GROUP: usize = 16;
 
-impl<R: Report> Scan<'_, R> {
+impl<R: Sink> Scan<'_, R> {
     /// [`Visitor::entry`] for `count` pages from the one at `ipa` on, of one group.
     #[inline(always)]
     fn pages<P: TableMemory + Maintenance>(&mut self, table: &Stage2<P>, first: Slot, ipa: Ipa, count: usize) {
@@ -102,16 +103,16 @@ fn cleaned(leaf: Descriptor) -> u64 {
 }
 
 /// Cleans chosen pages of a log by hardware.
-pub(crate) struct CleanSet<'s, S, P: TableMemory + Maintenance> {
+pub(crate) struct ClearDirty<'s, S, P: TableMemory + Maintenance> {
     pub(crate) table: &'s Stage2<P>,
-    pub(crate) tracked: &'s Tracked,
+    pub(crate) dirty_log: &'s DirtyLog,
     pub(crate) set: &'s S,
     pub(crate) pending: &'s mut Pending,
 }
 
-impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
+impl<S: Pages, P: TableMemory + Maintenance> ClearDirty<'_, S, P> {
     pub(crate) fn word(&mut self, word: usize, mut wanted: u64) {
-        let start = self.tracked.marks.layout.word_ipa(word);
+        let start = self.dirty_log.bitmap.layout.word_ipa(word);
         while wanted != 0 {
             let page = wanted.trailing_zeros();
             wanted &= wanted - 1;
@@ -121,9 +122,9 @@ impl<S: Pages, P: TableMemory + Maintenance> CleanSet<'_, S, P> {
 
     fn page(&mut self, ipa: Ipa) {
         let table = self.table;
-        let mut reserve = Reserve::none(table);
+        let mut reserve = SpareTables::none(table);
         loop {
-            let entry = table.lookup_settled(ipa);
+            let entry = table.lookup_stable(ipa);
             if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
                 return;
             }

@@ -4,10 +4,10 @@ use crate::arch::address::IpaRange;
 use crate::arch::descriptor::bits;
 use crate::arch::error::Error;
 use crate::arch::geometry::LeafSize;
-use crate::bitmap::dirty_bitmap::Marks;
-use crate::bitmap::logs::{Log, LogOptions, Mechanism, Tracked};
+use crate::bitmap::dirty_bitmap::DirtyBitmap;
+use crate::bitmap::logs::{DirtyLog, Log, LogOptions, Mechanism};
 use crate::bitmap::page_set::Layout;
-use crate::dirty::OPEN;
+use crate::dirty::WRITABLE;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
 use crate::table::tlb::Pending;
@@ -15,8 +15,8 @@ use crate::table::walk::{Entry, Next, Visitor};
 use core::sync::atomic::AtomicU64;
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words and must
-    /// belong to no other log.
+    /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words and
+    /// must belong to no other log.
     ///
     /// Leaves that reach over the range's bounds are split there. Permission changes need no break-before-make; with
     /// FEAT_BBM level 2 nothing else does. Cost: one compare-exchange a leaf and one invalidation; for
@@ -41,9 +41,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Err(Error::NoHardwareDirtyState);
         }
         let layout = Layout::new(range);
-        let marks = Marks::new(layout, storage).ok_or(Error::BitmapTooSmall { needed: layout.words() })?;
-        let index = self.logs.entries.iter().position(|tracked| !tracked.is_used()).ok_or(Error::TooManyLogs)?;
-        self.under_way.note_grants();
+        let marks = DirtyBitmap::new(layout, storage).ok_or(Error::BitmapTooSmall { needed: layout.words() })?;
+        let index = self.logs.entries.iter().position(|dirty_log| !dirty_log.is_used()).ok_or(Error::TooManyLogs)?;
+        self.in_flight.advance_epoch();
         let mut reserve = self.reserve_edges(range, |_| true)?;
         self.split_edges(range, |_| true, &mut reserve)?;
         drop(reserve);
@@ -56,44 +56,45 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             marks.mark_range(range);
         }
         self.hardware_logged |= options.mechanism.is_hardware();
-        let mut close = Close { options, pending: Pending::new() };
+        let mut close = StartProtect { options, pending: Pending::new() };
         // Where nothing but the two bits goes, they go all at once.
         let short = options.mechanism == Mechanism::WriteProtect && !options.all_dirty && !cfg!(feature = "small");
-        if !short || !self.take(range, OPEN, &mut close.pending) {
+        if !short || !self.revoke_bits(range, WRITABLE, &mut close.pending) {
             self.visit(range, &mut close)?;
         }
         self.complete(&close.pending);
-        let log = Log { index, range, place: marks.place() };
+        let log = Log { index, range, id: marks.id() };
         let short = !cfg!(feature = "small") && !options.mechanism.is_hardware() && marks.is_flat();
-        self.logs.entries[index] = Tracked { range, mechanism: options.mechanism, short, marks };
+        self.logs.entries[index] = DirtyLog { range, mechanism: options.mechanism, short, bitmap: marks };
         self.logs.used = self.logs.used.max(index + 1);
         Ok(log)
     }
 
-    /// Ends a log and gives its bitmap's memory back. Leaves become as large and as open as they were: see
+    /// Ends a log and gives its bitmap's memory back. Leaves become as large and as writable as they were: see
     /// [`Stage2::collapse`], whose cost this has.
     ///
     /// What has been marked since the last harvest is lost with the log; [`Stage2::harvest`] first.
-    pub fn stop_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    pub fn stop_log_and_collapse(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         let range = log.range();
-        let storage = self.end_log(log);
-        // The edges were split at the start, so their blocks are put together again too. `check` has passed at the start.
+        let storage = self.stop_log_keeping_pages(log);
+        // The edges were split at the start, so their blocks are put together again too. `check` has passed at the
+        // start.
         let bytes = LeafSize::Block1G.bytes();
         let end = range.end().offset(bytes - 1).align_down(bytes).min(self.geometry.range().end());
-        let _ = self.collapse(IpaRange::trusted(range.start().align_down(bytes), end));
+        let _ = self.collapse(IpaRange::new_unchecked(range.start().align_down(bytes), end));
         storage
     }
 
-    /// Ends a log and nothing more: pages that are write-protected stay so until their first write, which opens the leaf
-    /// they are in, or until [`Stage2::collapse`]. Costs the same for any range.
-    pub fn end_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    /// Ends a log and nothing more: pages that are write-protected stay so until their first write, which makes the
+    /// leaf writable they are in, or until [`Stage2::collapse`]. Costs the same for any range.
+    pub fn stop_log_keeping_pages(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         let entry = self.logs.entries.get_mut(log.index)?;
-        if entry.marks.place() != log.place {
+        if entry.bitmap.id() != log.id {
             return None;
         }
-        self.under_way.note_grants();
+        self.in_flight.advance_epoch();
         entry.range = IpaRange::NOTHING;
-        let words = entry.marks.take_words();
+        let words = entry.bitmap.take_words();
         while self.logs.in_use().last().is_some_and(|last| !last.is_used()) {
             self.logs.used -= 1;
         }
@@ -104,11 +105,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[must_use]
     #[inline(always)]
     pub fn is_logged(&self, range: IpaRange) -> bool {
-        !self.logs.spare(range)
+        !self.logs.none_in(range)
     }
 
-    /// Marks the pages of `range` in every log that has them: for writes that somebody else than the guest's own CPUs
-    /// makes to its memory, such as the hypervisor. Call it after the write.
+    /// Marks the pages of `range` in every log that has them: for writes that others than the guest's own CPUs make
+    /// to its memory, such as the hypervisor. Call it after the write.
     #[inline(always)]
     pub fn mark_written(&self, range: IpaRange) {
         self.logs.mark_written(range);
@@ -116,45 +117,45 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 }
 
 /// Takes the rights from all leaves of a range whose log starts.
-pub(crate) struct Close {
+pub(crate) struct StartProtect {
     pub(crate) options: LogOptions,
     pub(crate) pending: Pending,
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Close {
+impl<P: TableMemory + Maintenance> Visitor<P> for StartProtect {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         let leaf = entry.value;
         if !entry.is_leaf() {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         let hardware = self.options.mechanism.is_hardware();
         if leaf.is_contiguous() && (hardware || self.options.all_dirty) {
-            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected. Read-only runs too:
-            // writes may be granted while the log runs.
-            table.dissolve_run(entry);
-            return Ok(Next::Again);
+            // Hardware marks any one member of a run (R_JKCXG), and a part of a run can't be protected. Read-only runs
+            // too: writes may be granted while the log runs.
+            table.split_run(entry);
+            return Ok(Next::Retry);
         }
         if leaf.0 & bits::WRITE_GRANTED == 0 {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         let mut new = match hardware {
             true => leaf.0 & !bits::WRITE | bits::DBM,
-            false => leaf.0 & !OPEN,
+            false => leaf.0 & !WRITABLE,
         };
         if self.options.all_dirty {
             new |= bits::WRITE;
         }
         if new == leaf.0 {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         if table.replace(entry.slot, leaf.0, new).is_err() {
-            return Ok(Next::Again);
+            return Ok(Next::Retry);
         }
         if leaf.is_writable() && (hardware || !self.options.all_dirty) {
             // An entry that is cached as writable would neither fault nor mark.
             self.pending.add(part);
         }
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 }

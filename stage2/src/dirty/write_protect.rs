@@ -1,45 +1,45 @@
-//! Making pages clean: what the start of a log, a harvest and a clear do to descriptors, for logs by write protection and by
-//! hardware.
+//! Making pages clean: what the start of a log, a harvest and a clear do to descriptors, for logs by write protection
+//! and by hardware.
 
 use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
 use crate::arch::descriptor::bits;
 use crate::arch::geometry::{LeafSize, Level};
 use crate::bitmap::dirty_bitmap::{BlockMarks, EachBlock};
-use crate::bitmap::logs::Tracked;
+use crate::bitmap::logs::DirtyLog;
 use crate::bitmap::page_set::{BLOCK_WORDS, PageSet, WORD_PAGES, span_of};
-use crate::bitmap::sink::{Pages, Report};
-use crate::dirty::OPEN;
+use crate::bitmap::sink::{Pages, Sink};
+use crate::dirty::WRITABLE;
 use crate::platform::counters::Event;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
-use crate::table::spare::Reserve;
+use crate::table::spare::SpareTables;
 use crate::table::tlb::Pending;
 
 /// Protects pages that were taken from the marks of a log by write protection. Remembers the table of the 2 MiB it is
 /// in, since pages come in ascending order.
-pub(crate) struct Cleaner<'t, P: TableMemory + Maintenance> {
+pub(crate) struct WriteProtector<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
-    tracked: &'t Tracked,
+    dirty_log: &'t DirtyLog,
     block: Ipa,
     pages: Slot,
 }
 
-impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
+impl<'t, P: TableMemory + Maintenance> WriteProtector<'t, P> {
     #[inline(always)]
-    pub(crate) fn new(table: &'t Stage2<P>, tracked: &'t Tracked) -> Self {
-        Self { table, tracked, block: NO_BLOCK, pages: Slot { table: PhysAddr(0), index: 0 } }
+    pub(crate) fn new(table: &'t Stage2<P>, dirty_log: &'t DirtyLog) -> Self {
+        Self { table, dirty_log, block: NO_BLOCK, pages: Slot { table: PhysAddr(0), index: 0 } }
     }
 
     /// Protects the pages of `taken`, which lie in word `word`, and no others but what is in `wanted`.
     #[inline(always)]
     pub(crate) fn protect(&mut self, word: usize, taken: u64, wanted: &impl Pages, pending: &mut Pending) {
-        let ipa = self.tracked.marks.layout.word_ipa(word);
+        let ipa = self.dirty_log.bitmap.layout.word_ipa(word);
         let block = ipa.align_down(LeafSize::Block2M.bytes());
         if block != self.block {
             // A page in a log by write protection is never busy, so there is nothing to wait for.
             let Some(pages) = self.table.page_slot(ipa) else {
                 self.block = NO_BLOCK;
-                if let Some(range) = protect_block(self.table, self.tracked, word, taken, Some(wanted)).range() {
+                if let Some(range) = protect_block(self.table, self.dirty_log, word, taken, Some(wanted)).range() {
                     pending.add(range);
                 }
                 return;
@@ -56,12 +56,12 @@ impl<'t, P: TableMemory + Maintenance> Cleaner<'t, P> {
 /// Takes marks of a log by write protection, reports their pages, and protects them.
 pub(crate) struct Harvest<'h, 't, P: TableMemory + Maintenance, R> {
     pub(crate) table: &'t Stage2<P>,
-    pub(crate) tracked: &'t Tracked,
+    pub(crate) dirty_log: &'t DirtyLog,
     pub(crate) report: &'h mut R,
     /// Pages that the report has counted.
     pub(crate) added: u64,
-    /// From the first page that was protected to the last. What lies between is invalidated with them, by one range TLBI, or
-    /// where there is none by one for all of the VMID; combined entries go in any case.
+    /// From the first page that was protected to the last. What lies between is invalidated with them, by one range
+    /// TLBI, or where there is none by one for all of the VMID; combined entries go in any case.
     pub(crate) span: Span,
 }
 
@@ -84,15 +84,15 @@ impl Span {
     pub(crate) fn pending(&self) -> Pending {
         match self.end {
             Ipa(0) => Pending::new(),
-            end => Pending::of(IpaRange::trusted(self.start, end)),
+            end => Pending::of(IpaRange::new_unchecked(self.start, end)),
         }
     }
 }
 
-impl<P: TableMemory + Maintenance, R: Report> EachBlock for Harvest<'_, '_, P, R> {
+impl<P: TableMemory + Maintenance, R: Sink> EachBlock for Harvest<'_, '_, P, R> {
     #[inline(always)]
     fn block(&mut self, marks: BlockMarks<'_>) {
-        let layout = &self.tracked.marks.layout;
+        let layout = &self.dirty_log.bitmap.layout;
         let first_word = marks.first_word();
         // A page in a log by write protection is never busy, so there is nothing to wait for.
         let Some(pages) = self.table.page_slot(layout.word_ipa(first_word)) else {
@@ -111,16 +111,16 @@ impl<P: TableMemory + Maintenance, R: Report> EachBlock for Harvest<'_, '_, P, R
     }
 }
 
-impl<P: TableMemory + Maintenance, R: Report> Harvest<'_, '_, P, R> {
+impl<P: TableMemory + Maintenance, R: Sink> Harvest<'_, '_, P, R> {
     /// [`EachBlock::block`] where there was no table of pages.
     #[inline(always)]
     fn leaf(&mut self, marks: BlockMarks<'_>) {
         for (word, taken) in marks.marked::<true>() {
             self.added += self.report.insert_word(word, taken);
-            let protected = protect_block(self.table, self.tracked, word, taken, None::<&PageSet<'_>>);
+            let protected = protect_block(self.table, self.dirty_log, word, taken, None::<&PageSet<'_>>);
             if let Protected::Leaf(range) = protected {
-                // Its other marks are left to be taken in their turn: by then a handler may have opened a page anew, and a
-                // mark may be taken only before its leaf is protected, never after.
+                // Its other marks are left to be taken in their turn: by then a handler may have made a page writable
+                // anew, and a mark may be taken only before its leaf is protected, never after.
                 self.added += self.report.insert_range(range);
             }
             if let Some(range) = protected.range() {
@@ -133,8 +133,8 @@ impl<P: TableMemory + Maintenance, R: Report> Harvest<'_, '_, P, R> {
 /// No address of a block.
 const NO_BLOCK: Ipa = Ipa(u64::MAX);
 
-/// Protects the pages of `taken`, the first of which would be at `ipa`, in the table of pages that `slot` lies in. Returns
-/// what is to be invalidated: from the first page to the last, since what lies between costs no further TLBI.
+/// Protects the pages of `taken`, the first of which would be at `ipa`, in the table of pages that `slot` lies in.
+/// Returns what is to be invalidated: from the first page to the last, since what lies between costs no further TLBI.
 #[inline(always)]
 fn protect_pages<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa: Ipa, taken: u64) -> IpaRange {
     if taken == u64::MAX {
@@ -154,7 +154,8 @@ fn protect_pages<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ip
     span_of(ipa, taken)
 }
 
-/// All pages of one word. Out of line: the loops over words in which few pages are dirty get along with fewer registers.
+/// All pages of one word. Out of line: the loops over words in which few pages are dirty get along with fewer
+/// registers.
 #[cold]
 #[inline(never)]
 fn protect_word<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa: Ipa) -> IpaRange {
@@ -169,7 +170,7 @@ fn protect_all<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa:
     let first = Slot { index: Level::L3.index(ipa), ..slot };
     // SAFETY: as in `protect_pages`.
     unsafe { table.platform.clear_run::<false>(first, count, bits::WRITE, table.config.features.lse) };
-    IpaRange::trusted(ipa, ipa.offset(count as u64 * PAGE_SIZE))
+    IpaRange::new_unchecked(ipa, ipa.offset(count as u64 * PAGE_SIZE))
 }
 
 /// What [`protect_block`] has done, and the range that is to be invalidated.
@@ -200,18 +201,18 @@ impl Protected {
 #[inline(never)]
 fn protect_block<P: TableMemory + Maintenance>(
     table: &Stage2<P>,
-    tracked: &Tracked,
+    dirty_log: &DirtyLog,
     word: usize,
     taken: u64,
     wanted: Option<&impl Pages>,
 ) -> Protected {
-    let marks = &tracked.marks;
+    let marks = &dirty_log.bitmap;
     let ipa = marks.layout.word_ipa(word);
-    let mut reserve = Reserve::none(table);
+    let mut reserve = SpareTables::none(table);
     loop {
         // A part of the word may lie before the range, in another leaf.
-        let inside = ipa.max(tracked.range.start());
-        let entry = table.lookup_settled(inside);
+        let inside = ipa.max(dirty_log.range.start());
+        let entry = table.lookup_stable(inside);
         if entry.level == Level::L3 {
             return Protected::Pages(protect_pages(table, entry.slot, ipa, taken));
         }
@@ -221,7 +222,7 @@ fn protect_block<P: TableMemory + Maintenance>(
         }
         let whole = wanted.is_none_or(|set| set.contains_range(entry.range()));
         if whole && !entry.value.is_contiguous() {
-            if table.replace(entry.slot, entry.value.0, entry.value.0 & !OPEN).is_err() {
+            if table.replace(entry.slot, entry.value.0, entry.value.0 & !WRITABLE).is_err() {
                 continue;
             }
             return Protected::Leaf(entry.range());

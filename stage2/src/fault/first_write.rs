@@ -1,34 +1,35 @@
-//! The first store to a page that a log holds back: the page is opened, then marked. On the way there the leaf that it lies
-//! in is split.
+//! The first store to a page that a log write-protects: the page is made writable, then marked. On the way there the
+//! leaf it lies in is split.
 
 use crate::arch::address::Ipa;
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::geometry::Level;
-use crate::bitmap::logs::Tracked;
+use crate::bitmap::logs::DirtyLog;
 use crate::fault::FaultHistory;
 use crate::platform::counters::Event;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
-use crate::table::spare::Reserve;
+use crate::table::spare::SpareTables;
 use crate::table::walk::Entry;
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// The abort that tracking makes frequent: a store to a page, of a log, that is held back. Does what
+    /// The abort that tracking makes frequent: a store to a page of a log that is write-protected. Does what
     /// [`Stage2::fault`] would, and returns whether it was that; if not, nothing has been done or counted.
     ///
-    /// Cost: one load a level, one compare-exchange, the marks, two local TLBIs; nothing else, and it is small enough to
-    /// be inlined into the exit path.
+    /// Cost: one load a level, one compare-exchange, the marks, two local TLBIs; nothing else, and it is small enough
+    /// to be inlined into the exit path.
     #[inline(always)]
     pub fn first_write(&self, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
-        // A log lies in the IPA space. A table that is frozen may open a page: the store finds no translation all the same.
-        let Some(tracked) = self.logs.at(ipa) else { return false };
+        // A log lies in the IPA space. In a frozen table a page may be made writable: the store finds no translation
+        // all the same.
+        let Some(dirty_log) = self.logs.at(ipa) else { return false };
         let Some(slot) = self.page_slot(ipa) else { return false };
-        self.open_held(slot, tracked, ipa, va, history)
+        self.make_writable(slot, dirty_log, ipa, va, history)
     }
 
-    /// Opens the page in `slot` if it is held back, and says whether it was.
+    /// Makes the page in `slot` writable if it is write-protected, and says whether it was.
     #[inline(always)]
-    fn open_held(&self, slot: Slot, tracked: &Tracked, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
+    fn make_writable(&self, slot: Slot, dirty_log: &DirtyLog, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
         let value = self.load(slot);
         const HELD: u64 = bits::VALID | bits::TABLE | bits::WRITE_GRANTED;
         const FREE: u64 = bits::WRITE | bits::DBM | bits::BUSY | bits::CONTIGUOUS;
@@ -40,15 +41,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return false;
         }
         // First writable, then marked: in the other order a harvest in between would lose the mark.
-        tracked.marks.mark(ipa);
+        dirty_log.bitmap.mark(ipa);
         self.invalidate_local_uncounted(ipa, va);
         self.platform.counters().add_first_write();
         history.clear();
         true
     }
 
-    /// [`Stage2::first_write`] to a page that is still part of a block of 2 MiB: the block becomes a table of pages that are
-    /// held back, of which one is opened.
+    /// [`Stage2::first_write`] to a page that is still part of a block of 2 MiB: the block becomes a table of pages
+    /// that are write-protected, of which one is made writable.
     ///
     /// Cost: a first write, and one frame and 512 descriptors.
     #[inline(always)]
@@ -58,27 +59,28 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if self.frozen.is_some() {
             return false;
         }
-        let Some(tracked) = self.logs.at(ipa) else { return false };
+        let Some(dirty_log) = self.logs.at(ipa) else { return false };
         let Some(slot) = self.level_2_slot(ipa) else { return false };
         let block = Entry::at(slot, Level::L2, ipa, Descriptor(self.load(slot)));
         if block.value.0 & (HELD | FREE) != HELD {
             return false;
         }
         // Without memory, and where another PE was first, it is for `fault` to say what happens.
-        let split = self.split_leaf(&block, &[Some(block.range()), None], &mut Reserve::none(self));
+        let split = self.split_leaf(&block, &[Some(block.range()), None], &mut SpareTables::none(self));
         if !matches!(split, Ok(true)) {
             return false;
         }
         let Ok(page) = self.step(slot, Level::L2, Level::L3, ipa) else { return false };
-        self.open_held(page, tracked, ipa, va, history)
+        self.make_writable(page, dirty_log, ipa, va, history)
     }
 
-    /// The first write to a leaf whose writes are held back. `entry` is what the walk found.
+    /// The first write to a leaf that is write-protected. `entry` is what the walk found.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn open_for_write(&self, entry: Entry, ipa: Ipa) {
-        let Some(tracked) = self.logs.at(ipa) else {
-            // A log has ended: the leaf is opened whole. If another PE was first, the guest finds out by trying again.
+    pub(crate) fn answer_write(&self, entry: Entry, ipa: Ipa) {
+        let Some(dirty_log) = self.logs.at(ipa) else {
+            // A log has ended: the leaf is made writable whole. If another PE was first, the guest finds out by trying
+            // again.
             if entry.is_run_member() {
                 self.change_run(&entry, |leaf| if leaf & bits::WRITE_GRANTED != 0 { leaf | bits::WRITE } else { leaf });
             } else {
@@ -86,16 +88,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             }
             return;
         };
-        self.open_in_log(entry, ipa, tracked);
+        self.make_writable_in_log(entry, ipa, dirty_log);
     }
 
-    /// Splits the leaf around `ipa` down to pages that are all held back, unless it is a page, then opens the one.
+    /// Splits the leaf around `ipa` down to write-protected pages, unless it is a page, then makes the one page
+    /// writable.
     #[inline(never)]
-    fn open_in_log(&self, mut entry: Entry, ipa: Ipa, tracked: &Tracked) {
-        let mut reserve = Reserve::none(self);
+    fn make_writable_in_log(&self, mut entry: Entry, ipa: Ipa, dirty_log: &DirtyLog) {
+        let mut reserve = SpareTables::none(self);
         while entry.value.is_write_protected() {
             if entry.level == Level::L3 && !entry.value.is_contiguous() {
-                // Lost races (the page was opened, denied, or protected again) end in another fault, or in none.
+                // Lost races (the page was made writable, denied, or protected again) end in another fault, or in none.
                 let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
                 break;
             }
@@ -103,13 +106,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             if self.split_leaf(&entry, &plain, &mut reserve).is_err() {
                 // No memory: the guest goes on, at the price of precision.
                 let _ = self.replace(entry.slot, entry.value.0, entry.value.0 | bits::WRITE);
-                tracked.marks.mark_range(entry.range());
+                dirty_log.bitmap.mark_range(entry.range());
                 self.count(Event::PrecisionLost);
                 return;
             }
-            entry = self.lookup_settled(ipa);
+            entry = self.lookup_stable(ipa);
         }
-        // Writable first: see `open_held`, the frequent case in few instructions.
-        tracked.marks.mark(ipa);
+        // Writable first: see `make_writable`, the frequent case in few instructions.
+        dirty_log.bitmap.mark(ipa);
     }
 }

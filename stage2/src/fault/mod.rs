@@ -79,8 +79,8 @@ impl Syndrome {
         let data = class == DATA_ABORT_LOWER;
         Some(Self {
             status,
-            // WnR is 0 for hardware's update of a stage-1 descriptor (measured), which a readable page can refuse for no
-            // other reason than that it is a write. Cache maintenance sets WnR but writes nothing.
+            // WnR is 0 for hardware's update of a stage-1 descriptor (measured), which a readable page can refuse for
+            // no other reason than that it is a write. Cache maintenance sets WnR but writes nothing.
             write: match stage1_walk {
                 true => matches!(status, Status::Permission),
                 // What writes nothing needs write permission all the same, where that is what it was refused.
@@ -92,8 +92,8 @@ impl Syndrome {
     }
 
     /// Whether HPFAR_EL2 holds the faulting IPA. It does for translation, access flag and address size faults and on
-    /// stage-1 walks; otherwise translate FAR_EL2 with `AT S1E1R`, and go back to the guest if that fails: the guest has
-    /// changed its tables meanwhile, and will fault again if it must.
+    /// stage-1 walks; otherwise translate FAR_EL2 with `AT S1E1R`, and go back to the guest if that fails: the guest
+    /// has changed its tables meanwhile, and will fault again if it must.
     #[must_use]
     #[inline(always)]
     pub const fn hpfar_is_valid(&self) -> bool {
@@ -132,7 +132,8 @@ pub enum Outcome {
     Unmapped,
     /// The owner of the mapping forbids the access.
     Denied,
-    /// The table is frozen ([`Stage2::freeze`]): wait until it has been thawed, holding no lock, then return to the guest.
+    /// The table is frozen ([`Stage2::freeze`]): wait until it has been thawed, holding no lock, then return to the
+    /// guest.
     Frozen,
     /// The same access has aborted too often in a row although the tables allow it: something is broken. Say so.
     Stuck,
@@ -205,7 +206,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Outcome::Unmapped;
         }
         if abort.write && entry.value.is_write_protected() {
-            self.open_for_write(entry, abort.ipa);
+            self.answer_write(entry, abort.ipa);
             self.invalidate_local(abort.ipa, abort.va);
             history.clear();
             return Outcome::Retry;
@@ -226,9 +227,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Outcome::Denied;
         }
         if abort.write {
-            // Another PE has just opened the page. It may not have come to marking it yet, and this PE writes next.
-            if let Some(tracked) = self.logs.at(abort.ipa) {
-                tracked.marks.mark(abort.ipa);
+            // Another PE has just made the page writable. It may not have come to marking it yet, and this PE writes
+            // next.
+            if let Some(dirty_log) = self.logs.at(abort.ipa) {
+                dirty_log.bitmap.mark(abort.ipa);
             }
         }
         if leaf.0 & bits::ACCESS == 0 {
@@ -244,7 +246,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// rights (another alias, another PE), or one that was broken for a moment.
     fn spurious(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultSpurious);
-        match history.again(abort.ipa.0, self.under_way.changes()) {
+        match history.again(abort.ipa.0, self.in_flight.changes()) {
             0 => self.invalidate_local(abort.ipa, abort.va),
             1 => {
                 self.count(Event::EscalateVmallE1);
@@ -274,8 +276,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     fn conflict(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultConflict);
         self.invalidate_all_local();
-        // The syndrome may describe the old table or the new one (I_GYJBJ), so the address is good for nothing but this.
-        if history.again(abort.va, self.under_way.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
+        // The syndrome may describe the old table or the new one (I_GYJBJ), so the address is good for nothing but
+        // this.
+        if history.again(abort.va, self.in_flight.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
     }
 
     fn invalidate_all_local(&self) {

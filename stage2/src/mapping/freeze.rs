@@ -6,11 +6,11 @@ use crate::table::walk::slots;
 use crate::table::{Frozen, Stage2};
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// Makes every access of the guest fault, instruction fetches included, until [`Stage2::thaw`]. When this returns, no
-    /// store of the guest can land any more: its memory stands still.
+    /// Makes every access of the guest fault, instruction fetches included, until [`Stage2::thaw`]. When this returns,
+    /// no store of the guest can land any more: its memory stands still.
     ///
-    /// The entries of the root go to a copy that hardware does not know, so that every other operation works meanwhile as
-    /// it always does. [`Stage2::fault`] says [`crate::Outcome::Frozen`]. Freezing twice is freezing once.
+    /// The entries of the root go to a copy that hardware does not know, so that every other operation works meanwhile
+    /// as it always does. [`Stage2::fault`] says [`crate::Outcome::Frozen`]. Freezing twice is freezing once.
     ///
     /// Cost: a second root, a store for each of its entries, one invalidation of the VMID.
     ///

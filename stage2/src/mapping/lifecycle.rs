@@ -10,9 +10,9 @@ use crate::table::{Stage2, fits};
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// A PE with `features` uses the table from now on: it came late, and may have less than the others.
     ///
-    /// Sizes are changed as the weakest PE allows from here on, so with break-before-make where the others would not have
-    /// needed it. Who wants no invalid windows calls [`Stage2::repaint`] first, which leaves no size to change, or
-    /// refuses the PE.
+    /// Sizes are changed as the weakest PE allows from here on, so with break-before-make where the others would not
+    /// have needed it. An owner that wants no invalid windows calls [`Stage2::split_all_for_good`] first, which leaves
+    /// no size to change, or refuses the PE.
     ///
     /// The value of [`Stage2::vtcr`] may change with it: load it anew on every PE.
     ///
@@ -42,7 +42,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] says how far it came; what is split stays split, and the table works on.
-    pub fn repaint(&mut self) -> Result<(), Error> {
+    pub fn split_all_for_good(&mut self) -> Result<(), Error> {
         self.config.largest = LeafSize::Page;
         self.split(self.geometry.range(), LeafSize::Page)
     }

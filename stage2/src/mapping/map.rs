@@ -6,8 +6,8 @@ use crate::arch::error::Error;
 use crate::arch::geometry::{LeafSize, Level, RUN};
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
-use crate::table::retire::Detached;
-use crate::table::spare::Reserve;
+use crate::table::retire::RetiredTables;
+use crate::table::spare::SpareTables;
 use crate::table::walk::{Entry, Next, Visitor};
 
 /// What a mapping is to look like, anywhere in it.
@@ -47,7 +47,7 @@ impl Target {
             && level != Level::L0
             && LeafSize::at(level, false) <= table.config.largest
             && self.output_at(ipa).is_aligned(bytes)
-            && !table.logs.cut(part)
+            && !table.logs.straddles(part)
     }
 
     /// The tables that mapping `part` below an entry of `level` at `ipa` takes, when nothing is there yet.
@@ -60,7 +60,7 @@ impl Target {
         while at < part.end() {
             let start = at.align_down(below.entry_bytes());
             let end = start.offset(below.entry_bytes()).min(part.end());
-            tables += self.tables(table, below, start, IpaRange::trusted(at, end));
+            tables += self.tables(table, below, start, IpaRange::new_unchecked(at, end));
             at = end;
         }
         tables
@@ -70,9 +70,9 @@ impl Target {
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Maps `range` to the physical addresses from `output` on, with the largest leaves that alignment allows.
     ///
-    /// What is mapped there already in the same way is left alone, whatever its leaf size; what is mapped in another way
-    /// is unmapped first (break-before-make, R_WHZWS), so that accesses to it fault for a moment. New mappings need no
-    /// invalidation. Cost: one store a new leaf, one frame and one DSB a new table.
+    /// What is mapped there already in the same way is left alone, whatever its leaf size; what is mapped in another
+    /// way is unmapped first (break-before-make, R_WHZWS), so that accesses to it fault for a moment. New mappings need
+    /// no invalidation. Cost: one store a new leaf, one frame and one DSB a new table.
     ///
     /// # Errors
     ///
@@ -85,11 +85,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !reach != 0) {
             return Err(Error::BadOutput { output });
         }
-        self.under_way.note_grants();
+        self.in_flight.advance_epoch();
         *self.unreadable.get_mut() |= !attributes.permissions.read;
         let target = Target { range, output, attributes };
         let (tables, conflict) = self.survey(target)?;
-        let mut reserve = Reserve::new(self, tables, range.start())?;
+        let mut reserve = SpareTables::new(self, tables, range.start())?;
         if conflict {
             self.split_edges(range, |entry| target.conflicts_with(entry), &mut reserve)?;
             self.evict(target)?;
@@ -113,7 +113,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Takes out what conflicts with `target`; its edges are split.
     #[cfg_attr(feature = "small", inline(never))]
     fn evict(&self, target: Target) -> Result<(), Error> {
-        self.visit(target.range, &mut Evict { target, detached: Detached::new(self) })
+        self.visit(target.range, &mut Evict { target, detached: RetiredTables::new(self) })
     }
 }
 
@@ -131,14 +131,14 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Count {
             self.tables += self.target.tables(table, entry.level, entry.ipa, part);
         }
         self.conflict |= conflict;
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 }
 
 /// Second pass, where something else is mapped: leaves go, tables stay.
 struct Evict<'t, P: TableMemory + Maintenance> {
     target: Target,
-    detached: Detached<'t, P>,
+    detached: RetiredTables<'t, P>,
 }
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Evict<'_, P> {
@@ -147,14 +147,14 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Evict<'_, P> {
             table.overwrite(entry.slot, Descriptor::INVALID.0);
             self.detached.pending.add(part);
         }
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 }
 
 /// Last pass: invalid becomes valid.
 struct Install<'t, P: TableMemory + Maintenance> {
     target: Target,
-    reserve: Reserve<'t, P>,
+    reserve: SpareTables<'t, P>,
 }
 
 impl<P: TableMemory + Maintenance> Install<'_, P> {
@@ -182,13 +182,13 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         if entry.is_leaf() {
             // Met already: everything else was evicted.
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         if entry.level == Level::L3 || self.target.fits(table, entry.level, entry.ipa, part) {
             if !self.install_run(table, entry) {
                 table.overwrite(entry.slot, self.target.leaf(entry.level, entry.ipa).0);
             }
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         let child = self.reserve.take(entry.ipa)?;
         // SAFETY: the child was taken from the reserve and is reachable by this PE only.
@@ -197,6 +197,6 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
         table.dsb(Dsb::IshSt);
         table.overwrite(entry.slot, Descriptor::table(child).0);
         // What goes into the child is for the next steps of the walk.
-        Ok(Next::Again)
+        Ok(Next::Retry)
     }
 }

@@ -8,7 +8,7 @@ use crate::bitmap::logs::Mechanism;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
 use crate::table::in_flight::Granting;
-use crate::table::spare::Reserve;
+use crate::table::spare::SpareTables;
 use crate::table::tlb::Pending;
 use crate::table::walk::{Entry, Next, Visitor};
 use core::sync::atomic::Ordering::SeqCst;
@@ -40,15 +40,15 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
             // Before the first descriptor that says so.
             table.unreadable.store(true, SeqCst);
         }
-        let result = match table.takes_only(change) {
+        let result = match table.only_revokes(change) {
             // Where no leaf reaches over an edge, nothing can fail, and the short way need not come to its end.
             Some(mask) if table.has_clear_edges(range) => {
-                self.announced.get_or_insert_with(|| table.under_way.begin_granting());
-                if table.take(range, mask, &mut self.pending) { Ok(()) } else { self.visit(range, change) }
+                self.announced.get_or_insert_with(|| table.in_flight.begin_granting());
+                if table.revoke_bits(range, mask, &mut self.pending) { Ok(()) } else { self.visit(range, change) }
             }
             _ => self.visit(range, change),
         };
-        if table.under_way.others_taking(1) {
+        if table.in_flight.others_revoking(1) {
             // A leaf that was right already may be so thanks to a PE that has not invalidated it yet.
             self.pending.add(range);
         }
@@ -62,7 +62,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
-        self.announced.get_or_insert_with(|| table.under_way.begin_granting());
+        self.announced.get_or_insert_with(|| table.in_flight.begin_granting());
         table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
     }
 
@@ -85,10 +85,10 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
 impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
     fn drop(&mut self) {
         if !self.pending.is_empty() {
-            self.table.under_way.note_change();
+            self.table.in_flight.note_change();
             self.table.invalidate_pending(&self.pending);
         }
-        // After the last barrier: from here on nobody needs to invalidate for this batch.
+        // After the last barrier: from here on no PE needs to invalidate for this batch.
         self.announced = None;
     }
 }
@@ -97,15 +97,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     fn tracking(&self, entry: &Entry) -> Tracking {
-        self.logs.at(entry.ipa).map(|tracked| tracked.mechanism)
+        self.logs.at(entry.ipa).map(|dirty_log| dirty_log.mechanism)
     }
 
     /// The bits that `change` takes from any leaf, if taking bits is all that it does.
-    fn takes_only(&self, change: Change) -> Option<u64> {
+    fn only_revokes(&self, change: Change) -> Option<u64> {
         let sets = change.granted & (bits::WRITE_GRANTED | bits::NO_EXECUTE) != 0
             || change.granted & bits::READ != 0 && self.unreadable.load(SeqCst)
-            // Hardware's marks would have to go to the bitmap first; and who has made a leaf busy to split it relies on its
-            // staying as it is.
+            // Hardware's marks would have to go to the bitmap first; and a PE that has made a leaf busy to split it
+            // relies on its staying as it is.
             || self.hardware_logged;
         (!cfg!(feature = "small") && !sets).then_some(PERMISSION_BITS & !change.granted)
     }
@@ -145,8 +145,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed (unless another PE changes
-    /// a leaf at an edge at the same time, so that it comes to need splitting half-way).
+    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed (unless another PE
+    /// changes a leaf at an edge at the same time, so that it comes to need splitting half-way).
     pub fn protect(&self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
         let mut batch = self.batch();
         batch.protect(range, permissions)
@@ -185,7 +185,7 @@ impl Change {
 }
 
 /// Whether `new` forbids something that `old` let through: then old TLB entries must go.
-fn takes_away(old: Descriptor, new: Descriptor) -> bool {
+fn revokes(old: Descriptor, new: Descriptor) -> bool {
     let rights = |leaf: Descriptor| {
         let write = if leaf.is_writable() { bits::WRITE } else { 0 };
         leaf.0 & bits::READ | write | !leaf.0 & bits::NO_EXECUTE
@@ -196,7 +196,7 @@ fn takes_away(old: Descriptor, new: Descriptor) -> bool {
 struct Protect<'t, 'p, P: TableMemory + Maintenance> {
     change: Change,
     range: IpaRange,
-    reserve: Reserve<'t, P>,
+    reserve: SpareTables<'t, P>,
     pending: &'p mut Pending,
 }
 
@@ -204,15 +204,15 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         if !entry.is_leaf() {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         let new = self.change.of(entry.value, table.tracking(entry));
         if new == entry.value {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         if entry.is_run_member() {
             if self.range.covers(entry.run()) && entry.ipa == entry.run().start() {
-                if takes_away(entry.value, new) {
+                if revokes(entry.value, new) {
                     self.pending.add(entry.run());
                 }
                 let change = self.change;
@@ -220,26 +220,26 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
                 table.change_run(entry, |leaf| change.of(Descriptor(leaf), tracking).0);
             } else {
                 // Another PE has changed the run, or its end of the edge, since.
-                table.dissolve_run(entry);
+                table.split_run(entry);
             }
-            return Ok(Next::Again);
+            return Ok(Next::Retry);
         }
         // Only when another PE has changed a leaf at the edge that was right when the edges were split.
         if part != entry.range() && entry.level != Level::L3 {
             table.split_leaf(entry, &[None; 2], &mut self.reserve)?;
-            return Ok(Next::Again);
+            return Ok(Next::Retry);
         }
         if entry.value.has_dbm() && entry.value.0 & bits::WRITE != 0 && !new.has_dbm() {
             // The dirty state that the descriptor has lives on in the bitmap; first, so that no harvest finds neither.
             table.logs.mark_written(part);
         }
         if table.replace(entry.slot, entry.value.0, new.0).is_err() {
-            return Ok(Next::Again);
+            return Ok(Next::Retry);
         }
-        if takes_away(entry.value, new) {
+        if revokes(entry.value, new) {
             self.pending.add(part);
         }
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 }
 
@@ -280,9 +280,9 @@ mod tests {
     fn what_takes_rights_away() {
         let with = |permissions| Change::to(permissions).of(leaf(0, 0), None);
         let (all, ro, none) = (with(Permissions::ALL), with(Permissions::READ), with(Permissions::NONE));
-        assert!(takes_away(all, ro) && takes_away(ro, none) && takes_away(all, none));
-        assert!(!takes_away(ro, all) && !takes_away(none, ro) && !takes_away(all, all));
-        assert!(takes_away(leaf(bits::WRITE, bits::DBM), leaf(bits::WRITE, 0)), "DBM lets writes through");
-        assert!(takes_away(with(Permissions::READ_EXECUTE), with(Permissions::READ_WRITE)));
+        assert!(revokes(all, ro) && revokes(ro, none) && revokes(all, none));
+        assert!(!revokes(ro, all) && !revokes(none, ro) && !revokes(all, all));
+        assert!(revokes(leaf(bits::WRITE, bits::DBM), leaf(bits::WRITE, 0)), "DBM lets writes through");
+        assert!(revokes(with(Permissions::READ_EXECUTE), with(Permissions::READ_WRITE)));
     }
 }

@@ -10,42 +10,42 @@ use crate::table::Stage2;
 use crate::table::tlb::Pending;
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// Takes the bits of `mask` from all leaves of `range`, by one atomic instruction each, whatever they are. Says whether
-    /// that was all there is to do; otherwise it is to be done leaf by leaf.
-    pub(crate) fn take(&self, range: IpaRange, mask: u64, pending: &mut Pending) -> bool {
+    /// Takes the bits of `mask` from all leaves of `range`, by one atomic instruction each, whatever they are. Says
+    /// whether that was all there is to do; otherwise it is to be done leaf by leaf.
+    pub(crate) fn revoke_bits(&self, range: IpaRange, mask: u64, pending: &mut Pending) -> bool {
         const GIB: u64 = Level::L1.entry_bytes();
         let (mut ipa, mut done) = (range.start(), true);
         while ipa < range.end() {
-            let part = IpaRange::trusted(ipa, ipa.align_down(GIB).offset(GIB).min(range.end()));
+            let part = IpaRange::new_unchecked(ipa, ipa.align_down(GIB).offset(GIB).min(range.end()));
             let Some(slot) = self.level_2_slot(ipa) else { return false };
             if (part.start().0 | part.end().0).is_multiple_of(Level::L2.entry_bytes()) {
-                match self.take_leaves(slot, part, Level::L2, mask, pending) {
+                match self.revoke_leaves(slot, part, Level::L2, mask, pending) {
                     None => return false,
                     // With a table among them, some of the bits are its address's.
-                    Some(seen) if seen & bits::TABLE != 0 => done &= self.take_pages(slot, part, mask, pending),
+                    Some(seen) if seen & bits::TABLE != 0 => done &= self.revoke_pages(slot, part, mask, pending),
                     Some(seen) => done &= seen & (bits::BUSY | bits::NT) == 0,
                 }
             } else {
-                done &= self.take_pages(slot, part, mask, pending);
+                done &= self.revoke_pages(slot, part, mask, pending);
             }
             ipa = part.end();
         }
         done
     }
 
-    /// The same for the pages of `part`, whose level-2 entries begin at `slot`; blocks are left alone, and are whole in a
-    /// part that begins and ends with them.
+    /// The same for the pages of `part`, whose level-2 entries begin at `slot`; blocks are left alone, and are whole in
+    /// a part that begins and ends with them.
     #[inline(always)]
-    fn take_pages(&self, mut slot: Slot, part: IpaRange, mask: u64, pending: &mut Pending) -> bool {
+    fn revoke_pages(&self, mut slot: Slot, part: IpaRange, mask: u64, pending: &mut Pending) -> bool {
         const BLOCK: u64 = Level::L2.entry_bytes();
         let (mut ipa, mut done) = (part.start(), true);
         while ipa < part.end() {
-            let pages = IpaRange::trusted(ipa, ipa.align_down(BLOCK).offset(BLOCK).min(part.end()));
+            let pages = IpaRange::new_unchecked(ipa, ipa.align_down(BLOCK).offset(BLOCK).min(part.end()));
             let value = Descriptor(self.load(slot));
             if value.is_table(Level::L2) {
                 let first = Slot { table: value.address(), index: Level::L3.index(ipa) };
-                let seen = self.take_leaves(first, pages, Level::L3, mask, pending);
-                // Who had marked an entry busy may write over what was done to it.
+                let seen = self.revoke_leaves(first, pages, Level::L3, mask, pending);
+                // A PE that had marked an entry busy may write over what was done to it.
                 done &= seen.is_some_and(|seen| seen & bits::BUSY == 0);
             } else {
                 // A block that has lost the bits already, or nothing; or else it is not this way's.
@@ -60,9 +60,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The same for the entries of `part` from `first` on, all in one table of `level`, and returns all bits that were
     /// set. `None`: there are runs, and nothing has been done.
     #[inline(always)]
-    fn take_leaves(&self, first: Slot, part: IpaRange, level: Level, mask: u64, pending: &mut Pending) -> Option<u64> {
+    fn revoke_leaves(
+        &self,
+        first: Slot,
+        part: IpaRange,
+        level: Level,
+        mask: u64,
+        pending: &mut Pending,
+    ) -> Option<u64> {
         let count = (part.bytes() >> level.shift()) as usize;
-        // A run's members change together. Who takes a run apart goes upwards: when the last member is out of it, all are.
+        // A run's members change together. A PE that takes a run apart goes upwards: when the last member is out of it,
+        // all are.
         let (mut index, last) = (first.index | (RUN - 1), (first.index + count - 1) | (RUN - 1));
         let sample = self.load(Slot { index, ..first });
         let mut any = sample;
@@ -80,9 +88,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return None;
         }
         if level == Level::L3 && count >= RUN && sample & mask != 0 && self.method != Method::Break {
-            // Pages, one of which is known to change. Nobody marks one busy that is in no run, and no run is made in a table
-            // that others reach but under `&mut self`: there is nothing to see. (With break-before-make a run's members come
-            // back by plain stores, in any order: the last may be back, and others busy still.)
+            // Pages, one of which is known to change. No PE marks one busy that is in no run, and no run is made in a
+            // table that others reach but under `&mut self`: there is nothing to see. (With break-before-make a run's
+            // members come back by plain stores, in any order: the last may be back, and others busy still.)
             self.platform.counters().add(Event::DescriptorWrite, count as u64);
             pending.add(part);
             // SAFETY: as below.

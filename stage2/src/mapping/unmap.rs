@@ -5,8 +5,8 @@ use crate::arch::descriptor::{Descriptor, Kind};
 use crate::arch::error::Error;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
-use crate::table::retire::Detached;
-use crate::table::spare::Reserve;
+use crate::table::retire::RetiredTables;
+use crate::table::spare::SpareTables;
 use crate::table::walk::{Entry, Next, Visitor};
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -20,10 +20,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed.
     pub fn unmap(&mut self, range: IpaRange) -> Result<(), Error> {
         self.check(range)?;
-        self.under_way.note_grants();
+        self.in_flight.advance_epoch();
         let mut reserve = self.reserve_edges(range, |_| true)?;
         self.split_edges(range, |_| true, &mut reserve)?;
-        let mut detached = Detached::new(self);
+        let mut detached = RetiredTables::new(self);
         self.visit(range, &mut Unmap { reserve, detached: &mut detached })?;
         // What hardware has marked goes with the descriptors; the memory behind them may live on.
         self.logs.mark_hardware_written(range);
@@ -32,23 +32,23 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 }
 
 struct Unmap<'t, 'd, P: TableMemory + Maintenance> {
-    reserve: Reserve<'t, P>,
-    detached: &'d mut Detached<'t, P>,
+    reserve: SpareTables<'t, P>,
+    detached: &'d mut RetiredTables<'t, P>,
 }
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Unmap<'_, '_, P> {
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         if !entry.is_leaf() {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         if part != entry.range() {
             // The edges have been split, so this is never reached; splitting is right in any case.
             table.split_leaf(entry, &[None; 2], &mut self.reserve)?;
-            return Ok(Next::Again);
+            return Ok(Next::Retry);
         }
         table.overwrite(entry.slot, Descriptor::INVALID.0);
         self.detached.pending.add(part);
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 
     fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {

@@ -173,8 +173,8 @@ impl<R: Regime> El2<R> {
         let current = read_vttbr();
         let another = current >> 48 != u64::from(vmid.get());
         if another {
-            // The roots stay the current machine's. That makes no wrong entry: EL1&0 is out of context at EL2, so no walk
-            // begins before the register is put back, and AT is not used in between.
+            // The roots stay the current machine's. That makes no wrong entry: EL1&0 is out of context at EL2, so no
+            // walk begins before the register is put back, and AT is not used in between.
             set_vttbr(current & !VMID | u64::from(vmid.get()) << 48);
             // The TLBI must see the new VMID.
             Self::isb();

@@ -97,7 +97,8 @@ events! {
     FirstWrite => "first-writes",
 }
 
-/// Events that always come together, counted once for all: what a broadcast invalidation takes beside its stage-2 TLBIs.
+/// Events that always come together, counted once for all: what a broadcast invalidation takes beside its stage-2
+/// TLBIs.
 const BROADCAST: [(Event, u64); 4] =
     [(Event::DsbIshst, 1), (Event::DsbIsh, 2), (Event::TlbiVmallE1Broadcast, 1), (Event::Isb, 1)];
 
@@ -124,7 +125,7 @@ const FIRST_WRITE: [(Event, u64); 7] = [
 /// How often each [`Event`] happened on one PE.
 ///
 /// An increment is a plain load and store, so that counting costs next to nothing: a `Counters` has one writer at a
-/// time. The platform gives each PE (or host thread) one of its own; sums are taken by whoever reports.
+/// time. The platform gives each PE (or host thread) one of its own; the caller that reports takes the sums.
 #[derive(Debug)]
 pub struct Counters {
     events: [AtomicU64; Event::ALL.len()],

@@ -94,9 +94,9 @@ impl Identity {
         }
     }
 
-    /// Clears the bits of `mask` in `count` adjacent slots, with acquire and release semantics each. With `SEE`, returns all
-    /// bits that were set in any of the slots before; without, what it returns says nothing. By `LDCLRAL` with `lse`, and by
-    /// exclusive accesses without.
+    /// Clears the bits of `mask` in `count` adjacent slots, with acquire and release semantics each. With `SEE`,
+    /// returns all bits that were set in any of the slots before; without, what it returns says nothing. By `LDCLRAL`
+    /// with `lse`, and by exclusive accesses without.
     ///
     /// # Safety
     ///
@@ -108,7 +108,8 @@ impl Identity {
         #[cfg(target_arch = "aarch64")]
         {
             let mut at = Self::pointer(first);
-            // Without the operand for `seen` where nobody looks: it would take a register and an instruction.
+            // The operand for `seen` is left out where no caller looks at it: it would take a register and an
+            // instruction.
             macro_rules! round {
                 ($see:literal $($seen:tt)*) => {
                     // SAFETY: the caller's promise: aligned slots, and a PE that has the instruction.
@@ -146,8 +147,8 @@ impl Identity {
         seen
     }
 
-    /// One slot after the other, from `done` on. Out of line: unrolled, it would take the registers of what it is inlined
-    /// into.
+    /// One slot after the other, from `done` on. Out of line: unrolled, it would take the registers of what it is
+    /// inlined into.
     ///
     /// # Safety
     ///

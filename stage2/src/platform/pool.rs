@@ -25,7 +25,7 @@ impl<const WORDS: usize> FramePool<WORDS> {
     /// A pool of the whole frames in the `bytes` bytes at `start`, from the first multiple of 64 KiB on. What exceeds
     /// 64 × `WORDS` frames is left alone.
     ///
-    /// The pool never touches the memory; who reads and writes the frames must own it.
+    /// The pool never touches the memory; a caller that reads and writes the frames must own it.
     #[must_use]
     pub const fn new(start: PhysAddr, bytes: u64) -> Self {
         let first = PhysAddr(start.0.wrapping_add(ALIGNMENT - 1)).align_down(ALIGNMENT);
@@ -41,8 +41,8 @@ impl<const WORDS: usize> FramePool<WORDS> {
         Self { first, used }
     }
 
-    /// `frames` adjacent frames, aligned to their total size; `None` if there are no such, or if `frames` is not a power
-    /// of two up to 16. The contents are whatever they were.
+    /// `frames` adjacent frames, aligned to their total size; `None` if there are no such, or if `frames` is not a
+    /// power of two up to 16. The contents are whatever they were.
     #[must_use]
     pub fn allocate(&self, frames: usize) -> Option<PhysAddr> {
         let frame = take(&self.used, frames)?;

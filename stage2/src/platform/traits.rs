@@ -33,8 +33,8 @@ impl Slot {
 /// The read-modify-writes are ordered on both sides: what comes before is seen before, what comes after is done after
 /// (on AArch64: `LDAXR` with `STLXR`, `CASAL`, `LDCLRAL`; elsewhere `SeqCst`). With less, a dirty log would lose pages.
 pub unsafe trait TableMemory {
-    /// `frames` adjacent frames of 4 KiB, aligned to their total size (`frames` is a power of two, at most 16; 1 but for
-    /// the root). The contents may be anything. `None` when there is no such memory.
+    /// `frames` adjacent frames of 4 KiB, aligned to their total size (`frames` is a power of two, at most 16; 1 but
+    /// for the root). The contents may be anything. `None` when there is no such memory.
     fn allocate(&self, frames: usize) -> Option<PhysAddr>;
 
     /// Takes back what [`TableMemory::allocate`] gave.
@@ -51,8 +51,8 @@ pub unsafe trait TableMemory {
     /// `slot` lies in a frame that was allocated here and not freed.
     unsafe fn load(&self, slot: Slot) -> u64;
 
-    /// Stores a descriptor, relaxed. Only where no other PE writes the slot: in a table that is not published yet, in an
-    /// entry that this PE has marked busy, or under `&mut`.
+    /// Stores a descriptor, relaxed. Only where no other PE writes the slot: in a table that is not published yet, in
+    /// an entry that this PE has marked busy, or under `&mut`.
     ///
     /// # Safety
     ///
@@ -88,9 +88,9 @@ pub unsafe trait TableMemory {
         }
     }
 
-    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does. With `SEE`, returns all
-    /// bits that were set in any of the slots before; without, what it returns says nothing. `lse`: every PE that uses the
-    /// table has FEAT_LSE.
+    /// Clears the bits of `mask` in `count` adjacent slots, each as [`TableMemory::fetch_clear`] does. With `SEE`,
+    /// returns all bits that were set in any of the slots before; without, what it returns says nothing. `lse`: every
+    /// PE that uses the table has FEAT_LSE.
     ///
     /// # Safety
     ///

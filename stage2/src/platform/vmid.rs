@@ -27,8 +27,8 @@ impl Lease {
 /// Allocates VMIDs to virtual machines, on up to `PES` PEs, from at most 64 × `WORDS` numbers: 4 words are enough for
 /// 8-bit VMIDs, 1024 for 16-bit ones.
 ///
-/// The borrow checker is the lock: [`Vmids::current`], on every entry to a machine, takes `&self` and runs on all PEs at
-/// once; [`Vmids::renew`], which may begin a new generation, takes `&mut self`. A read-write lock turns one into the
+/// The borrow checker is the lock: [`Vmids::current`], on every entry to a machine, takes `&self` and runs on all PEs
+/// at once; [`Vmids::renew`], which may begin a new generation, takes `&mut self`. A read-write lock turns one into the
 /// other:
 ///
 /// ```
@@ -62,8 +62,8 @@ impl<const PES: usize, const WORDS: usize> Vmids<PES, WORDS> {
     /// more.
     const ENOUGH: () = assert!(1 <= WORDS && WORDS <= 1024 && PES + 2 <= 64 * WORDS && PES + 2 <= 256);
 
-    /// An allocator for VMIDs of `bits` bits, 8 or 16 ([`Features::vmid_bits`](crate::Features), of the weakest PE). With
-    /// `WORDS` too small for so many, the larger numbers are not used.
+    /// An allocator for VMIDs of `bits` bits, 8 or 16 ([`Features::vmid_bits`](crate::Features), of the weakest PE).
+    /// With `WORDS` too small for so many, the larger numbers are not used.
     #[must_use]
     pub const fn new(bits: u8) -> Self {
         let () = Self::ENOUGH;
@@ -102,8 +102,9 @@ impl<const PES: usize, const WORDS: usize> Vmids<PES, WORDS> {
     /// The machine's VMID in this generation, or a new one; marks it as running on `pe`, one of the allocator's.
     ///
     /// When no number is left, a new generation begins and `invalidate` is called. It must remove the entries of all
-    /// VMIDs from the TLBs of all PEs before it returns (`TLBI ALLE1IS`, DSB ISH; `aarch64::invalidate_all_vmids` does).
-    /// If the VMID is not the one that the machine's table has, the table is given it next ([`Stage2::set_vmid`](crate::Stage2::set_vmid)).
+    /// VMIDs from the TLBs of all PEs before it returns (`TLBI ALLE1IS`, DSB ISH; `aarch64::invalidate_all_vmids`
+    /// does). If the VMID is not the one that the machine's table has, the table is given it next
+    /// ([`Stage2::set_vmid`](crate::Stage2::set_vmid)).
     ///
     /// Cost: one load for each 64 numbers; once a generation, an invalidation of everything.
     pub fn renew(&mut self, pe: usize, lease: &Lease, mut invalidate: impl FnMut()) -> Vmid {

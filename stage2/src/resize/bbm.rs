@@ -30,17 +30,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             }
             Method::Nt => {
                 self.replace(entry.slot, old.0, old.0 | bits::NT)?;
-                // Nobody may hold the block without nT when the table appears. Also orders the child's entries.
+                // No PE may hold the block without nT when the table appears. Also orders the child's entries.
                 self.invalidate_leaf(entry.ipa);
                 self.overwrite(entry.slot, new);
-                // Nobody may hold the block when this returns.
+                // No PE may hold the block when this returns.
                 self.invalidate_leaf(entry.ipa);
                 Ok(())
             }
             Method::Break => {
                 self.replace(entry.slot, old.0, Descriptor::BROKEN.0)?;
                 self.count(Event::InvalidWindow);
-                // Nobody may hold the block when the table appears. Also orders the child's entries.
+                // No PE may hold the block when the table appears. Also orders the child's entries.
                 self.invalidate_leaf(entry.ipa);
                 self.overwrite(entry.slot, new);
                 // Orders the new entry before anything that relies on the memory being mapped again.
@@ -50,21 +50,21 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
-    /// Replaces a table by the block `new`, which translates the same. Needs exclusive use of the engine: nobody else
+    /// Replaces a table by the block `new`, which translates the same. Needs exclusive use of the engine: no other PE
     /// writes the entry. The caller must keep the table's frame until it has completed `pending`.
     pub(crate) fn publish_block(&self, entry: &Entry, new: Descriptor, pending: &mut Pending) {
         match self.method {
             Method::Direct => self.overwrite(entry.slot, new.0),
             Method::Nt => {
                 self.overwrite(entry.slot, new.0 | bits::NT);
-                // Nobody may hold smaller entries when nT goes.
+                // No PE may hold smaller entries when nT goes.
                 self.complete(&Pending::of(entry.range()));
                 self.overwrite(entry.slot, new.0);
             }
             Method::Break => {
                 self.overwrite(entry.slot, Descriptor::BROKEN.0);
                 self.count(Event::InvalidWindow);
-                // Nobody may hold smaller entries when the block appears.
+                // No PE may hold smaller entries when the block appears.
                 self.complete(&Pending::of(entry.range()));
                 self.overwrite(entry.slot, new.0);
                 // Orders the new entry before anything that relies on the memory being mapped again.
@@ -97,7 +97,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(not(feature = "small"), inline(never))]
     fn hold_marked(&self, entry: &Entry) -> Result<Descriptor, u64> {
         if !entry.value.has_dbm() {
-            if self.logs.at(entry.ipa).is_some_and(|tracked| tracked.mechanism.is_hardware()) {
+            if self.logs.at(entry.ipa).is_some_and(|dirty_log| dirty_log.mechanism.is_hardware()) {
                 // Another change has taken DBM away, in this batch or on another PE, and perhaps not invalidated yet.
                 self.invalidate_leaf(entry.ipa);
             }

@@ -7,19 +7,19 @@ use crate::arch::geometry::{ENTRIES, LeafSize, Level, RUN};
 use crate::platform::counters::Event;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
-use crate::table::retire::Detached;
+use crate::table::retire::RetiredTables;
 use crate::table::tlb::Pending;
 use crate::table::walk::{Entry, Next, Visitor};
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// Makes the leaves of `range` as large as the alignment and contiguity of their output addresses and the equality of
-    /// their attributes allow, from 4 KiB up to the largest that the configuration makes. Tables that a large leaf
+    /// Makes the leaves of `range` as large as the alignment and contiguity of their output addresses and the equality
+    /// of their attributes allow, from 4 KiB up to the largest that the configuration makes. Tables that a large leaf
     /// replaces, and tables in which nothing is mapped, are freed.
     ///
-    /// What a log covers is left alone; what an ended log left write-protected is opened.
+    /// What a log covers is left alone; what an ended log left write-protected becomes writable.
     ///
-    /// With FEAT_BBM level 2 no translation is ever invalid. Leaves that reach over the range's bounds stay as they are.
-    /// Cost: one load a descriptor, and one invalidation for each 32 tables.
+    /// With FEAT_BBM level 2 no translation is ever invalid. Leaves that reach over the range's bounds stay as they
+    /// are. Cost: one load a descriptor, and one invalidation for each 32 tables.
     ///
     /// # Errors
     ///
@@ -31,7 +31,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             // No leaf may change its size while a PE holds it as one that hardware marks (R_RTBRL).
             self.reopen_all(range)?;
         }
-        let mut detached = Detached::new(self);
+        let mut detached = RetiredTables::new(self);
         self.visit(range, &mut Collapse { range, detached: &mut detached })
     }
 
@@ -55,7 +55,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         Some(leaf)
     }
 
-    /// Opens every leaf of `range` that a log which has ended left to hardware.
+    /// Makes every leaf of `range` writable that an ended log left to hardware.
     /// On return no PE holds one that hardware marks.
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn reopen_all(&mut self, range: IpaRange) -> Result<(), Error> {
@@ -65,12 +65,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         Ok(())
     }
 
-    /// Opens a leaf that a log which has ended left held back or marked by hardware.
+    /// Makes a leaf writable that an ended log left write-protected or marked by hardware.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     fn reopen(&self, slot: Slot, level: Level) {
         let mut value = Descriptor(self.load(slot));
-        // More rights need no invalidation; who holds an older entry faults once, and finds the leaf open.
+        // More rights need no invalidation; a PE that holds an older entry faults once, and finds the leaf writable.
         while matches!(value.kind(level), Kind::Leaf { .. })
             && value.0 & bits::WRITE_GRANTED != 0
             && value.0 & (bits::WRITE | bits::DBM) != bits::WRITE
@@ -90,17 +90,17 @@ struct Reopen {
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
-        if entry.value.has_dbm() && table.logs.spare(entry.range()) {
+        if entry.value.has_dbm() && table.logs.none_in(entry.range()) {
             self.pending.add(entry.range());
             table.reopen(entry.slot, entry.level);
         }
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 }
 
 struct Collapse<'t, 'd, P: TableMemory + Maintenance> {
     range: IpaRange,
-    detached: &'d mut Detached<'t, P>,
+    detached: &'d mut RetiredTables<'t, P>,
 }
 
 impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
@@ -133,8 +133,8 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
         table.count(if entry.level == Level::L1 { Event::Collapse1G } else { Event::Collapse2M });
     }
 
-    /// [`Collapse::fold`] for the commonest table: 512 pages with equal attributes, none of them held back. One look at
-    /// each; says whether it was that.
+    /// [`Collapse::fold`] for the commonest table: 512 pages with equal attributes, none of them write-protected. One
+    /// look at each; says whether it was that.
     #[inline(always)]
     fn fold_open(&mut self, table: &Stage2<P>, entry: &Entry) -> bool {
         let child = entry.value.address();
@@ -161,7 +161,7 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
         for n in 0..ENTRIES / RUN {
             let first = Slot { table: child, index: n * RUN };
             let start = entry.ipa.offset(n as u64 * bytes);
-            let run = IpaRange::trusted(start, start.offset(bytes));
+            let run = IpaRange::new_unchecked(start, start.offset(bytes));
             let value = Descriptor(table.load(first));
             if self.range.covers(run)
                 && table.makes_runs(below, run)
@@ -177,15 +177,15 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
 impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
-        if table.logs.spare(entry.range()) {
+        if table.logs.none_in(entry.range()) {
             table.reopen(entry.slot, entry.level);
         }
-        Ok(Next::Onward)
+        Ok(Next::Continue)
     }
 
     #[inline(always)]
     fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
-        if entry.level != Level::L2 || !table.logs.spare(part) {
+        if entry.level != Level::L2 || !table.logs.none_in(part) {
             return Ok(true);
         }
         if !cfg!(feature = "small") && part == entry.range() && self.fold_open(table, entry) {
@@ -206,7 +206,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
         let (Kind::Table(child), Some(below)) = (entry.value.kind(entry.level), entry.level.below()) else {
             return Ok(());
         };
-        let foldable = part == entry.range() && table.logs.spare(part);
+        let foldable = part == entry.range() && table.logs.none_in(part);
         if !foldable || !self.fold(table, entry, child, below) {
             self.make_runs(table, entry, child, below);
         }

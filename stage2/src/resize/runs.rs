@@ -22,35 +22,35 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         pending.add(run);
     }
 
-    /// Takes the Contiguous bit off the run that `entry` belongs to. On return the bit is gone, whoever took it, or
-    /// another PE is about to finish: read the entry again.
-    pub(crate) fn dissolve_run(&self, entry: &Entry) {
+    /// Takes the Contiguous bit off the run that `entry` belongs to. On return the bit is gone, taken by this PE or
+    /// another, or another PE is about to finish: read the entry again.
+    pub(crate) fn split_run(&self, entry: &Entry) {
         debug_assert!(entry.is_run_member());
         let first = Slot { index: entry.slot.index - entry.slot.index % RUN, ..entry.slot };
         match self.method {
             Method::Break => {
-                // The first member is the run's lock: who breaks it owns the other fifteen.
+                // The first member is the run's lock: the PE that breaks it owns the other fifteen.
                 let leader = Descriptor(self.load(first));
                 if leader.is_busy(entry.level) {
                     return self.wait_for(first, entry.level);
                 }
-                if !leader.is_contiguous() || self.replace(first, leader.0, leader.broken().0).is_err() {
+                if !leader.is_contiguous() || self.replace(first, leader.0, leader.break_entry().0).is_err() {
                     return;
                 }
                 self.rebuild_run(first, 1, entry.run(), |value| value & !bits::CONTIGUOUS);
                 self.count(Event::SplitRun);
             }
             // The Contiguous bit changes directly from level 1 on. No invalidation: all entries that may be held agree,
-            // and whoever changes a member next invalidates its address, which a cached run covers (R_LQLSD), once no
-            // run is half taken apart.
+            // and the PE that changes a member next invalidates its address, which a cached run covers (R_LQLSD), once
+            // no run is half taken apart.
             Method::Nt | Method::Direct => {
-                let dissolving = self.under_way.begin_dissolving();
+                let splitting = self.in_flight.begin_splitting_run();
                 for index in first.index..first.index + RUN {
                     self.clear_contiguous(Slot { index, ..first }, entry);
                 }
                 // Orders the members before the word that the run is apart: walks that start after it see no bit.
                 self.dsb(Dsb::IshSt);
-                drop(dissolving);
+                drop(splitting);
             }
         }
     }
@@ -63,8 +63,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 return;
             }
             if value.is_busy(entry.level) {
-                // The run's permissions are being changed, by a PE that waits for nobody. A member without the bit must
-                // not be waited for: who works on that may be waiting for this PE.
+                // The run's permissions are being changed, by a PE that waits for no other. A member without the bit
+                // must not be waited for: the PE that works on that may be waiting for this one.
                 self.wait_for(slot, entry.level);
                 continue;
             }
@@ -77,8 +77,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
-    /// Changes the permissions of a whole run, in such a way that two PEs that do so at once leave it uniform: the first
-    /// member is marked busy meanwhile. Says whether it was a run still; otherwise read the entry again.
+    /// Changes the permissions of a whole run, in such a way that two PEs that do so at once leave it uniform: the
+    /// first member is marked busy meanwhile. Says whether it was a run still; otherwise read the entry again.
     pub(crate) fn change_run(&self, entry: &Entry, change: impl Fn(u64) -> u64) -> bool {
         let first = Slot { index: entry.slot.index - entry.slot.index % RUN, ..entry.slot };
         let leader = Descriptor(self.load(first));
@@ -120,15 +120,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         for n in broken..RUN {
             // Other PEs may still change a member's permissions until it is broken.
             let mut value = self.load(slot(n));
-            while let Err(found) = self.replace(slot(n), value, Descriptor(value).broken().0) {
+            while let Err(found) = self.replace(slot(n), value, Descriptor(value).break_entry().0) {
                 value = found;
             }
         }
         self.count(Event::InvalidWindow);
-        // Nobody may hold a member or the run when the new members appear.
+        // No PE may hold a member or the run when the new members appear.
         self.complete(&Pending::of(run));
         for n in 0..RUN {
-            let value = Descriptor(self.load(slot(n))).mended();
+            let value = Descriptor(self.load(slot(n))).restore();
             self.overwrite(slot(n), change(value.0));
         }
         // Orders the new entries before anything that relies on the memory being mapped again.

@@ -7,15 +7,15 @@ use crate::arch::geometry::{ENTRIES, LeafSize, Level, RUN};
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
-use crate::table::spare::Reserve;
+use crate::table::spare::SpareTables;
 use crate::table::walk::{Entry, Next, Visitor};
 
 /// Where a child table gets no contiguous runs, because a later step would only take them apart again.
 pub(crate) type Plain = [Option<IpaRange>; 2];
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// Splits every leaf of `range` that is larger than `to`, so that none is left; a leaf that reaches over the range's
-    /// bounds is split too. What is smaller already, or not mapped, stays as it is.
+    /// Splits every leaf of `range` that is larger than `to`, so that none is left; a leaf that reaches over the
+    /// range's bounds is split too. What is smaller already, or not mapped, stays as it is.
     ///
     /// With FEAT_BBM level 2 no translation is ever invalid and no TLB invalidation is issued. Cost: one frame and 512
     /// descriptors for each split leaf.
@@ -26,7 +26,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// before it are split, and every leaf translates as it did.
     pub fn split(&self, range: IpaRange, to: LeafSize) -> Result<(), Error> {
         self.check(range)?;
-        let result = self.visit(range, &mut Split { to, reserve: Reserve::none(self) });
+        let result = self.visit(range, &mut Split { to, reserve: SpareTables::none(self) });
         // Orders the new tables before whatever the caller does on the strength of their being there.
         self.dsb(Dsb::IshSt);
         result
@@ -39,18 +39,18 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         edge: Ipa,
         edges: IpaRange,
         wants: impl Fn(&Entry) -> bool,
-        reserve: &mut Reserve<'_, P>,
+        reserve: &mut SpareTables<'_, P>,
     ) -> Result<(), Error> {
         if edge == self.geometry.range().end() {
             return Ok(());
         }
         loop {
-            let entry = self.lookup_settled(edge);
+            let entry = self.lookup_stable(edge);
             if !entry.is_leaf() || !wants(&entry) {
                 return Ok(());
             }
             if entry.is_run_member() && edge != entry.run().start() {
-                self.dissolve_run(&entry);
+                self.split_run(&entry);
             } else if edge != entry.ipa {
                 self.split_leaf(&entry, &plain_at_edges(&entry, edges), reserve)?;
             } else {
@@ -65,7 +65,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         &self,
         range: IpaRange,
         wants: impl Fn(&Entry) -> bool,
-        reserve: &mut Reserve<'_, P>,
+        reserve: &mut SpareTables<'_, P>,
     ) -> Result<(), Error> {
         let (mut first, mut second) = (range.start(), range.end());
         if first.0.trailing_zeros() > second.0.trailing_zeros() {
@@ -78,9 +78,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// this call's making now; otherwise read it again.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn split_leaf(&self, entry: &Entry, plain: &Plain, reserve: &mut Reserve<'_, P>) -> Result<bool, Error> {
+    pub(crate) fn split_leaf(
+        &self,
+        entry: &Entry,
+        plain: &Plain,
+        reserve: &mut SpareTables<'_, P>,
+    ) -> Result<bool, Error> {
         if entry.is_run_member() {
-            self.dissolve_run(entry);
+            self.split_run(entry);
             return Ok(false);
         }
         let child = reserve.take(entry.ipa)?;
@@ -150,21 +155,21 @@ fn plain_at_edges(entry: &Entry, edges: IpaRange) -> Plain {
     [edges.start(), edges.end()].map(|edge| {
         let inside = entry.range().contains(edge) && !edge.is_aligned(run);
         let start = edge.align_down(run);
-        inside.then(|| IpaRange::trusted(start, start.offset(run)))
+        inside.then(|| IpaRange::new_unchecked(start, start.offset(run)))
     })
 }
 
 struct Split<'t, P: TableMemory + Maintenance> {
     to: LeafSize,
-    reserve: Reserve<'t, P>,
+    reserve: SpareTables<'t, P>,
 }
 
 impl<P: TableMemory + Maintenance> Split<'_, P> {
-    /// Splits what the level-2 table at `entry` has to pages: block after block, at a level that the compiler knows, and
-    /// all else as the walk would.
+    /// Splits what the level-2 table at `entry` has to pages: block after block, at a level that the compiler knows,
+    /// and all else as the walk would.
     fn blocks(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {
         const PLAIN: u64 = bits::VALID | bits::TABLE | bits::CONTIGUOUS | bits::BUSY | bits::NT;
-        for (slot, ipa) in entry.children(IpaRange::trusted(
+        for (slot, ipa) in entry.children(IpaRange::new_unchecked(
             part.start().align_down(Level::L2.entry_bytes()),
             part.end().offset(Level::L2.entry_bytes() - 1).align_down(Level::L2.entry_bytes()),
         )) {
@@ -186,18 +191,18 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Split<'_, P> {
         let Some(below) = entry.level.below().filter(|_| entry.is_leaf() && entry.level != self.to.level()) else {
             // The level is the one asked for, or below: only a run may be too large.
             if entry.is_run_member() && entry.size() > self.to {
-                table.dissolve_run(entry);
-                return Ok(Next::Again);
+                table.split_run(entry);
+                return Ok(Next::Retry);
             }
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         };
         if entry.size() <= self.to {
-            return Ok(Next::Onward);
+            return Ok(Next::Continue);
         }
         let too_large = LeafSize::at(below, true) > self.to;
         let plain = [too_large.then_some(part), None];
         let done = table.split_leaf(entry, &plain, &mut self.reserve)?;
-        Ok(if done && LeafSize::at(below, false) <= self.to { Next::Onward } else { Next::Again })
+        Ok(if done && LeafSize::at(below, false) <= self.to { Next::Continue } else { Next::Retry })
     }
 
     #[inline(always)]

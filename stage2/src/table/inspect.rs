@@ -18,7 +18,7 @@ pub struct Leaf {
     pub output: PhysAddr,
     /// What its owner asked for.
     pub attributes: Attributes,
-    /// Writes are granted but held back: the first one faults, for tracking.
+    /// Writes are granted, and the first one faults, for a log.
     pub write_protected: bool,
     /// Hardware keeps dirty state in it.
     pub hardware_tracked: bool,
@@ -28,7 +28,7 @@ impl Leaf {
     /// What the leaf translates.
     #[must_use]
     pub fn range(&self) -> IpaRange {
-        IpaRange::trusted(self.ipa, self.ipa.offset(self.size.bytes()))
+        IpaRange::new_unchecked(self.ipa, self.ipa.offset(self.size.bytes()))
     }
 
     fn of(entry: &Entry) -> Option<Leaf> {
@@ -56,11 +56,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if ipa.0 >> self.geometry.ipa_bits() != 0 {
             return None;
         }
-        Leaf::of(&self.lookup_settled(ipa))
+        Leaf::of(&self.lookup_stable(ipa))
     }
 
-    /// All leaves that translate any of `range`, in ascending order. Runs on while others change the table: each leaf is
-    /// as it was when it was reached.
+    /// All leaves that translate any of `range`, in ascending order. Runs on while others change the table: each leaf
+    /// is as it was when it was reached.
     pub fn leaves(&self, range: IpaRange) -> Leaves<'_, P> {
         Leaves { table: self, next: range.start(), end: range.end().min(self.geometry.range().end()) }
     }
@@ -98,7 +98,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
         let mut ipa = range.start();
         while ipa < range.end() {
-            let entry = self.lookup_settled(ipa);
+            let entry = self.lookup_stable(ipa);
             if !entry.is_leaf() || entry.value.0 & bits::WRITE_GRANTED == 0 {
                 return false;
             }
@@ -112,7 +112,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[must_use]
     #[inline(always)]
     pub fn epoch(&self) -> u64 {
-        self.under_way.grants()
+        self.in_flight.epoch()
     }
 }
 
@@ -138,7 +138,7 @@ impl<P: TableMemory + Maintenance> Iterator for Leaves<'_, P> {
 
     fn next(&mut self) -> Option<Leaf> {
         while self.next < self.end {
-            let entry = self.table.lookup_settled(self.next);
+            let entry = self.table.lookup_stable(self.next);
             match Leaf::of(&entry) {
                 Some(leaf) => {
                     self.next = leaf.range().end();

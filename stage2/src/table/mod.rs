@@ -14,7 +14,7 @@ use crate::arch::geometry::{Geometry, LeafSize, Level};
 use crate::bitmap::logs::Logs;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
-use crate::table::in_flight::UnderWay;
+use crate::table::in_flight::InFlight;
 use core::sync::atomic::AtomicBool;
 
 /// How a table is set up.
@@ -71,7 +71,7 @@ pub struct Stage2<P> {
     pub(crate) method: Method,
     pub(crate) logs: Logs,
     pub(crate) frozen: Option<Frozen>,
-    pub(crate) under_way: UnderWay,
+    pub(crate) in_flight: InFlight,
     /// A leaf may forbid reads: some call has asked for it.
     pub(crate) unreadable: AtomicBool,
     /// A leaf may be one that hardware marks: there has been a log by hardware.
@@ -108,7 +108,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             method: Method::new(config.features.bbm),
             logs: Logs::new(),
             frozen: None,
-            under_way: UnderWay::new(),
+            in_flight: InFlight::new(),
             unreadable: AtomicBool::new(false),
             hardware_logged: false,
         })
@@ -179,12 +179,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Whether runs of sixteen entries of `level` are made contiguous in `range`. Never in a log: one page of a run can
-    /// neither be opened alone nor marked alone (R_JKCXG).
+    /// neither be made writable alone nor marked alone (R_JKCXG).
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn makes_runs(&self, level: Level, range: IpaRange) -> bool {
         self.config.contiguous
-            && self.logs.spare(range)
+            && self.logs.none_in(range)
             && matches!(level, Level::L2 | Level::L3)
             && LeafSize::at(level, true) <= self.config.largest
     }
@@ -230,9 +230,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         unsafe { self.platform.free(frame, 1) };
     }
 
-    // The engine reads and writes descriptors through these four. SAFETY for all: every slot comes from the root or from
-    // a table descriptor found in a reachable table; tables are freed under `&mut self` only, after they have become
-    // unreachable, so under `&self` every slot lies in a live frame.
+    // The engine reads and writes descriptors through these four. SAFETY for all: every slot comes from the root or
+    // from a table descriptor found in a reachable table; tables are freed under `&mut self` only, after they have
+    // become unreachable, so under `&self` every slot lies in a live frame.
 
     #[inline(always)]
     pub(crate) fn load(&self, slot: Slot) -> u64 {

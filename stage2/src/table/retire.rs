@@ -13,7 +13,7 @@ const DETACHED: usize = if cfg!(feature = "small") { 8 } else { 32 };
 
 /// Tables that no descriptor leads to any more, but that walk caches may: they are freed after the invalidation, never
 /// before. Use under `&mut self` only.
-pub(crate) struct Detached<'t, P: TableMemory + Maintenance> {
+pub(crate) struct RetiredTables<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
     pub(crate) pending: Pending,
     /// Each with its level in the bits that a frame's address has no use for.
@@ -21,13 +21,13 @@ pub(crate) struct Detached<'t, P: TableMemory + Maintenance> {
     count: usize,
 }
 
-impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
+impl<'t, P: TableMemory + Maintenance> RetiredTables<'t, P> {
     pub(crate) fn new(table: &'t Stage2<P>) -> Self {
         Self { table, pending: Pending::new(), frames: [const { MaybeUninit::uninit() }; DETACHED], count: 0 }
     }
 
-    /// Takes over a table of `level`, with all tables below it. The entry that led to it has been replaced, and its range
-    /// is part of `pending`.
+    /// Takes over a table of `level`, with all tables below it. The entry that led to it has been replaced, and its
+    /// range is part of `pending`.
     pub(crate) fn push(&mut self, frame: PhysAddr, level: Level) {
         if self.count == DETACHED {
             self.flush();
@@ -62,7 +62,7 @@ impl<'t, P: TableMemory + Maintenance> Detached<'t, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Drop for Detached<'_, P> {
+impl<P: TableMemory + Maintenance> Drop for RetiredTables<'_, P> {
     fn drop(&mut self) {
         self.flush();
     }

@@ -18,12 +18,12 @@ fn linked(link: u64) -> Option<PhysAddr> {
 ///
 /// The frames are chained through their own first words, so that any number can be kept without an allocator.
 #[derive(Debug)]
-pub(crate) struct Reserve<'t, P: TableMemory + Maintenance> {
+pub(crate) struct SpareTables<'t, P: TableMemory + Maintenance> {
     table: &'t Stage2<P>,
     head: Option<PhysAddr>,
 }
 
-impl<'t, P: TableMemory + Maintenance> Reserve<'t, P> {
+impl<'t, P: TableMemory + Maintenance> SpareTables<'t, P> {
     /// No frames: each is allocated when it is taken.
     pub(crate) const fn none(table: &'t Stage2<P>) -> Self {
         Self { table, head: None }
@@ -59,7 +59,7 @@ impl<'t, P: TableMemory + Maintenance> Reserve<'t, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Drop for Reserve<'_, P> {
+impl<P: TableMemory + Maintenance> Drop for SpareTables<'_, P> {
     fn drop(&mut self) {
         while let Some(frame) = self.head {
             let next = self.table.load(Slot { table: frame, index: 0 });
@@ -94,13 +94,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         &self,
         range: IpaRange,
         wants: impl Fn(&Entry) -> bool,
-    ) -> Result<Reserve<'_, P>, Error> {
+    ) -> Result<SpareTables<'_, P>, Error> {
         let mut needed = [None; 4];
         for edge in [range.start(), range.end()] {
             if edge == self.geometry.range().end() {
                 continue;
             }
-            let entry = self.lookup_settled(edge);
+            let entry = self.lookup_stable(edge);
             if !entry.is_leaf() || !wants(&entry) {
                 continue;
             }
@@ -112,6 +112,6 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 }
             }
         }
-        Reserve::new(self, needed.iter().flatten().count(), range.start())
+        SpareTables::new(self, needed.iter().flatten().count(), range.start())
     }
 }

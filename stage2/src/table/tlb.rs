@@ -67,7 +67,7 @@ impl Pending {
     fn grow(known: &mut IpaRange, range: IpaRange) -> bool {
         let beside = known.end() >= range.start() && known.start() <= range.end();
         if beside {
-            *known = IpaRange::trusted(known.start().min(range.start()), known.end().max(range.end()));
+            *known = IpaRange::new_unchecked(known.start().min(range.start()), known.end().max(range.end()));
         }
         beside
     }
@@ -160,7 +160,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The order is that of D8.17.6.1. One batch costs two broadcast TLBIs and three DSBs, or one and two.
     pub(crate) fn complete(&self, pending: &Pending) {
         if !pending.is_empty() {
-            self.under_way.note_change();
+            self.in_flight.note_change();
             self.invalidate_pending(pending);
         }
     }
@@ -175,11 +175,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         unfinished.end_with_change();
     }
 
-    /// [`Stage2::complete`], for whoever notes the change as well: small enough to be inlined.
+    /// [`Stage2::complete`], for callers that note the change as well: small enough to be inlined.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn invalidate_pending(&self, pending: &Pending) {
-        self.settle();
+        self.wait_for_runs();
         if !cfg!(feature = "small")
             && let Some([range]) = pending.ranges()
             && self.config.features.tlbi_range
@@ -240,16 +240,16 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn invalidate_leaf(&self, ipa: Ipa) {
         let page = ipa.align_down(crate::arch::address::PAGE_SIZE);
-        self.complete(&Pending::of(IpaRange::trusted(page, page.offset(crate::arch::address::PAGE_SIZE))));
+        self.complete(&Pending::of(IpaRange::new_unchecked(page, page.offset(crate::arch::address::PAGE_SIZE))));
     }
 
     /// Before an invalidation: waits until no run is half taken apart. A member that still has its Contiguous bit would
-    /// let a walk cache the whole run anew, over members that have been changed. Whoever takes a run apart waits for
-    /// nobody meanwhile, so this ends.
+    /// let a walk cache the whole run anew, over members that have been changed. The PE that takes a run apart waits
+    /// for no other meanwhile, so this ends.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    fn settle(&self) {
-        while self.under_way.dissolving() {
+    fn wait_for_runs(&self) {
+        while self.in_flight.splitting_runs() {
             self.platform.wait();
         }
     }

@@ -28,7 +28,7 @@ impl Entry {
     /// What the entry translates.
     #[inline(always)]
     pub fn range(&self) -> IpaRange {
-        IpaRange::trusted(self.ipa, self.ipa.offset(self.level.entry_bytes()))
+        IpaRange::new_unchecked(self.ipa, self.ipa.offset(self.level.entry_bytes()))
     }
 
     /// The run of sixteen entries that it belongs to.
@@ -36,7 +36,7 @@ impl Entry {
     pub fn run(&self) -> IpaRange {
         let bytes = RUN as u64 * self.level.entry_bytes();
         let start = self.ipa.align_down(bytes);
-        IpaRange::trusted(start, start.offset(bytes))
+        IpaRange::new_unchecked(start, start.offset(bytes))
     }
 
     #[inline(always)]
@@ -58,9 +58,9 @@ impl Entry {
 /// What a visitor wants next.
 pub(crate) enum Next {
     /// The entry is done with.
-    Onward,
+    Continue,
     /// The entry has changed, or is to be: read it again, and go down if it is a table now.
-    Again,
+    Retry,
 }
 
 /// Something that goes over all entries of a range, in ascending order.
@@ -128,8 +128,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.step(slot, Level::L1, Level::L2, ipa).ok()
     }
 
-    /// From an entry of `level` to the entry of `below` in the table that it points to; the entry itself if it points to
-    /// none. With constant levels, as in [`Stage2::page_slot`], it takes half as many instructions as in a loop.
+    /// From an entry of `level` to the entry of `below` in the table that it points to; the entry itself if it points
+    /// to none. With constant levels, as in [`Stage2::page_slot`], it takes half as many instructions as in a loop.
     #[inline(always)]
     pub(crate) fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Result<Slot, Descriptor> {
         let value = Descriptor(self.load(slot));
@@ -139,7 +139,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Like [`Stage2::lookup`], after any PE that is changing the entry has finished.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn lookup_settled(&self, ipa: Ipa) -> Entry {
+    pub(crate) fn lookup_stable(&self, ipa: Ipa) -> Entry {
         loop {
             let entry = self.lookup(ipa);
             if !entry.value.is_busy(entry.level) {
@@ -149,8 +149,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
-    /// Waits until the entry in `slot`, of a table of `level`, is no longer what it was when it was found busy. The PE that marked it waits for no other
-    /// PE while it holds the mark, so this ends.
+    /// Waits until the entry in `slot`, of a table of `level`, is no longer what it was when it was found busy. The PE
+    /// that marked it waits for no other PE while it holds the mark, so this ends.
     #[cold]
     #[inline(never)]
     pub(crate) fn wait_for(&self, slot: Slot, level: Level) {
@@ -183,7 +183,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         loop {
             while ipa < end {
                 let start = ipa.align_down(bytes);
-                let part = IpaRange::trusted(ipa, start.offset(bytes).min(end));
+                let part = IpaRange::new_unchecked(ipa, start.offset(bytes).min(end));
                 let slot = self.slot(table, level, ipa);
                 let entry = Entry { slot, level, ipa: start, value: Descriptor(self.load(slot)) };
                 match (entry.value.kind(level), level.below()) {
@@ -201,7 +201,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                         }
                     }
                     _ => {
-                        if let Next::Again = visitor.entry(self, &entry, part)? {
+                        if let Next::Retry = visitor.entry(self, &entry, part)? {
                             continue;
                         }
                     }
@@ -215,7 +215,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             (table, level, bytes) = (led_here, parent, parent.entry_bytes());
             let last = Ipa(end.0 - 1);
             let entry = Entry { slot: self.slot(table, level, last), level, ipa: last.align_down(bytes), value };
-            visitor.leave(self, &entry, IpaRange::trusted(entry.ipa.max(range.start()), end))?;
+            visitor.leave(self, &entry, IpaRange::new_unchecked(entry.ipa.max(range.start()), end))?;
             end = match level.above().filter(|_| level != top) {
                 Some(above) => entry.ipa.align_down(above.entry_bytes()).offset(above.entry_bytes()).min(range.end()),
                 None => range.end(),

@@ -94,7 +94,7 @@ fn written_pages_are_reported_once_and_no_others() {
         guest_store(&table, first).unwrap();
         assert_eq!(harvest(&table, &mut log), [first].into());
         assert_eq!(host.count(Event::InvalidWindow), 0);
-        table.stop_log(log).unwrap();
+        table.stop_log_and_collapse(log).unwrap();
     }
 }
 
@@ -111,7 +111,7 @@ fn a_first_write_opens_one_page_and_unmaps_none() {
     assert_eq!(guest_store(&table, GIB + 0x5008), Ok(0));
     assert_eq!(harvest(&table, &mut log), [GIB + 0x5000].into());
     assert_eq!(store(&table, GIB + 0x5000), Access::Fault(Status::Permission));
-    table.stop_log(log).unwrap();
+    table.stop_log_and_collapse(log).unwrap();
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn stopping_restores_leaves_and_frames() {
             guest_store(&table, GIB + n * MIB + 0x8000).unwrap();
         }
         table.split(range(GIB + 20 * MIB, 8 * MIB), LeafSize::Page).unwrap();
-        table.stop_log(log).unwrap();
+        table.stop_log_and_collapse(log).unwrap();
         assert_eq!((sizes(&table), host.live.get()), before, "{mechanism:?} {bbm:?}");
         assert_eq!(guest_store(&table, GIB + 0x9000), Ok(0));
     }
@@ -144,7 +144,7 @@ fn an_ended_log_opens_lazily() {
     let mut table = table(&host, BbmLevel::Level2);
     let log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
     guest_store(&table, GIB).unwrap();
-    table.end_log(log).unwrap();
+    table.stop_log_keeping_pages(log).unwrap();
     let frames = host.live.get();
     assert_eq!(guest_store(&table, GIB + 3 * MIB), Ok(1));
     assert_eq!((guest_store(&table, GIB + 2 * MIB), host.live.get()), (Ok(0), frames), "opened whole, without a split");
@@ -309,13 +309,13 @@ fn disjoint_logs_run_side_by_side() {
     guest_store(&table, GIB + MIB - 0x1000).unwrap();
     guest_store(&table, GIB + MIB).unwrap();
     assert_eq!(harvest(&table, &mut first), [GIB + MIB - 0x1000].into());
-    table.stop_log(first).unwrap();
+    table.stop_log_and_collapse(first).unwrap();
     guest_store(&table, GIB + MIB + 0x1000).unwrap();
     assert_eq!(harvest(&table, &mut second), [GIB + MIB, GIB + MIB + 0x1000].into());
     let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: false };
     let overlap = table.start_log(range(GIB, GIB), storage(range(GIB, GIB)), options);
     assert_eq!(overlap.err(), Some(Error::LogOverlap { range: b }));
-    table.stop_log(second).unwrap();
+    table.stop_log_and_collapse(second).unwrap();
     assert_eq!(sizes(&table).len(), 1);
 }
 
@@ -333,7 +333,7 @@ fn what_a_log_refuses() {
     let mut words = vec![0; 64];
     let mut wrong = PageSet::new(Layout::new(range(GIB, 2 * MIB)), &mut words).unwrap();
     assert!(matches!(table.peek(&logs[0], &mut wrong), Err(Error::WrongSet { .. })));
-    logs.into_iter().for_each(|log| assert!(table.stop_log(log).is_some()));
+    logs.into_iter().for_each(|log| assert!(table.stop_log_and_collapse(log).is_some()));
     table.admit(Features { hardware_update: HardwareUpdate::None, ..table.config().features }).unwrap();
     let hardware = LogOptions { mechanism: Mechanism::HardwarePage, all_dirty: false };
     assert_eq!(

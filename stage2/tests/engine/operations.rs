@@ -355,7 +355,7 @@ fn repaint_leaves_pages_only() {
     let mut table = table(&host, BbmLevel::Level2);
     let ram = range(32 * MIB, 34 * MIB);
     identity(&mut table, ram);
-    table.repaint().unwrap();
+    table.split_all_for_good().unwrap();
     table.admit(features(BbmLevel::Level0)).unwrap();
     assert_eq!(sizes(&table, ram), [(Page, 34 * 256)]);
     table.collapse(ram).unwrap();

@@ -171,7 +171,7 @@ fn opening_a_run_after_a_log_opens_all_of_it() {
     let mut table = table(host, BbmLevel::Level2);
     table.split(range(GIB, GIB), LeafSize::Contiguous64K).unwrap();
     let log = start(&mut table, range(GIB, 4 * MIB), Mechanism::WriteProtect);
-    table.end_log(log).unwrap();
+    table.stop_log_keeping_pages(log).unwrap();
     guest_store(&table, GIB + 0x5000).unwrap();
     let run: Vec<_> = (0..16).map(|n| table.walk(Ipa(GIB + n * 0x1000)).unwrap()).collect();
     assert!(run.iter().all(|leaf| leaf.size == LeafSize::Contiguous64K && !leaf.write_protected), "{run:?}");
@@ -204,7 +204,7 @@ fn a_weaker_cpu_is_refused_while_hardware_logs() {
     let log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
     let weaker = Features { hardware_update: HardwareUpdate::None, ..table.config().features };
     assert_eq!(table.admit(weaker), Err(Error::NoHardwareDirtyState));
-    table.end_log(log).unwrap();
+    table.stop_log_keeping_pages(log).unwrap();
     table.admit(weaker).unwrap();
     assert!(table.leaves(range(GIB, GIB)).all(|leaf| !leaf.hardware_tracked));
     let narrow = Features { pa_bits: 32, ..weaker };
@@ -242,7 +242,7 @@ fn a_log_of_another_table_ends_nothing() {
     let (mut first, mut second) = (table(host, BbmLevel::Level2), table(host, BbmLevel::Level2));
     let log = start(&mut first, range(GIB, 4 * MIB), Mechanism::WriteProtect);
     let mut other = start(&mut second, range(GIB + 8 * MIB, 4 * MIB), Mechanism::WriteProtect);
-    assert!(second.end_log(log).is_none());
+    assert!(second.stop_log_keeping_pages(log).is_none());
     guest_store(&second, GIB + 8 * MIB).unwrap();
     assert_eq!(harvest(&second, &mut other), [GIB + 8 * MIB].into());
 }

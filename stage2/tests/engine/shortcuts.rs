@@ -323,7 +323,7 @@ fn the_epoch_changes_with_what_is_mapped_granted_or_logged_and_with_nothing_else
     guest_store(&table, GIB).unwrap();
     harvest(&table, &mut log);
     changed(&table, "a split, a first write, a harvest", false);
-    table.end_log(log).unwrap();
+    table.stop_log_keeping_pages(log).unwrap();
     changed(&table, "the end of a log", true);
     table.collapse(range(GIB, GIB)).unwrap();
     changed(&table, "a collapse", false);

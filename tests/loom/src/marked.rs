@@ -1,7 +1,7 @@
 //! A log of which nothing is there but its marks and its pages' descriptors: a descriptor says whether stores go through.
 
 use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
-use crate::bitmap::dirty_bitmap::{BlockMarks, Marks};
+use crate::bitmap::dirty_bitmap::{BlockMarks, DirtyBitmap};
 use crate::bitmap::page_set::{BLOCK_WORDS, Layout, WORD_PAGES};
 use crate::sync::{AtomicU64, Ordering, Weakness, full_fence, has, weakness};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ pub const BLOCK: usize = BLOCK_WORDS * WORD_PAGES;
 /// A log, whose pages have numbers from 0 on.
 #[derive(Debug)]
 pub struct Marked {
-    marks: Marks,
+    marks: DirtyBitmap,
     /// Of the pages that somebody may write in the model. All others stay open and marked if they are so at first.
     descriptors: BTreeMap<usize, AtomicU64>,
 }
@@ -42,7 +42,7 @@ impl Marked {
         }
         let word = |index| if shared.contains(&index) { AtomicU64::shared(0) } else { AtomicU64::new(0) };
         let words: Box<[AtomicU64]> = (0..layout.words()).map(word).collect();
-        let marks = Marks::new(layout, Box::leak(words)).expect("as many words as there have to be");
+        let marks = DirtyBitmap::new(layout, Box::leak(words)).expect("as many words as there have to be");
         let descriptors = written.iter().map(|&page| (page, AtomicU64::shared(HELD))).collect();
         let marked = Self { marks, descriptors };
         for page in dirty {

@@ -1,4 +1,4 @@
-//! The marks of a log: set beside a harvest that takes them, with the orders that `marks.rs` asks for, and with less.
+//! The marks of a log: set beside a harvest that takes them, with the orders that `dirty_bitmap.rs` asks for, and with less.
 
 use loom::sync::Arc;
 use loom::thread;

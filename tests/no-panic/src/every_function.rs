@@ -128,7 +128,7 @@ fn tables() -> Result<(), Error> {
     logs(&mut table, range)?;
     black_box(table.unmap(range)).ok();
     black_box(table.collapse(range)).ok();
-    black_box(table.repaint()).ok();
+    black_box(table.split_all_for_good()).ok();
     black_box(table.admit(features())).ok();
     table.invalidate_all();
     // SAFETY: this is never executed.
@@ -170,8 +170,8 @@ fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
     black_box(table.clear_from(&mut log, storage)).ok();
     black_box((table.grants_writes(range), log.layout().page_words()));
     table.mark_written(range);
-    black_box(table.end_log(other));
-    black_box(table.stop_log(log));
+    black_box(table.stop_log_keeping_pages(other));
+    black_box(table.stop_log_and_collapse(log));
     Ok(())
 }
 

@@ -243,10 +243,10 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
         tell(open);
     }
 
-    /// [`Stage2::stop_log`].
-    pub fn stop_log(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    /// [`Stage2::stop_log_and_collapse`].
+    pub fn stop_log_and_collapse(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         self.model.begin(Operation::over(OperationKind::Stop, log.range()));
-        let storage = self.stage2.stop_log(log);
+        let storage = self.stage2.stop_log_and_collapse(log);
         self.model.finish(true);
         storage
     }

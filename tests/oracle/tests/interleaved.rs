@@ -199,7 +199,7 @@ fn storage(logged: IpaRange) -> &'static [AtomicU64] {
 
 /// The end of a log and of its table, which leaves nothing.
 fn stop(model: &Model, mut table: Checked<'_>, log: Log) {
-    let storage = table.stop_log(log).expect("the log's own words");
+    let storage = table.stop_log_and_collapse(log).expect("the log's own words");
     // SAFETY: the words were leaked by `storage`, and the engine has given them back.
     drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
     model.assert_clean();

@@ -179,7 +179,7 @@ fn a_log_that_finds_no_memory_does_not_start() {
                 Err(Error::OutOfMemory { .. }) => table.start_log(range, words, options).expect("there is memory now"),
                 Err(other) => panic!("{other}"),
             };
-            table.stop_log(log);
+            table.stop_log_and_collapse(log);
             model.assert_clean();
             assert_eq!(rights(&table, world()), before);
         });
@@ -217,7 +217,7 @@ fn a_fault_that_finds_no_memory_costs_precision_and_nothing_else() {
             model.assert_clean();
             assert!(opened(&report), "all that was opened is reported");
             model.fail_allocations(None);
-            table.stop_log(log);
+            table.stop_log_and_collapse(log);
             model.assert_clean();
         });
     }

@@ -189,8 +189,9 @@ impl Region {
     pub fn stop(&mut self, table: &Table) {
         if let Some(log) = self.log.take() {
             let range = log.range();
-            self.storage =
-                exclusively(table, |table| events::operation(Call::End, Some(range), || table.end_log(log), |_| true));
+            self.storage = exclusively(table, |table| {
+                events::operation(Call::End, Some(range), || table.stop_log_keeping_pages(log), |_| true)
+            });
         }
     }
 

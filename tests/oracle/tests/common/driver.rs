@@ -182,7 +182,7 @@ impl<'m> Driver<'m> {
         let hot = self.hot();
         let Some(LogUnderTest { log, .. }) = self.log.take() else { return hot };
         let range = log.range();
-        if let Some(storage) = self.table.stop_log(log) {
+        if let Some(storage) = self.table.stop_log_and_collapse(log) {
             // SAFETY: `start` leaked this very slice, and the engine has given it back.
             drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
         }
