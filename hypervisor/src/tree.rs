@@ -3,6 +3,8 @@
 //! Only those parts of `fdt` are used that cannot panic on a [`CheckedTree`]: finding the root, going through children
 //! and properties. Cells and strings are decoded here.
 
+pub mod index;
+pub mod interrupts;
 #[cfg(test)]
 pub(crate) mod testing;
 
