@@ -35,7 +35,7 @@ pub struct Guest<'a> {
     /// Its CPUs' MPIDRs, the one that it starts on first.
     pub cpus: &'a [u64],
     /// Its command line.
-    pub bootargs: Option<&'a str>,
+    pub bootargs: Option<&'a [u8]>,
     /// Its initramfs.
     pub initrd: Option<PhysRange>,
     /// Whether it has the performance monitors.
@@ -185,7 +185,11 @@ impl Writer {
     fn chosen(&mut self, machine: &Machine, guest: &Guest<'_>) -> Written {
         self.node("chosen", |tree| {
             if let Some(bootargs) = guest.bootargs {
-                tree.text("bootargs", bootargs)?;
+                if bootargs.contains(&0) {
+                    return Err(GuestTreeError::Writer(vm_fdt::Error::InvalidString));
+                }
+                let text: Vec<u8> = bootargs.iter().copied().chain([0]).collect();
+                tree.fdt.property("bootargs", &text)?;
             }
             if let Some(initrd) = guest.initrd {
                 tree.fdt.property_u64("linux,initrd-start", initrd.start())?;

@@ -4,10 +4,13 @@
 //! has registers is listed as hidden. Sources: Devicetree Specification, release 0.4, and the Linux bindings named on
 //! each function.
 
+#[cfg(test)]
+mod board_tests;
 mod cpus;
 mod devices;
 mod error;
 mod memory;
+mod modules;
 mod placement;
 #[cfg(test)]
 mod tests;
@@ -18,9 +21,10 @@ pub use error::MachineError;
 use crate::range::PhysRange;
 use crate::tree::Tree;
 use crate::tree_check::CheckedTree;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use devices::Devices;
+use modules::Modules;
 
 /// The most CPUs that are started.
 pub const MAX_CPUS: usize = 64;
@@ -62,6 +66,8 @@ pub struct Machine {
     pub initrd: Option<Module>,
     /// The hypervisor's own command line.
     pub bootargs: String,
+    /// What the tree has that is understood, or not, and that the guest does not get: sentences for people.
+    pub notes: Vec<String>,
     /// `rng-seed` of `/chosen`, empty if there is none.
     pub rng_seed: Vec<u8>,
     /// `kaslr-seed` of `/chosen`.
@@ -73,6 +79,8 @@ pub struct Machine {
 pub struct Cpu {
     /// Its affinity fields, as `MPIDR_EL1` has them: bits 39:32 and 23:0.
     pub mpidr: u64,
+    /// Whether PSCI starts it: the CPU that the hypervisor is started on need not say so.
+    pub by_psci: bool,
     /// Its `compatible`, most specific first.
     pub compatible: Vec<String>,
 }
@@ -206,8 +214,8 @@ pub struct Module {
     pub name: String,
     /// Where it lies.
     pub range: PhysRange,
-    /// Its `bootargs`.
-    pub bootargs: Option<String>,
+    /// Its command line: bytes, of any encoding.
+    pub bootargs: Option<Vec<u8>>,
 }
 
 impl Machine {
@@ -226,7 +234,7 @@ impl Machine {
         let (cpus, cpu_map) = cpus::read_cpus(root)?;
         let psci = cpus::read_psci(root)?;
         let devices = Devices::read(root)?;
-        let (kernel, initrd) = memory::read_modules(root, chosen)?;
+        let modules = Modules::read(root, chosen)?;
 
         let chosen_bytes = |name| chosen.and_then(|chosen| chosen.property(name)).unwrap_or_default();
         let machine = Self {
@@ -243,9 +251,10 @@ impl Machine {
             rtc: devices.rtc,
             virtio: devices.virtio,
             hidden: devices.hidden,
-            kernel,
-            initrd,
-            bootargs: chosen.and_then(|chosen| chosen.string("bootargs")).unwrap_or_default().to_string(),
+            kernel: modules.kernel,
+            initrd: modules.initrd,
+            bootargs: modules.bootargs,
+            notes: modules.notes,
             rng_seed: chosen_bytes("rng-seed").to_vec(),
             kaslr_seed: chosen_bytes("kaslr-seed").first_chunk().map(|seed| u64::from_be_bytes(*seed)),
         };

@@ -99,6 +99,11 @@ impl<'b, 'a> Node<'b, 'a> {
         self.cells(name).next()
     }
 
+    /// The number that other nodes name it by, the old `linux,phandle` included.
+    pub fn phandle(self) -> Option<u32> {
+        self.cell("phandle").or_else(|| self.cell("linux,phandle"))
+    }
+
     /// Whether its `compatible` has this string.
     pub fn is_compatible(self, with: &str) -> bool {
         self.strings("compatible").any(|name| name == with)

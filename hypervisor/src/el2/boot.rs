@@ -60,6 +60,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let options = Options::parse(&machine.bootargs)?;
     console::log_up_to(options.log);
     log::info!("Unbroken {}, image at {image:#x}", env!("CARGO_PKG_VERSION"));
+    machine.notes.iter().for_each(|note| log::info!("{note}"));
     if machine.psci != Conduit::Smc {
         return Err(Refusal(
             "PSCI is called by HVC here, which at EL2 calls EL2 itself: start the image on a machine, or in a \

@@ -35,6 +35,7 @@ pub fn allocate_areas(machine: &Machine) -> Result<(), Refusal> {
             "the CPU that runs this has MPIDR {own:#x}, which the device tree has not"
         )));
     }
+    machine.check_startable(own)?;
     let areas =
         machine.cpus.iter().map(|cpu| if cpu.mpidr == own { Some(&cpu::BOOT_AREA) } else { CpuArea::allocate() });
     let areas: Option<Vec<_>> = areas.collect();

@@ -35,7 +35,7 @@ impl Given {
         Guest {
             memory: &self.memory,
             cpus: &self.cpus,
-            bootargs: Some("console=ttyAMA0"),
+            bootargs: Some(b"console=ttyAMA0"),
             initrd: PhysRange::with_size(0x5000_0000, 0x1234),
             pmu: true,
             granted: &[],
@@ -340,8 +340,8 @@ fn a_cpu_that_is_not_there_is_refused() {
 fn a_tree_beyond_the_boot_protocols_limit_is_refused() {
     let given = Given::all(GIC3);
     let long = "x".repeat(MAX_SIZE);
-    let error = write(&given.machine, &Guest { bootargs: Some(&long), ..given.guest() }).unwrap_err();
+    let error = write(&given.machine, &Guest { bootargs: Some(long.as_bytes()), ..given.guest() }).unwrap_err();
     assert!(matches!(error, GuestTreeError::TooLarge { size } if size > MAX_SIZE), "{error}");
-    let error = write(&given.machine, &Guest { bootargs: Some("a\0b"), ..given.guest() }).unwrap_err();
+    let error = write(&given.machine, &Guest { bootargs: Some(b"a\0b"), ..given.guest() }).unwrap_err();
     assert_eq!(error, GuestTreeError::Writer(vm_fdt::Error::InvalidString));
 }

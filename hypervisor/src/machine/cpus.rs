@@ -1,6 +1,6 @@
 //! CPUs, their topology, and the firmware that starts them.
 
-use super::{Conduit, Cpu, CpuMapEntry, MAX_CPUS, MachineError, limit};
+use super::{Conduit, Cpu, CpuMapEntry, MAX_CPUS, Machine, MachineError, limit};
 use crate::tree::{Node, cell_counts, number};
 use alloc::format;
 use alloc::string::ToString;
@@ -12,7 +12,7 @@ pub(super) fn read_cpus(root: Node<'_, '_>) -> Result<(Vec<Cpu>, Vec<CpuMapEntry
     let (address_cells, _) = cell_counts(parent, (1, 0));
     let mut cpus: Vec<Cpu> = Vec::new();
     let mut phandles = Vec::new();
-    let mut not_psci = None;
+    let (mut not_psci, mut last) = (0, None);
     for node in parent.children().filter(|node| node.base_name() == "cpu" && node.is_enabled()) {
         let reg: Vec<u32> = node.cells("reg").take(address_cells).collect();
         // Affinity fields of MPIDR_EL1; everything else in the number must be zero.
@@ -21,17 +21,20 @@ pub(super) fn read_cpus(root: Node<'_, '_>) -> Result<(Vec<Cpu>, Vec<CpuMapEntry
         if cpus.iter().any(|cpu| cpu.mpidr == mpidr) {
             return Err(MachineError::SameCpuTwice { mpidr });
         }
-        if node.string("enable-method") != Some("psci") {
-            not_psci = Some(node.name());
+        let by_psci = node.string("enable-method") == Some("psci");
+        if !by_psci {
+            not_psci += 1;
+            last = Some(node.name());
         }
-        cpus.push(Cpu { mpidr, compatible: node.strings("compatible").map(ToString::to_string).collect() });
+        cpus.push(Cpu { mpidr, by_psci, compatible: node.strings("compatible").map(ToString::to_string).collect() });
         limit("CPUs", cpus.len(), MAX_CPUS)?;
-        phandles.push((node.cell("phandle"), mpidr));
+        phandles.push((node.phandle(), mpidr));
     }
-    match (cpus.len(), not_psci) {
-        (0, _) => return Err(MachineError::NoCpus),
-        // A lone CPU needs no way to be started, and QEMU names none.
-        (2.., Some(name)) => return Err(MachineError::NotPsci { cpu: name.to_string() }),
+    // The CPU that runs this needs no way to be started, and QEMU names none where it is the only one. That it is the one
+    // without is checked where it is known which one it is.
+    match (cpus.len(), not_psci, last) {
+        (0, ..) => return Err(MachineError::NoCpus),
+        (_, 2.., Some(name)) => return Err(MachineError::NotPsci { cpu: name.to_string() }),
         _ => {}
     }
     let mut cpu_map = Vec::new();
@@ -39,6 +42,20 @@ pub(super) fn read_cpus(root: Node<'_, '_>) -> Result<(Vec<Cpu>, Vec<CpuMapEntry
         read_cpu_map(map, 1, &phandles, &mut cpu_map)?;
     }
     Ok((cpus, cpu_map))
+}
+
+impl Machine {
+    /// Checks that every CPU but the one with the affinity `own`, which runs already, is one that PSCI starts.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::NotPsci`].
+    pub fn check_startable(&self, own: u64) -> Result<(), MachineError> {
+        match self.cpus.iter().find(|cpu| cpu.mpidr != own && !cpu.by_psci) {
+            Some(cpu) => Err(MachineError::NotPsci { cpu: format!("cpu@{:x}", cpu.mpidr) }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Appends what lies below `node`, in the tree's order.

@@ -63,6 +63,13 @@ pub enum MachineError {
         /// The node.
         path: String,
     },
+    /// The hypervisor's own command line is no text.
+    BadBootargs {
+        /// The property.
+        property: &'static str,
+        /// What can be read of it.
+        text: String,
+    },
     /// Two modules of one kind.
     ModuleTwice {
         /// `kernel` or `ramdisk`.
@@ -142,6 +149,11 @@ impl fmt::Display for MachineError {
             Self::UnknownModule { path } => {
                 write!(f, "the module {path} is of no known kind: it must be multiboot,kernel or multiboot,ramdisk")
             }
+            Self::BadBootargs { property, text } => write!(
+                f,
+                "the hypervisor's command line, {property} of /chosen, has bytes that are no UTF-8 text: write its \
+                 options in ASCII ({text})"
+            ),
             Self::ModuleTwice { kind } => {
                 write!(f, "there are two multiboot,{kind} modules in /chosen: pass one, there is one guest")
             }

@@ -62,7 +62,7 @@ fn qemus_machines_are_read() {
         }
         assert_eq!(machine.kernel.name, "/chosen/module@0x48000000");
         assert_eq!(machine.kernel.range, range(0x4800_0000, 1 << 20));
-        assert_eq!(machine.kernel.bootargs.as_deref(), Some("console=ttyAMA0 quiet"));
+        assert_eq!(machine.kernel.bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
         let initrd = machine.initrd.unwrap();
         assert_eq!((initrd.range, initrd.bootargs), (range(0x4c00_0000, 3 << 20), None));
         assert_eq!(machine.bootargs, "log=debug bbm=auto");
@@ -293,12 +293,10 @@ fn cpus_must_be_there_and_startable() {
         bad
     );
     for method in [&b"spin-table\0"[..], b""] {
-        assert_eq!(
-            error(GIC3, |tree| {
-                tree.at("cpus/cpu@3").set("enable-method", method);
-            }),
-            MachineError::NotPsci { cpu: "cpu@3".to_string() }
-        );
+        let machine = machine(GIC3, |tree| {
+            tree.at("cpus/cpu@3").set("enable-method", method);
+        });
+        assert_eq!(machine.check_startable(0), Err(MachineError::NotPsci { cpu: "cpu@3".to_string() }));
     }
     assert!(matches!(
         error(GIC3, |tree| {

@@ -31,7 +31,7 @@ impl<'b, 'a> Index<'b, 'a> {
     /// Recursion ends where the checked tree does, which is not deep.
     fn add(&mut self, node: Node<'b, 'a>, parent: usize) {
         let own = self.entries.len();
-        let phandle = node.cell("phandle").or_else(|| node.cell("linux,phandle"));
+        let phandle = node.phandle();
         self.entries.push(Entry { node, parent, phandle });
         for child in node.children() {
             self.add(child, own);

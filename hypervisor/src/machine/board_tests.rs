@@ -1,0 +1,162 @@
+//! Trees as boards and other boot loaders have them: QEMU's with one change each. Bare Linux accepts every one.
+
+use super::*;
+use crate::tree::testing::{GIC3, TestNode};
+
+fn range(start: u64, size: u64) -> PhysRange {
+    PhysRange::with_size(start, size).unwrap()
+}
+
+fn read(change: impl FnOnce(&mut TestNode)) -> Result<Machine, MachineError> {
+    let mut tree = TestNode::parse(GIC3);
+    change(&mut tree);
+    Machine::read(&tree.checked())
+}
+
+const KERNEL: &str = "chosen/module@0x48000000";
+const INITRD: &str = "chosen/module@0x4c000000";
+
+#[test]
+fn adjacent_memory_nodes_are_one_range() {
+    let machine = read(|tree| {
+        tree.take("memory@40000000");
+        for n in 0..78 {
+            let mut node = TestNode::new(&alloc::format!("memory@{:x}", 0x4000_0000 + n * 0x80_0000));
+            node.set("device_type", *b"memory\0").set_cells("reg", &[0, 0x4000_0000 + n * 0x80_0000, 0, 0x80_0000]);
+            tree.add(node);
+        }
+    });
+    assert_eq!(machine.unwrap().ram, [range(0x4000_0000, 78 * 0x80_0000)]);
+}
+
+#[test]
+fn reserved_memory_that_says_little_is_read_like_its_parent() {
+    for said in [&["ranges"][..], &["#address-cells"], &["ranges", "#address-cells", "#size-cells"]] {
+        let machine = read(|tree| {
+            let mut parent = TestNode::new("reserved-memory");
+            parent.set_cells("#address-cells", &[2]).set_cells("#size-cells", &[2]).set("ranges", []);
+            for name in said {
+                parent.unset(name);
+            }
+            let mut firmware = TestNode::new("firmware@50000000");
+            firmware.set_cells("reg", &[0, 0x5000_0000, 0, 0x10_0000]);
+            parent.add(firmware);
+            tree.add(parent);
+        });
+        assert_eq!(machine.unwrap().reserved, [range(0x5000_0000, 0x10_0000)], "without {said:?}");
+    }
+}
+
+#[test]
+fn the_cpu_that_runs_needs_no_way_to_be_started() {
+    let machine = read(|tree| {
+        tree.at("cpus/cpu@2").unset("enable-method");
+    })
+    .unwrap();
+    assert_eq!(machine.check_startable(2), Ok(()));
+    assert_eq!(machine.check_startable(0), Err(MachineError::NotPsci { cpu: "cpu@2".into() }));
+    let two = read(|tree| {
+        tree.at("cpus/cpu@2").unset("enable-method");
+        tree.at("cpus/cpu@3").unset("enable-method");
+    });
+    assert_eq!(two.unwrap_err(), MachineError::NotPsci { cpu: "cpu@3".into() });
+}
+
+#[test]
+fn the_guests_command_line_is_bytes_and_the_hypervisors_is_text() {
+    let machine = read(|tree| {
+        tree.at(KERNEL).set("bootargs", *b"name=caf\xe9 quiet\0");
+    });
+    assert_eq!(machine.unwrap().kernel.bootargs.as_deref(), Some(&b"name=caf\xe9 quiet"[..]));
+    let error = read(|tree| {
+        tree.at("chosen").set("bootargs", *b"bbm=break \xff\0");
+    })
+    .unwrap_err();
+    assert!(matches!(&error, MachineError::BadBootargs { property: "bootargs", .. }), "{error}");
+    assert!(alloc::string::ToString::to_string(&error).contains("bbm=break"), "{error}");
+}
+
+#[test]
+fn a_command_line_that_linux_would_cut_is_told() {
+    let with = |length: usize| {
+        read(|tree| {
+            tree.at(KERNEL).set("bootargs", [alloc::vec![b'x'; length], alloc::vec![0]].concat());
+        })
+        .unwrap()
+        .notes
+    };
+    assert_eq!(with(2047), [""; 0]);
+    assert!(with(2048)[0].contains("2048 bytes"), "{:?}", with(2048));
+}
+
+#[test]
+fn modules_by_xens_older_names_are_read() {
+    let names = |kernel: &'static [u8], initrd: &'static [u8]| {
+        read(|tree| {
+            tree.at(KERNEL).set("compatible", kernel);
+            tree.at(INITRD).set("compatible", initrd);
+            // QEMU lists the initramfs first.
+            let initrd = tree.at("chosen").take("module@0x4c000000");
+            tree.at("chosen").add(initrd);
+        })
+    };
+    for (kernel, initrd) in [
+        (&b"xen,linux-zimage\0xen,multiboot-module\0"[..], &b"xen,linux-initrd\0xen,multiboot-module\0"[..]),
+        (b"xen,linux-zimage\0multiboot,module\0", b"multiboot,ramdisk\0"),
+        (b"multiboot,module\0", b"multiboot,module\0"),
+        (b"xen,multiboot-module\0", b"multiboot,ramdisk\0multiboot,module\0"),
+    ] {
+        let machine = names(kernel, initrd).unwrap();
+        assert_eq!(machine.kernel.range.start(), 0x4800_0000);
+        assert_eq!(machine.initrd.unwrap().range.start(), 0x4c00_0000);
+    }
+    // A policy of Xen's is told and left alone; of a kind that nobody knows, refused.
+    let machine = names(b"multiboot,module\0multiboot,kernel\0", b"xen,xsm-policy\0multiboot,module\0").unwrap();
+    assert!(machine.initrd.is_none() && machine.notes[0].contains("module@0x4c000000"), "{:?}", machine.notes);
+    let unknown = names(b"multiboot,module\0multiboot,kernel\0", b"multiboot,microcode\0multiboot,module\0");
+    assert!(matches!(unknown.unwrap_err(), MachineError::UnknownModule { .. }));
+}
+
+#[test]
+fn modules_below_a_node_of_their_own_are_read() {
+    let machine = read(|tree| {
+        let chosen = tree.at("chosen");
+        let (kernel, initrd) = (chosen.take("module@0x48000000"), chosen.take("module@0x4c000000"));
+        let mut modules = TestNode::new("modules");
+        modules.set_cells("#address-cells", &[2]).set_cells("#size-cells", &[2]).add(kernel).add(initrd);
+        chosen.add(modules);
+    })
+    .unwrap();
+    assert_eq!(machine.kernel.name, "/chosen/modules/module@0x48000000");
+    assert!(machine.initrd.is_some());
+}
+
+/// Whose command line is whose, as Xen's documentation says; a module's own comes first.
+#[test]
+fn command_lines_are_given_out_as_xen_does() {
+    let lines = |module: Option<&str>, chosen: &[(&str, &str)]| {
+        let machine = read(|tree| {
+            tree.at(KERNEL).unset("bootargs");
+            tree.at("chosen").unset("bootargs");
+            let zero = |text: &str| [text.as_bytes(), &[0]].concat();
+            if let Some(text) = module {
+                tree.at(KERNEL).set("bootargs", zero(text));
+            }
+            for (name, text) in chosen {
+                tree.at("chosen").set(name, zero(text));
+            }
+        })
+        .unwrap();
+        let guest = machine.kernel.bootargs.map(|bytes| String::from_utf8(bytes).unwrap());
+        (machine.bootargs, guest.unwrap_or_default())
+    };
+    let (own, guest, plain) = ("xen,xen-bootargs", "xen,dom0-bootargs", "bootargs");
+    let pair = |own: &str, guest: &str| (own.to_string(), guest.to_string());
+    assert_eq!(lines(Some("quiet"), &[(plain, "log=debug")]), pair("log=debug", "quiet"));
+    assert_eq!(lines(None, &[(guest, "quiet"), (plain, "log=debug")]), pair("log=debug", "quiet"));
+    assert_eq!(lines(None, &[(own, "log=debug"), (plain, "quiet")]), pair("log=debug", "quiet"));
+    assert_eq!(lines(None, &[(own, "log=debug"), (guest, "quiet"), (plain, "x")]), pair("log=debug", "quiet"));
+    assert_eq!(lines(Some("quiet"), &[(own, "log=debug"), (guest, "x"), (plain, "x")]), pair("log=debug", "quiet"));
+    // Where nothing says otherwise it is the hypervisor's: QEMU's `-append`.
+    assert_eq!(lines(None, &[(plain, "log=debug")]), pair("log=debug", ""));
+}
