@@ -3,6 +3,8 @@
 //! Only those parts of `fdt` are used that cannot panic on a [`CheckedTree`]: finding the root, going through children
 //! and properties. Cells and strings are decoded here.
 
+#[cfg(any(test, feature = "edit"))]
+pub mod edit;
 pub mod index;
 pub mod interrupts;
 #[cfg(test)]

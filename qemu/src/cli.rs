@@ -67,12 +67,25 @@ pub enum Command {
     Audit(Audit),
     /// Let the oracle judge the events that `cargo hv linux --oracle --events FILE` has kept
     Replay(Replay),
+    /// Let the hypervisor read device trees of boards, and say what it makes of each
+    Trees(Trees),
     /// Count what the hot paths cost, in instructions, and print it beside KVM
     Bench(Bench),
     /// Run every check there is: format, lints, docs, host tests, system tests
     Test,
     /// Print what is installed, what is missing, and what would be done about it
     Doctor(Doctor),
+}
+
+/// `cargo hv trees`.
+#[derive(Debug, Args)]
+pub struct Trees {
+    /// A tree, or a folder with trees (*.dtb) in it [default: those of Debian's kernel package, which is fetched]
+    #[arg(value_name = "FILE|DIR")]
+    pub path: Option<PathBuf>,
+    /// Only the counts, by reason
+    #[arg(long)]
+    pub summary: bool,
 }
 
 /// `cargo hv linux`.

@@ -8,6 +8,7 @@ pub mod payload;
 pub mod replay;
 pub mod secure_partition;
 pub mod test;
+pub mod trees;
 
 use crate::cli::{self, Common};
 use crate::images::{self, Image};

@@ -11,6 +11,8 @@ const KERNELS: [&str; 2] =
     [r"^linux-image-6\.1\.0-[0-9]+-cloud-arm64$", r"^linux-image-[0-9]+\.[0-9]+\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$"];
 /// The kernels whose KVM is measured; the newest is taken.
 const KVM_KERNEL: &str = r"^linux-image-[0-9]+\.[0-9]+\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$";
+/// The kernels whose package has the boards' device trees; the newest is taken.
+const BOARD_KERNEL: &str = r"^linux-image-[0-9]+\.[0-9]+\.[0-9][^-]*(-[0-9]+)?-arm64$";
 /// A shell and its tools in one static program.
 const BUSYBOX: &str = "busybox-static";
 /// Debian's installer for network boot.
@@ -59,6 +61,29 @@ impl KvmHost {
         let kernel = kernel_in(&root.join("boot")).context("the kernel's package has no kernel in it")?;
         Ok(Self { kernel })
     }
+}
+
+/// The folder with the device trees of Debian's kernel package, in the cache or fetched now.
+///
+/// # Errors
+/// If they can't be fetched.
+pub fn board_trees(workspace: &Workspace) -> Result<PathBuf> {
+    let _lock = workspace.lock("apt")?;
+    let root = workspace.folder("boards")?.join("root");
+    let found = || {
+        let folders = fs::read_dir(root.join("usr/lib")).ok()?.flatten().map(|entry| entry.path());
+        folders
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-")))
+            .max()
+    };
+    if found().is_none() {
+        let apt = Foreign::arm64(workspace)?;
+        apt.update()?;
+        let package = newest(apt.search(BOARD_KERNEL)?)
+            .context("the archives have no linux-image-*-arm64; name a folder with trees")?;
+        apt.unpack(&[&package], &root)?;
+    }
+    found().context("the kernel's package has no device trees in it")
 }
 
 impl Guest {

@@ -1,0 +1,184 @@
+//! `cargo hv trees`: what the hypervisor makes of boards' device trees.
+//!
+//! A tree as the kernel's package has it is not complete: the boot loader adds RAM and modules. Where they are missing, this
+//! adds them.
+
+use crate::cli::Trees;
+use crate::ending::Status;
+use crate::progress::Step;
+use crate::setup::guest::board_trees;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use hypervisor::machine::{Interrupt, Machine, MachineError};
+use hypervisor::tree::edit::Branch;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// RAM for trees that have none: most boards have some there, and no device tree of Debian's has registers.
+const RAM: u64 = 0x80_0000_0000;
+const RAM_BYTES: u64 = 1 << 30;
+
+/// What came of one tree.
+#[derive(Debug)]
+pub struct Read {
+    /// Its file, below the folder that was named.
+    pub name: String,
+    /// What the hypervisor reads, or why it refuses.
+    pub result: Result<Machine, String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If there is nothing to read, or the trees can't be fetched.
+pub fn trees(workspace: &Workspace, options: &Trees) -> Result<Status> {
+    let path = options.path.clone().map_or_else(|| board_trees(workspace), Ok)?;
+    let mut step = Step::begin("Reading device trees");
+    let read = read_all(&path)?;
+    step.clear();
+    for Read { name, result } in &read {
+        match result {
+            _ if options.summary => {}
+            Ok(machine) => println!("{name}: read, {}", interrupts(machine)),
+            Err(why) => println!("{name}: refused: {why}"),
+        }
+    }
+    print!("{}", summary(&read));
+    Ok(Status::Success)
+}
+
+/// Reads the tree at `path`, or every one below it.
+///
+/// # Errors
+/// If there is none, or a file can't be read.
+pub fn read_all(path: &Path) -> Result<Vec<Read>> {
+    let files = if path.is_dir() { trees_below(path)? } else { vec![path.to_path_buf()] };
+    if files.is_empty() {
+        bail!("{} has no device trees: no file below it ends in .dtb", path.display());
+    }
+    let read = |file: PathBuf| {
+        let bytes = fs::read(&file).with_context(|| format!("can't read {}", file.display()))?;
+        let name = file.strip_prefix(path).ok().filter(|rest| rest.file_name().is_some()).unwrap_or(&file);
+        Ok(Read { name: name.display().to_string(), result: read_one(&bytes) })
+    };
+    files.into_iter().map(read).collect()
+}
+
+fn trees_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (mut found, mut folders) = (Vec::new(), vec![folder.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).with_context(|| format!("can't read {}", folder.display()))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "dtb") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads one tree as the hypervisor does when it is started with it.
+///
+/// # Errors
+/// What the hypervisor says.
+pub fn read_one(bytes: &[u8]) -> Result<Machine, String> {
+    let mut tree = Branch::read(bytes).map_err(|error| error.to_string())?;
+    complete(&mut tree);
+    let checked = hypervisor::tree_check::CheckedTree::new(&tree.bytes()).map_err(|error| error.to_string())?;
+    Machine::read(&checked).map_err(|error: MachineError| error.to_string())
+}
+
+/// Adds what the boot loader adds: RAM, and a kernel for the guest.
+fn complete(tree: &mut Branch) {
+    let cells = |tree: &Branch, name, default| tree.cells(name).first().copied().unwrap_or(default);
+    let (address, size) = (cells(tree, "#address-cells", 2), cells(tree, "#size-cells", 1));
+    let number = |value: u64, cells: u32| {
+        let parts = [0, 0, (value >> 32) as u32, value as u32];
+        parts[parts.len() - cells.clamp(1, 4) as usize..].to_vec()
+    };
+    // With one cell for addresses there is nothing above 4 GiB.
+    let base = if address < 2 { 0x8000_0000 } else { RAM };
+    let reg = |start, bytes| [number(start, address), number(bytes, size)].concat();
+    let is_memory = |node: &Branch| node.property("device_type") == Some(b"memory\0");
+    let is_empty = |node: &Branch| node.cells("reg").iter().all(|&cell| cell == 0);
+    tree.children.retain(|node| !is_memory(node) || !is_empty(node));
+    let mut memory = Branch::new(&format!("memory@{base:x}"));
+    memory.set("device_type", *b"memory\0").set_cells("reg", &reg(base, RAM_BYTES));
+    tree.children.retain(|node| node.name != memory.name);
+    tree.add(memory);
+    if !tree.children.iter().any(|node| node.name == "chosen") {
+        tree.add(Branch::new("chosen"));
+    }
+    let chosen = tree.at("chosen");
+    chosen.set_cells("#address-cells", &[address]).set_cells("#size-cells", &[size]);
+    let mut kernel = Branch::new("module@kernel");
+    kernel
+        .set("compatible", *b"multiboot,kernel\0multiboot,module\0")
+        .set_cells("reg", &reg(base + (16 << 20), 1 << 20));
+    chosen.add(kernel);
+}
+
+/// The interrupts that a board's guest needs, by the GIC's numbers.
+fn interrupts(machine: &Machine) -> String {
+    let list = |interrupts: &[Interrupt]| {
+        let numbers: Vec<String> = interrupts.iter().map(|interrupt| interrupt.intid().to_string()).collect();
+        numbers.join(" ")
+    };
+    let uart = match &machine.uart {
+        None => "none".into(),
+        Some(uart) => match uart.interrupt {
+            Some(interrupt) => format!("{} at {:#x}", interrupt.intid(), uart.registers.start()),
+            None => format!("no interrupt at {:#x}", uart.registers.start()),
+        },
+    };
+    format!("timer {}, UART {uart}", list(&machine.timer.interrupts))
+}
+
+/// How many were read, and how many refused for which reason, whatever node it was at.
+fn summary(read: &[Read]) -> String {
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for why in read.iter().filter_map(|read| read.result.as_ref().err()) {
+        *reasons.entry(kind_of(why)).or_default() += 1;
+    }
+    let refused: usize = reasons.values().sum();
+    let mut text = format!("{} trees: {} read, {refused} refused\n", read.len(), read.len() - refused);
+    let mut reasons: Vec<_> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for (reason, count) in reasons {
+        let _ = writeln!(text, "{count:6}  {reason}");
+    }
+    text
+}
+
+/// A reason without paths and numbers, so that equal kinds are counted together.
+fn kind_of(why: &str) -> String {
+    let word = |word: &str| match word {
+        word if word.starts_with('/') => "...".to_string(),
+        word if word.contains("'s/") => format!("{}'s ...", word.split("'s/").next().unwrap_or_default()),
+        word if word.starts_with("0x") => "...".to_string(),
+        word => word.to_string(),
+    };
+    why.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_kinds_of_refusals_are_counted_together() {
+        let refused = |why: &str| Read { name: String::new(), result: Err(why.into()) };
+        let read = [refused("the device tree's /soc/a@1 lacks x"), refused("the device tree's /soc/b@2 lacks x")];
+        assert_eq!(summary(&read), "2 trees: 0 read, 2 refused\n     2  the device tree's ... lacks x\n");
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused_in_words() {
+        assert!(read_one(b"nothing").unwrap_err().contains("device tree"));
+    }
+}
