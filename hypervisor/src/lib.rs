@@ -29,3 +29,4 @@ pub mod syndrome;
 pub mod thawed;
 pub mod tree;
 pub mod tree_check;
+pub mod uart;
