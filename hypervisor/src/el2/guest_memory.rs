@@ -22,7 +22,7 @@ use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
     Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
-    PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Vmid,
+    PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Untranslated, Vmid,
 };
 
 /// The engine's doors to this machine.
@@ -438,6 +438,22 @@ pub fn fault(abort: &Abort) -> Outcome {
     drop(table);
     if outcome == Outcome::Stuck {
         stuck(abort);
+    }
+    outcome
+}
+
+/// The engine's answer to an abort of the executing CPU at an address that has no translation any more.
+#[cold]
+pub fn untranslated(va: u64, why: Untranslated) -> Outcome {
+    let Some(memory) = guest_memory() else { return Outcome::Unmapped };
+    events::make_room();
+    let table = memory.table.read();
+    // SAFETY: this abort's, until it is answered.
+    let history = unsafe { cpu::fault_history() };
+    let outcome = events::operation(Call::Fault, None, || table.untranslated(va, why, history), |_| true);
+    drop(table);
+    if outcome == Outcome::Stuck {
+        log::debug!("guest: {va:#x} has no translation, again and again ({why:?}); it gets an external abort");
     }
     outcome
 }
