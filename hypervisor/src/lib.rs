@@ -27,5 +27,6 @@ pub mod redistributor;
 pub mod symbol_table;
 pub mod syndrome;
 pub mod thawed;
+pub mod transmitter;
 pub mod tree;
 pub mod tree_check;
