@@ -24,6 +24,7 @@ pub mod power_state;
 pub mod range;
 pub mod reader_lock;
 pub mod redistributor;
+pub mod sentence;
 pub mod symbol_table;
 pub mod syndrome;
 pub mod thawed;
