@@ -33,7 +33,7 @@ impl Sentence {
 impl Write for Sentence {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = MOST - DOTS.len() - self.used;
-        let fits = text.floor_char_boundary(room);
+        let fits = (0..=room.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         let (start, end) = (self.used, self.used + fits);
         if let (Some(to), Some(from)) = (self.bytes.get_mut(start..end), text.as_bytes().get(..fits)) {
             to.copy_from_slice(from);
