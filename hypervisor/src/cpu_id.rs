@@ -159,6 +159,9 @@ impl CpuId {
     pub const fn hcr(&self) -> u64 {
         /// Stage 2 is on.
         const VM: u64 = 1 << 0;
+        /// Walks of the guest's stage 1 through device memory fault: EL2 walks its tables, too, and what a device answers, an
+        /// external abort, would be an exception at EL2.
+        const PTW: u64 = 1 << 2;
         /// DC ISW cleans as well.
         const SWIO: u64 = 1 << 1;
         /// Reads of ID group 3 trap.
@@ -181,7 +184,7 @@ impl CpuId {
         const ATA: u64 = 1 << 56;
         // Zero on purpose: IMO, FMO and AMO (interrupts and SErrors are the guest's own), TGE, E2H, NV, FIEN (no
         // injected errors), TEA and TERR (the guest answers for its own external aborts).
-        let mut hcr = VM | SWIO | TID3 | TSC | TIDCP | TACR | RW;
+        let mut hcr = VM | PTW | SWIO | TID3 | TSC | TIDCP | TACR | RW;
         if self.has_limited_ordering_regions() {
             hcr |= TLOR;
         }
@@ -302,7 +305,7 @@ mod tests {
     #[test]
     fn a_plain_cpu_gets_no_bit_of_a_feature_that_it_lacks() {
         let id = CpuId::default();
-        assert_eq!(id.hcr(), 0x803c_0003);
+        assert_eq!(id.hcr(), 0x803c_0007);
         assert_eq!(id.cptr(), 0x33ff);
         assert_eq!(id.mdcr(6), 0);
         assert_eq!((id.hcrx(), id.hfgrtr()), (0, 0));

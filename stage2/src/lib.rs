@@ -22,7 +22,7 @@ pub use bitmap::logs::{LOGS, Log, LogOptions, Mechanism};
 pub use counters::{Counters, Event};
 pub use descriptor::{Attributes, Descriptor, MemoryType, Permissions};
 pub use error::Error;
-pub use fault::{Abort, FaultHistory, Outcome, Syndrome};
+pub use fault::{Abort, AccessKind, FaultHistory, Outcome, Syndrome, Untranslated};
 pub use features::{BbmLevel, Features};
 pub use geometry::{Geometry, LeafSize, Level};
 pub use mapping::protect::Batch;

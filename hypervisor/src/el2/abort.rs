@@ -2,14 +2,12 @@
 
 use crate::el2::exceptions::{Frame, Next, Registers, skip_instruction};
 use crate::el2::manager::watch;
-use crate::el2::registers::{read_register, write_register};
+use crate::el2::registers::{isb, read_register, write_register};
 use crate::el2::{cpu, crash, gic, guest_memory, inject};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
-use stage2::{Abort, Ipa, Outcome, Syndrome};
-
-const DATA_ABORT: u64 = 0x24;
+use stage2::{AccessKind, Ipa, Outcome, Syndrome, Untranslated};
 
 /// Data aborts.
 pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
@@ -24,18 +22,11 @@ pub extern "C" fn data_lse(_frame: &mut Frame, esr: u64) -> Next {
 
 #[inline(always)]
 fn answer(esr: u64) -> Next {
-    // A plain store that a leaf's permission refused is what tracking and protecting memory make of every first write:
-    // it is told by one comparison. All else, and what this cannot settle, takes the way below.
-    const FSC_KIND: u64 = 0x3c;
-    const PERMISSION: u64 = 0x0c;
-    const WNR: u64 = 1 << 6;
-    const S1PTW: u64 = 1 << 7;
-    const CM: u64 = 1 << 8;
-    if esr & (FSC_KIND | WNR | S1PTW | CM) == PERMISSION | WNR {
+    if Syndrome::is_refused_store(esr) {
         let va = read_register!("far_el2");
-        let Some(ipa) = stage2::aarch64::translate_stage1_read(va) else {
-            cpu::this_cpu().exits.count(Exit::DataAbort);
-            return Next::RESUME;
+        let ipa = match stage2::aarch64::translate_stage1_read(va) {
+            Ok(ipa) => ipa,
+            Err(why) => return untranslated(va, esr, why),
         };
         let page = ipa.align_down(stage2::PAGE_SIZE);
         if guest_memory::first_write(page, va) {
@@ -44,6 +35,7 @@ fn answer(esr: u64) -> Next {
         }
         return data_in_block(page, va, esr);
     }
+    // All else, and what the above cannot settle, takes the long way.
     cpu::this_cpu().exits.count(Exit::DataAbort);
     handle(esr)
 }
@@ -65,89 +57,115 @@ pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
     handle(esr)
 }
 
+/// [`data`], where the guest's own tables do not translate the address any more.
+#[cold]
 #[inline(never)]
-fn handle(esr: u64) -> Next {
-    match decode(esr) {
-        Decoded::Abort(abort) => settle(&abort, guest_memory::fault(&abort)),
-        Decoded::Changed => Next::RESUME,
-        Decoded::Foreign => Next::with_all_registers(unresolved),
-    }
+fn untranslated(va: u64, esr: u64, why: Untranslated) -> Next {
+    cpu::this_cpu().exits.count(Exit::DataAbort);
+    retranslate(va, esr, why)
 }
 
-/// What follows from the engine's answer.
-#[inline(always)]
-fn settle(abort: &Abort, outcome: Outcome) -> Next {
-    match outcome {
+#[inline(never)]
+fn handle(esr: u64) -> Next {
+    let Some(syndrome) = Syndrome::decode(esr) else { return Next::with_all_registers(unresolved) };
+    let va = read_register!("far_el2");
+    let ipa = if syndrome.needs_no_address() {
+        // A TLB conflict abort: AT would meet the same conflict.
+        Ipa(0)
+    } else if syndrome.hpfar_is_valid() {
+        ipa_from_hpfar(va)
+    } else {
+        match stage2::aarch64::translate_stage1_read(va) {
+            Ok(ipa) => ipa,
+            Err(why) => return retranslate(va, esr, why),
+        }
+    };
+    let abort = syndrome.at(ipa, va);
+    match guest_memory::fault(&abort) {
         Outcome::Retry => Next::RESUME,
         Outcome::Frozen => {
             guest_memory::wait_for_thaw();
             Next::RESUME
         }
-        Outcome::Denied if watch::lets_through(abort) => Next::RESUME,
+        Outcome::Denied if watch::lets_through(&abort) => Next::RESUME,
         Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
     }
 }
 
+/// An abort at `va` whose IPA is not known, since the guest has changed its own tables: it finds out by trying again. If that
+/// does not end it hears of it.
+#[cold]
+#[inline(never)]
+fn retranslate(va: u64, esr: u64, why: Untranslated) -> Next {
+    if why == Untranslated::Exception {
+        // EL2's own exception has left its syndrome and address in the registers.
+        write_register!("esr_el2", esr);
+        write_register!("far_el2", va);
+    }
+    match guest_memory::untranslated(va, why) {
+        Outcome::Retry => Next::RESUME,
+        _ => Next::with_all_registers(unresolved),
+    }
+}
+
+/// Where HPFAR_EL2 and FAR_EL2 say that the abort was.
+fn ipa_from_hpfar(va: u64) -> Ipa {
+    Ipa(stage2::fault::ipa_from_hpfar(read_register!("hpfar_el2")).0 | va & 0xfff)
+}
+
 /// Handles an abort that never happened, as if the registers said so; nothing if `esr` is no abort's. For tests: the
 /// machines that they run on raise no TLB conflict aborts, and no stale entries.
-pub fn inject(esr: u64, address: u64, ipa: Ipa) -> Option<()> {
+///
+/// With `walk_devices`, HCR_EL2.PTW is 0 meanwhile: the walks that EL2 makes on the way reach devices.
+pub fn inject(esr: u64, address: u64, ipa: Ipa, walk_devices: bool) -> Option<()> {
+    /// HCR_EL2.PTW.
+    const PTW: u64 = 1 << 2;
     Syndrome::decode(esr)?;
+    write_register!("esr_el2", esr);
     write_register!("far_el2", address);
     write_register!("hpfar_el2", ipa.0 >> 12 << 4);
-    handle(esr).is_resume().then_some(())
-}
-
-/// What ESR_EL2, FAR_EL2 and HPFAR_EL2 say.
-enum Decoded {
-    /// An abort that the stage-2 tables have caused.
-    Abort(Abort),
-    /// The guest has changed its own tables since: it finds out by trying again.
-    Changed,
-    /// An abort that the tables have nothing to do with.
-    Foreign,
-}
-
-#[inline(always)]
-fn decode(esr: u64) -> Decoded {
-    let Some(syndrome) = Syndrome::decode(esr) else { return Decoded::Foreign };
-    let address = read_register!("far_el2");
-    let ipa = if syndrome.needs_no_address() {
-        // A TLB conflict abort: AT would meet the same conflict, and fail, for ever.
-        Some(Ipa(0))
-    } else if syndrome.hpfar_is_valid() {
-        Some(Ipa(stage2::fault::ipa_from_hpfar(read_register!("hpfar_el2")).0 | address & 0xfff))
-    } else {
-        stage2::aarch64::translate_stage1_read(address)
-    };
-    ipa.map_or(Decoded::Changed, |ipa| Decoded::Abort(syndrome.at(ipa, address)))
+    let hcr = read_register!("hcr_el2");
+    write_register!("hcr_el2", if walk_devices { hcr & !PTW } else { hcr });
+    // The walk that follows is controlled by it.
+    isb();
+    let next = handle(esr);
+    write_register!("hcr_el2", hcr);
+    next.is_resume().then_some(())
 }
 
 /// An access that nothing is mapped for, or that is forbidden.
 extern "C" fn unresolved(registers: &mut Registers) {
     crash::park_if_stopped();
-    let esr = read_register!("esr_el2");
-    if let Decoded::Abort(abort) = decode(esr)
-        && let Some(access) = Access::from_syndrome(esr)
-        && gic::is_guarded(abort.ipa)
-    {
-        if access.write {
-            gic::write(abort.ipa, access.bytes, registers.get(access.register));
-        } else {
-            let value = gic::read(abort.ipa, access.bytes);
-            registers.set(access.register, access.extend(value));
-        }
+    let (esr, va) = (read_register!("esr_el2"), read_register!("far_el2"));
+    if emulate(registers, esr, va).is_some() {
         return skip_instruction(esr);
     }
-    let exception = if esr >> 26 == DATA_ABORT {
-        Exception::DataAbort { write: esr & 1 << 6 != 0, maintenance: esr & 1 << 8 != 0 }
-    } else {
-        Exception::InstructionAbort
+    let exception = match AccessKind::of(esr) {
+        Some(AccessKind::Data { write, maintenance }) => Exception::DataAbort { write, maintenance },
+        _ => Exception::InstructionAbort,
     };
     log::debug!(
-        "guest: ESR_EL2 {esr:#x}, FAR_EL2 {:#x}, HPFAR_EL2 {:#x}, ELR_EL2 {:#x}: external abort",
-        read_register!("far_el2"),
+        "guest: ESR_EL2 {esr:#x}, FAR_EL2 {va:#x}, HPFAR_EL2 {:#x}, ELR_EL2 {:#x}: external abort",
         read_register!("hpfar_el2"),
         read_register!("elr_el2")
     );
-    inject::abort(exception, esr, read_register!("far_el2"));
+    inject::abort(exception, esr, va);
+}
+
+/// Carries out an access to registers that EL2 guards. Nothing if it is no such access, or one that the device does not answer:
+/// an abort then reaches the guest as its own would have.
+fn emulate(registers: &mut Registers, esr: u64, va: u64) -> Option<()> {
+    // What is guarded is not mapped, so it is a translation fault, whose IPA is known.
+    Syndrome::decode(esr).filter(Syndrome::hpfar_is_valid)?;
+    let (access, ipa) = (Access::from_syndrome(esr)?, ipa_from_hpfar(va));
+    if !gic::is_guarded(ipa) {
+        return None;
+    }
+    if access.write {
+        gic::write(ipa, access.bytes, registers.get(access.register))
+    } else {
+        let value = gic::read(ipa, access.bytes)?;
+        registers.set(access.register, access.extend(value));
+        Some(())
+    }
 }

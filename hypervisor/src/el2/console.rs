@@ -4,6 +4,7 @@ use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
 use core::fmt::{self, Write};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use hypervisor::transmitter::Transmitter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
@@ -18,9 +19,11 @@ struct Console {
     registers: AtomicPtr<PL011Registers>,
     /// Held while lines are written, so that those of several CPUs do not mix.
     line: Mutex<()>,
+    transmitter: Transmitter,
 }
 
-static CONSOLE: Console = Console { registers: AtomicPtr::new(ptr::null_mut()), line: Mutex::new(()) };
+static CONSOLE: Console =
+    Console { registers: AtomicPtr::new(ptr::null_mut()), line: Mutex::new(()), transmitter: Transmitter::new() };
 
 /// Uses the PL011 at `address` from now on.
 ///
@@ -51,10 +54,8 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn byte(&mut self, byte: u8) {
-        // The guest has the UART, too: where it has switched the transmitter off, the FIFO stays full for ever, and
-        // what does not fit is lost.
-        const PATIENCE: usize = 1 << 20;
-        if (0..PATIENCE).any(|_| !self.uart.is_tx_fifo_full()) {
+        // The guest has the UART, too, and can switch it off: what does not fit is lost.
+        if CONSOLE.transmitter.wait_for_room(|| self.uart.is_tx_fifo_full()) {
             self.uart.write_word(byte);
         }
     }

@@ -103,12 +103,15 @@ fn begin() {
 }
 
 fn end() -> ! {
+    // Whatever was at work in the table for longer than it was waited for is over by now.
+    guest_memory::revoke();
     print_without_lock(format_args!("end: {}", End::Panic.name()));
     power::stop(End::Panic)
 }
 
-/// Stops this CPU for good.
+/// Stops this CPU for good. It is at work in the guest's table no more.
 pub fn park() -> ! {
+    cpu::this_cpu().reading.0.store(0, Ordering::Release);
     loop {
         aarch64_cpu::asm::wfi();
     }

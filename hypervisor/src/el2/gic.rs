@@ -3,6 +3,7 @@
 //! Everything else that is mapped has no way to memory. The ITSs, the frames for virtual LPIs, GICH and GICV are not
 //! mapped at all.
 
+use crate::el2::device;
 use alloc::vec::Vec;
 use hypervisor::machine::{Gic, GicV3, Machine};
 use hypervisor::range::PhysRange;
@@ -44,7 +45,7 @@ fn redistributors(gic: &GicV3, region: PhysRange) -> Vec<u64> {
     while next + 2 * FRAME <= region.end() {
         // SAFETY: the region is mapped as device memory, and a redistributor is at `next`: the first one, or one that
         // follows one that is not the last.
-        let typer = unsafe { load(next + 8, 8) };
+        let typer = unsafe { core::ptr::read_volatile((next + 8) as *const u64) };
         found.push(next);
         if redistributor::is_last(typer) {
             break;
@@ -61,35 +62,21 @@ pub fn is_guarded(ipa: Ipa) -> bool {
     GUARDED.get().is_some_and(|guarded| guarded.binary_search(&page).is_ok())
 }
 
-/// Carries out a load from a guarded page.
-pub fn read(ipa: Ipa, bytes: u8) -> u64 {
+/// Carries out a load from a guarded page; nothing if that ends with an external abort.
+pub fn read(ipa: Ipa, bytes: u8) -> Option<u64> {
     match redistributor::read(ipa.0 % PAGE, bytes) {
         // SAFETY: `ipa` lies in a redistributor's first page, at a register of this size; loads have no side effect.
-        Answer::Masked(mask) => mask & unsafe { load(ipa.0, bytes) },
-        Answer::Nothing => 0,
+        Answer::Masked(mask) => Some(mask & unsafe { device::load(ipa.0, bytes == 8) }?),
+        Answer::Nothing => Some(0),
     }
 }
 
-/// Carries out a store to a guarded page.
-pub fn write(ipa: Ipa, bytes: u8, value: u64) {
-    if let Answer::Masked(mask) = redistributor::write(ipa.0 % PAGE, bytes) {
+/// Carries out a store to a guarded page; nothing if that ends with a synchronous external abort.
+pub fn write(ipa: Ipa, bytes: u8, value: u64) -> Option<()> {
+    match redistributor::write(ipa.0 % PAGE, bytes) {
         // SAFETY: `ipa` lies in a redistributor's first page, at a 4-byte register that cannot make it write to memory
         // with the bits that the mask leaves.
-        unsafe { core::ptr::write_volatile(ipa.0 as *mut u32, (value & mask) as u32) };
-    }
-}
-
-/// Loads a 4- or 8-byte register.
-///
-/// # Safety
-///
-/// There is such a register at `address`, mapped as device memory.
-unsafe fn load(address: u64, bytes: u8) -> u64 {
-    if bytes == 8 {
-        // SAFETY: the caller's promise.
-        unsafe { core::ptr::read_volatile(address as *const u64) }
-    } else {
-        // SAFETY: the caller's promise.
-        u64::from(unsafe { core::ptr::read_volatile(address as *const u32) })
+        Answer::Masked(mask) => unsafe { device::store(ipa.0, (value & mask) as u32) },
+        Answer::Nothing => Some(()),
     }
 }

@@ -13,6 +13,7 @@ use crate::el2::services::Logs;
 use crate::el2::table_lock::TableLock;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use hypervisor::machine::Machine;
@@ -21,8 +22,8 @@ use hypervisor::range::{PhysRange, merged};
 use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
-    Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
-    PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Vmid,
+    Abort, Attributes, BbmLevel, Census, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance,
+    Outcome, PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Untranslated, Vmid,
 };
 
 /// The engine's doors to this machine.
@@ -159,6 +160,8 @@ unsafe impl Maintenance for Platform {
 
     #[inline(always)]
     fn wait(&self) {
+        // A CPU that has crashed may be the one that is waited for.
+        crash::park_if_stopped();
         // YIELD first: an emulator that runs its CPUs in turn, as QEMU does when it counts instructions, goes over to the one
         // that is waited for.
         // SAFETY: a hint.
@@ -257,7 +260,7 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
         map(&mut table, device, Attributes::DEVICE)?;
     }
 
-    report(&table);
+    log::info!("{}", Shape::of(&table));
     let mut ram = guest
         .memory
         .iter()
@@ -330,20 +333,35 @@ fn map(table: &mut Stage2<Platform>, range: PhysRange, attributes: Attributes) -
     events::fallible(Call::Map, Some(ipas), || table.map(ipas, PhysAddr(range.start()), attributes))
 }
 
-/// Says of what leaves the table consists.
-pub fn report(table: &Stage2<Platform>) {
-    let census = table.census();
-    let names = LeafSize::DESCENDING.into_iter().zip(census.leaves);
-    let leaves: Vec<_> = names.map(|(size, count)| alloc::format!("{count} of {}", size_name(size))).collect();
-    log::info!(
-        "stage 2: {} leaves ({}); {} bytes in {} tables; {} bits of IPA, sizes change as with BBM level {}",
-        census.leaves.iter().sum::<usize>(),
-        leaves.join(", "),
-        census.tables as u64 * PAGE_SIZE,
-        census.tables,
-        table.geometry().ipa_bits(),
-        table.bbm_level() as u8,
-    );
+/// Of what leaves a table consists, as it is printed.
+pub struct Shape {
+    census: Census,
+    ipa_bits: u8,
+    bbm: BbmLevel,
+}
+
+impl Shape {
+    /// The table's as it is now.
+    pub fn of(table: &Stage2<Platform>) -> Self {
+        Self { census: table.census(), ipa_bits: table.geometry().ipa_bits(), bbm: table.bbm_level() }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { census, ipa_bits, bbm } = self;
+        write!(f, "stage 2: {} leaves (", census.leaves.iter().sum::<usize>())?;
+        for (index, (size, count)) in LeafSize::DESCENDING.into_iter().zip(census.leaves).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{count} of {}", size_name(size))?;
+        }
+        let (bytes, tables) = (census.tables as u64 * PAGE_SIZE, census.tables);
+        write!(
+            f,
+            "); {bytes} bytes in {tables} tables; {ipa_bits} bits of IPA, sizes change as with BBM level {}",
+            *bbm as u8
+        )
+    }
 }
 
 /// A leaf's size as reports name it.
@@ -431,6 +449,22 @@ pub fn fault(abort: &Abort) -> Outcome {
     outcome
 }
 
+/// The engine's answer to an abort of the executing CPU at an address that has no translation any more.
+#[cold]
+pub fn untranslated(va: u64, why: Untranslated) -> Outcome {
+    let Some(memory) = guest_memory() else { return Outcome::Unmapped };
+    events::make_room();
+    let table = memory.table.read();
+    // SAFETY: this abort's, until it is answered.
+    let history = unsafe { cpu::fault_history() };
+    let outcome = events::operation(Call::Fault, None, || table.untranslated(va, why, history), |_| true);
+    drop(table);
+    if outcome == Outcome::Stuck {
+        log::debug!("guest: {va:#x} has no translation, again and again ({why:?}); it gets an external abort");
+    }
+    outcome
+}
+
 /// Waits at EL2 while the table is frozen. The pauses leave the lock to whoever is to thaw it.
 #[cold]
 pub fn wait_for_thaw() {
@@ -452,17 +486,24 @@ pub fn is_ram(address: u64) -> bool {
     leaf.is_some_and(|leaf| leaf.attributes.memory == stage2::MemoryType::Normal)
 }
 
-/// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: takes no
-/// lock.
+/// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: needs no lock, but
+/// closes the table's, so that nothing puts back what is taken.
 pub fn revoke() {
     let Some(memory) = guest_memory() else { return };
+    empty_root(memory);
+    // Some CPU may be at work in the table: one that breaks entries, or thaws, restores some of the root's at its end.
+    memory.table.close();
+    empty_root(memory);
+}
+
+/// Makes all of the root's entries invalid, and removes all translations from all TLBs.
+fn empty_root(memory: &GuestMemory) {
     let (root, tables) = memory.root;
     for frame in 0..tables as u64 {
         // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.
         unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
     }
-    El2::<NonSecure>::dsb(Dsb::IshSt);
-    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(Scope::Broadcast));
-    // No translation is left on any CPU when this returns.
-    El2::<NonSecure>::dsb(Dsb::Ish);
+    // Of all VMIDs, since the executing CPU's VTTBR_EL2 need not hold the guest's yet. No translation is left on any CPU when
+    // this returns.
+    stage2::aarch64::invalidate_all_vmids();
 }

@@ -1,5 +1,5 @@
 //! The heap: for the device trees, the hypervisor's own tables and what else start-up needs. Once the guest runs, nothing
-//! allocates but the management core.
+//! allocates but the bitmaps of the guest's own logs (`hypercalls=on`), which are refused where there is no room.
 
 use buddy_system_allocator::LockedHeap;
 use core::cell::UnsafeCell;

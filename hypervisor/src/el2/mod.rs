@@ -8,6 +8,7 @@ mod console;
 mod control;
 mod cpu;
 mod crash;
+mod device;
 mod events;
 mod exceptions;
 mod frames;

@@ -79,15 +79,27 @@ fn find(mpidr: u64) -> Result<&'static cpu::CpuArea, ErrorCode> {
 fn cpu_on(mpidr: u64, entry: EntryPoint) -> Result<u32, ErrorCode> {
     let target = find(mpidr)?;
     let address = check_entry(entry)?;
-    target.cpu.power.turn_on(address, entry.context_id()).map_err(|error| match error {
+    let power = &target.cpu.power;
+    let ticket = power.turn_on(address, entry.context_id()).map_err(already)?;
+    secondary::start(target, mpidr, || power.is_pending(ticket)).map(|()| 0).map_err(|error| {
+        power.could_not_start(ticket);
+        match power.get() {
+            Power::Off => {
+                log::error!("CPU {mpidr:#x} cannot be started: PSCI says {error}");
+                ErrorCode::InternalFailure
+            }
+            // It was on its way off, and the firmware has not let it go.
+            Power::On => ErrorCode::AlreadyOn,
+            Power::OnPending => ErrorCode::OnPending,
+        }
+    })
+}
+
+fn already(error: TurnOnError) -> ErrorCode {
+    match error {
         TurnOnError::AlreadyOn => ErrorCode::AlreadyOn,
         TurnOnError::OnPending => ErrorCode::OnPending,
-    })?;
-    secondary::start(target, mpidr).map(|()| 0).map_err(|error| {
-        log::error!("CPU {mpidr:#x} cannot be started: PSCI says {error}");
-        target.cpu.power.turned_off();
-        ErrorCode::InternalFailure
-    })
+    }
 }
 
 /// Does not return, unless the firmware refuses.
@@ -96,8 +108,7 @@ fn cpu_off() -> Result<u32, ErrorCode> {
     power.turned_off();
     secondary::turn_off();
     // Still here, so still on, at the same place.
-    let _ = power.turn_on(0, 0);
-    let _ = power.turned_on();
+    power.stays_on();
     Err(ErrorCode::Denied)
 }
 

@@ -6,8 +6,8 @@ use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, CpuArea};
 use crate::el2::registers::read_register;
 use crate::el2::{control, events, exceptions, guest_memory, manager, report};
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 use hypervisor::late_cpu::{self, Answer};
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
@@ -77,25 +77,26 @@ pub fn start_all(machine: &Machine) -> Result<Features, Refusal> {
 
 /// Starts one CPU and waits until it has told what it is and is off again.
 fn visit(area: &'static CpuArea, mpidr: u64) -> Result<(), &'static str> {
-    start(area, mpidr).map_err(|_| "cannot be started: PSCI refuses; take it out of the device tree")?;
+    start(area, mpidr, || true).map_err(|_| "cannot be started: PSCI refuses; take it out of the device tree")?;
     wait_until(|| area.cpu.id.get().is_some()).ok_or("was started but does not arrive at EL2")?;
     // It is gone when the firmware says so; until then it cannot be started again.
     let off = || psci::affinity_info::<Smc>(mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off);
     wait_until(off).ok_or("was started but does not turn off again")
 }
 
-/// Asks the firmware to start a CPU, which goes to [`main`]. Waits while it is still on its way down from before.
+/// Asks the firmware to start a CPU, which goes to [`main`]. Waits while it is still on its way down from before, and is still
+/// `wanted`.
 ///
 /// # Errors
 ///
 /// What the firmware says.
-pub fn start(area: &'static CpuArea, mpidr: u64) -> Result<(), PsciError> {
+pub fn start(area: &'static CpuArea, mpidr: u64, wanted: impl Fn() -> bool) -> Result<(), PsciError> {
     let entry = secondary_entry as *const () as u64;
     let context = core::ptr::from_ref(area).expose_provenance() as u64;
     let mut result = Err(PsciError::InternalFailure);
     let _ = wait_until(|| {
         result = psci::cpu_on::<Smc>(mpidr, entry, context);
-        result != Err(PsciError::AlreadyOn)
+        result != Err(PsciError::AlreadyOn) || !wanted()
     });
     result
 }
@@ -154,13 +155,36 @@ pub fn settle(options: &Options) {
     LATE.call_once(|| (options.late_cpu, options.weaken));
 }
 
+/// Why the guest must do without a CPU.
+enum Kept {
+    /// It has less than the others.
+    Weaker(&'static str),
+    /// The table cannot be made fit for it.
+    Table(stage2::Error),
+}
+
+impl From<stage2::Error> for Kept {
+    fn from(error: stage2::Error) -> Self {
+        Self::Table(error)
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Weaker(why) => f.write_str(why),
+            Self::Table(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Compares the executing CPU, which the guest has turned on, with what the table relies on; repaints the table for it if
 /// that is wanted.
 ///
 /// # Errors
 ///
 /// Why the guest must do without this CPU.
-fn join() -> Result<(), String> {
+fn join() -> Result<(), Kept> {
     let id = cpu::read_id();
     let (choice, weaken) = LATE.get().copied().unwrap_or((late_cpu::Choice::Refuse, None));
     let mut features = Features::from_id_registers(&id.stage2(), ConflictAborts::Handled);
@@ -171,18 +195,21 @@ fn join() -> Result<(), String> {
     let in_use = table.read().config().features;
     match late_cpu::answer(choice, in_use, features) {
         Answer::Join => Ok(()),
-        Answer::Refuse(why) => Err(why.into()),
+        Answer::Refuse(why) => Err(Kept::Weaker(why)),
         Answer::Repaint => {
             // TLBIs act on the VMID that this CPU's VTTBR_EL2 holds, which so far has had none.
             guest_memory::activate();
-            let mut table = table.write();
             log::warn!(
                 "CPU {:#x} has less than the others: the guest's memory is split to pages, and stays so",
                 id.affinity()
             );
-            events::fallible(Call::Split, None, || table.split_all_for_good()).map_err(|error| error.to_string())?;
-            table.admit(features).map_err(|error| error.to_string())?;
-            guest_memory::report(&table);
+            // Nothing is printed while the lock is held: faults of all CPUs wait for it.
+            let mut table = table.write();
+            events::fallible(Call::Split, None, || table.split_all_for_good())?;
+            table.admit(features)?;
+            let shape = guest_memory::Shape::of(&table);
+            drop(table);
+            log::info!("{shape}");
             Ok(())
         }
     }

@@ -1,7 +1,9 @@
 //! The guest's table, behind the lock that faults take: [`hypervisor::reader_lock`] with each CPU's own flag.
 
 use crate::el2::cpu::{self, this_cpu};
+use crate::el2::crash;
 use crate::el2::guest_memory::{self, Platform};
+use crate::el2::registers::read_register;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use hypervisor::reader_lock::{Flag, ReaderLock};
@@ -53,7 +55,21 @@ impl TableLock {
     /// The caller holds no [`Reading`].
     pub fn write(&self) -> Writing<'_> {
         self.lock.begin_write(cpu::all().map(|area| &area.cpu.reading), wait);
+        // Once another CPU has crashed, nothing that needs the table for itself begins: a thaw would put back what was revoked.
+        crash::park_if_stopped();
         Writing(self)
+    }
+
+    /// Keeps all others from the table, for good: for crashes. Those that are at work in it may end, for a moment.
+    pub fn close(&self) {
+        const MILLISECONDS: u64 = 200;
+        let own = &this_cpu().reading;
+        let others = cpu::all().map(|area| &area.cpu.reading).filter(|&flag| !core::ptr::eq(flag, own));
+        let (start, ticks) = (read_register!("cntpct_el0"), read_register!("cntfrq_el0") / 1000 * MILLISECONDS);
+        self.lock.close(others, || {
+            core::hint::spin_loop();
+            read_register!("cntpct_el0").wrapping_sub(start) < ticks
+        });
     }
 }
 

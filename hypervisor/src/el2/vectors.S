@@ -2,7 +2,9 @@
 //
 // From the guest: what a procedure call may change is saved (x0-x18, x30), one function is called, found in one table by
 // exception class, and the guest goes on. The rest of the registers is saved only where that function asks for it.
-// From EL2 itself: every exception is a crash.
+// From EL2 itself: a synchronous exception of an instruction that has a fix-up goes on there; all else is a crash. No SError
+// is taken at EL2: HCR_EL2.AMO and TGE are 0, so that SErrors are for EL1 (or EL3), and one for a lower exception level than the
+// current one stays pending, whatever PSTATE.A is. What an access by EL2 for the guest causes is the guest's after the ERET.
 
 // Saves what the callee may change. Layout: x0 to x18, x30, then room for x19 to x29, 16 bytes each pair.
 .macro save_caller_saved
@@ -70,9 +72,9 @@
     isb
 .endm
 
-// An exception from EL2. The guest is lost, so SP_EL0 is free to keep x0 until there is a stack; the emergency stack is
-// used since the exception may be the overflow of the normal one.
-.macro crash kind
+// An exception from EL2. SP_EL0 keeps x0 until there is a stack: the guest is lost, or a fix-up puts its SP_EL0 back. The
+// emergency stack is used since the exception may be the overflow of the normal one.
+.macro from_el2 kind, next
     .balign 128
     msr     sp_el0, x0
     mrs     x0, tpidr_el2
@@ -80,7 +82,11 @@
     sub     x0, x0, {crash_bytes}
     stp     x1, x2, [x0, #8]
     mov     w1, #\kind
-    b       crash_common
+    b       \next
+.endm
+
+.macro crash kind
+    from_el2 \kind, crash_common
 .endm
 
 // A vector table whose handlers are those of one table.
@@ -92,7 +98,7 @@
     crash   1
     crash   2
     crash   3
-    crash   4
+    from_el2 4, fix_up_or_crash
     crash   5
     crash   6
     crash   7
@@ -132,7 +138,7 @@ timed_vectors:
     crash   1
     crash   2
     crash   3
-    crash   4
+    from_el2 4, fix_up_or_crash
     crash   5
     crash   6
     crash   7
@@ -165,6 +171,39 @@ timed_exit:
     str     x3, [x0, {el2_ticks}]
     restore_caller_saved
     return_to_guest
+
+// As crash_common, where the interrupted instruction may have an entry in the exception table: then EL2 goes on at its fix-up
+// with all of its registers, but for SP_EL0, ELR_EL2, SPSR_EL2, ESR_EL2 and FAR_EL2. Entries: two 32-bit offsets, each from its
+// own address: of the instruction, and of the fix-up.
+fix_up_or_crash:
+    stp     x3, x4, [x0, #24]
+    mrs     x1, elr_el2
+    adrp    x2, __exception_table_start
+    add     x2, x2, :lo12:__exception_table_start
+    adrp    x3, __exception_table_end
+    add     x3, x3, :lo12:__exception_table_end
+1:
+    cmp     x2, x3
+    b.hs    2f
+    ldrsw   x4, [x2]
+    add     x4, x4, x2
+    add     x2, x2, #8
+    cmp     x4, x1
+    b.ne    1b
+    ldrsw   x4, [x2, #-4]!
+    add     x4, x4, x2
+    msr     elr_el2, x4
+    ldp     x1, x2, [x0, #8]
+    ldp     x3, x4, [x0, #24]
+    mrs     x0, sp_el0
+    // SPSR_EL2 has the interrupted PSTATE: back to EL2, flags and all.
+    eret
+    dsb     nsh
+    isb
+2:
+    ldp     x3, x4, [x0, #24]
+    mov     w1, #4
+    b       crash_common
 
 // x0: the crash frame, x1 and x2 saved in it; w1: which vector.
 crash_common:

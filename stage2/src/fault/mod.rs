@@ -5,7 +5,7 @@
 mod first_write;
 
 use crate::arch::address::Ipa;
-use crate::arch::descriptor::bits;
+use crate::arch::descriptor::{MemoryType, bits};
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi};
 use crate::table::Stage2;
@@ -53,21 +53,68 @@ pub struct Syndrome {
     stage1_walk: bool,
 }
 
+/// ESR_EL2.ISS.WnR.
+const WNR: u64 = 1 << 6;
+/// ESR_EL2.ISS.S1PTW.
+const S1PTW: u64 = 1 << 7;
+/// ESR_EL2.ISS.CM.
+const CM: u64 = 1 << 8;
+
+/// What kind of access an abort ended, whatever its cause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessKind {
+    /// An instruction fetch.
+    Fetch,
+    /// Data.
+    Data {
+        /// ESR_EL2.ISS.WnR.
+        write: bool,
+        /// Cache maintenance or an address translation (ESR_EL2.ISS.CM), for which WnR is 1 too.
+        maintenance: bool,
+    },
+}
+
+impl AccessKind {
+    /// Of an abort from a lower exception level; nothing for other exceptions.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(esr: u64) -> Option<Self> {
+        const INSTRUCTION_ABORT_LOWER: u64 = 0x20;
+        const DATA_ABORT_LOWER: u64 = 0x24;
+        match esr >> 26 & 0x3f {
+            INSTRUCTION_ABORT_LOWER => Some(Self::Fetch),
+            DATA_ABORT_LOWER => Some(Self::Data { write: esr & WNR != 0, maintenance: esr & CM != 0 }),
+            _ => None,
+        }
+    }
+}
+
+/// Why an address has no translation by stage 1 (any more), or none that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Untranslated {
+    /// The walk failed: PAR_EL1.FST.
+    Fault(u8),
+    /// The walk was an exception at EL2: an external abort.
+    Exception,
+}
+
 impl Syndrome {
+    /// Whether ESR_EL2, of a data abort, says that the leaf's permission refused a plain store: what tracking and protecting
+    /// memory make of every first write, told by one comparison. Its address is to be translated with `AT S1E1R`.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_refused_store(esr: u64) -> bool {
+        const KIND: u64 = 0x3c;
+        const PERMISSION: u64 = 0x0c;
+        esr & (KIND | WNR | S1PTW | CM) == PERMISSION | WNR
+    }
+
     /// Takes ESR_EL2 apart. `None` unless it is an instruction or data abort from a lower exception level with a status
     /// that has to do with the tables (an external abort, for example, has not).
     #[must_use]
     #[inline(always)]
     pub const fn decode(esr: u64) -> Option<Self> {
-        const INSTRUCTION_ABORT_LOWER: u64 = 0x20;
-        const DATA_ABORT_LOWER: u64 = 0x24;
-        const WNR: u64 = 1 << 6;
-        const S1PTW: u64 = 1 << 7;
-        const CM: u64 = 1 << 8;
-        let class = esr >> 26 & 0x3f;
-        if class != INSTRUCTION_ABORT_LOWER && class != DATA_ABORT_LOWER {
-            return None;
-        }
+        let Some(kind) = AccessKind::of(esr) else { return None };
         let status = match esr & 0x3f {
             0x04..=0x07 => Status::Translation,
             0x08..=0x0b => Status::AccessFlag,
@@ -76,7 +123,6 @@ impl Syndrome {
             _ => return None,
         };
         let stage1_walk = esr & S1PTW != 0;
-        let data = class == DATA_ABORT_LOWER;
         Some(Self {
             status,
             // WnR is 0 for hardware's update of a stage-1 descriptor (measured), which a readable page can refuse for
@@ -84,15 +130,20 @@ impl Syndrome {
             write: match stage1_walk {
                 true => matches!(status, Status::Permission),
                 // What writes nothing needs write permission all the same, where that is what it was refused.
-                false => data && esr & WNR != 0 && (esr & CM == 0 || matches!(status, Status::Permission)),
+                false => match kind {
+                    AccessKind::Fetch => false,
+                    AccessKind::Data { write, maintenance } => {
+                        write && (!maintenance || matches!(status, Status::Permission))
+                    }
+                },
             },
-            execute: !data && !stage1_walk,
+            execute: matches!(kind, AccessKind::Fetch) && !stage1_walk,
             stage1_walk,
         })
     }
 
     /// Whether HPFAR_EL2 holds the faulting IPA. It does for translation, access flag and address size faults and on
-    /// stage-1 walks; otherwise translate FAR_EL2 with `AT S1E1R`, and go back to the guest if that fails: the guest
+    /// stage-1 walks; otherwise translate FAR_EL2 with `AT S1E1R`, and call [`Stage2::untranslated`] if that fails: the guest
     /// has changed its tables meanwhile, and will fault again if it must.
     #[must_use]
     #[inline(always)]
@@ -185,7 +236,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub fn fault(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         match abort.status {
-            Status::Conflict => return self.conflict(abort, history),
+            // The syndrome may describe the old table or the new one (I_GYJBJ): the address is good for nothing but this.
+            Status::Conflict => return self.conflict(abort.va, history),
             Status::Permission => self.count(Event::FaultPermission),
             Status::Translation => self.count(Event::FaultTranslation),
             Status::AccessFlag => self.count(Event::FaultAccessFlag),
@@ -219,11 +271,16 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[inline(never)]
     fn untracked(&self, entry: &Entry, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         let leaf = entry.value;
-        let refused = abort.write && !leaf.is_writable()
-            || abort.stage1_walk && leaf.0 & bits::READ == 0
-            || abort.execute && leaf.0 & bits::NO_EXECUTE != 0
-            || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
+        // With HCR_EL2.PTW a walk through a device is refused, whatever the leaf's permissions: no other try ends better.
+        let refused =
+            abort.stage1_walk && abort.status == Status::Permission && leaf.attributes().memory == MemoryType::Device
+                || abort.write && !leaf.is_writable()
+                || abort.stage1_walk && leaf.0 & bits::READ == 0
+                || abort.execute && leaf.0 & bits::NO_EXECUTE != 0
+                || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
         if refused {
+            // The access is not tried again: whatever aborts next is another one.
+            history.clear();
             return Outcome::Denied;
         }
         if abort.write {
@@ -246,21 +303,50 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// rights (another alias, another PE), or one that was broken for a moment.
     fn spurious(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultSpurious);
-        match history.again(abort.ipa.0, self.in_flight.changes()) {
-            0 => self.invalidate_local(abort.ipa, abort.va),
-            1 => {
+        self.invalidate_more(history.again(abort.ipa.0, self.in_flight.changes()), Some(abort.ipa), abort.va)
+    }
+
+    /// Answers a permission fault of the calling PE whose address `va` could not be translated: the guest has changed its own
+    /// tables since, and tries again. What the PE holds of the address is removed, and more each time that it fails again.
+    ///
+    /// An external abort on EL2's walk is answered likewise: without its TLB entry, the guest's next access walks the same
+    /// tables, and takes the abort itself.
+    #[cold]
+    #[inline(never)]
+    pub fn untranslated(&self, va: u64, why: Untranslated, history: &mut FaultHistory) -> Outcome {
+        /// PAR_EL1.FST: TLB conflict abort.
+        const CONFLICT: u8 = 0x30;
+        self.count(Event::FaultNoTranslation);
+        match why {
+            Untranslated::Fault(CONFLICT) => self.conflict(va, history),
+            _ => self.invalidate_more(history.again(va, self.in_flight.changes()), None, va),
+        }
+    }
+
+    /// Removes what the calling PE holds of an address, and more each time that the same abort comes back.
+    fn invalidate_more(&self, repeats: u32, ipa: Option<Ipa>, va: u64) -> Outcome {
+        match (repeats, ipa) {
+            (0, Some(ipa)) => self.invalidate_local(ipa, va),
+            (0, None) => {
+                self.tlbi(Tlbi::VaLocal { va });
+                // Completes it; the exception return that follows synchronises the context.
+                self.dsb(Dsb::Nsh);
+            }
+            (1, _) => {
                 self.count(Event::EscalateVmallE1);
                 // Orders the descriptors before the invalidation.
                 self.dsb(Dsb::IshSt);
-                self.tlbi(Tlbi::Ipa { ipa: abort.ipa, scope: Scope::Local });
-                // Completes the stage-2 entry's invalidation before the combined ones go.
-                self.dsb(Dsb::Nsh);
+                if let Some(ipa) = ipa {
+                    self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Local });
+                    // Completes the stage-2 entry's invalidation before the combined ones go.
+                    self.dsb(Dsb::Nsh);
+                }
                 self.tlbi(Tlbi::VmallE1(Scope::Local));
                 // Completes it on this PE.
                 self.dsb(Dsb::Nsh);
                 self.isb();
             }
-            repeats if repeats < PATIENCE => {
+            (..PATIENCE, _) => {
                 self.count(Event::EscalateVmallS12E1);
                 self.invalidate_all_local();
             }
@@ -273,12 +359,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// R_GRVDR); local is enough (I_JCCRT). The guest's own stage 1 can be the cause as well as a split of ours.
     #[cold]
     #[inline(never)]
-    fn conflict(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
+    fn conflict(&self, va: u64, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultConflict);
         self.invalidate_all_local();
-        // The syndrome may describe the old table or the new one (I_GYJBJ), so the address is good for nothing but
-        // this.
-        if history.again(abort.va, self.in_flight.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
+        if history.again(va, self.in_flight.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
     }
 
     fn invalidate_all_local(&self) {
@@ -335,6 +419,26 @@ mod tests {
         for esr in [0x9200_0010, 0x9200_0021, 0x5600_0000, 0x9600_0047] {
             assert_eq!(Syndrome::decode(esr), None, "{esr:#x}");
         }
+    }
+
+    #[test]
+    fn a_refused_store_is_what_the_whole_syndrome_says() {
+        for iss in 0..1 << 10 {
+            let esr = 0x9200_0000 | iss;
+            let plain = Syndrome::decode(esr).is_some_and(|syndrome| {
+                syndrome.status == Status::Permission && syndrome.write && !syndrome.stage1_walk && iss & CM == 0
+            });
+            assert_eq!(Syndrome::is_refused_store(esr), plain, "{esr:#x}");
+        }
+    }
+
+    #[test]
+    fn accesses_that_aborts_end() {
+        assert_eq!(AccessKind::of(0x8200_004f), Some(AccessKind::Fetch));
+        for (bits, write, maintenance) in [(0, false, false), (WNR, true, false), (WNR | CM, true, true)] {
+            assert_eq!(AccessKind::of(0x9200_0010 | bits), Some(AccessKind::Data { write, maintenance }));
+        }
+        assert_eq!(AccessKind::of(0x9600_0010), None, "an abort of EL2's own");
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use crate::el2::manager::dirty::{self, Region, Table};
 use crate::el2::manager::watch;
-use alloc::string::{String, ToString};
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
+use hypervisor::sentence::Sentence;
 use stage2::{IpaRange, LeafSize, PAGE_SIZE};
 
 /// Pages that one change is about, at most: 32 MiB, so that the guest never waits for long.
@@ -41,7 +41,7 @@ impl Chance {
 /// # Errors
 ///
 /// The engine's sentence, when a change fails for more than a lack of memory.
-pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Result<(), String> {
+pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Result<(), Sentence> {
     if changes == 0 {
         open_all(regions)?;
         return dirty::collapse(table, regions.iter().map(|region| &region.range));
@@ -57,23 +57,23 @@ pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Resu
                 dirty::split(table, range, size)?;
             }
             3..5 => {
-                let room = watch::set(pages, Some(Policy::Report)).map_err(|error| error.to_string())?;
+                let room = watch::set(pages, Some(Policy::Report))?;
                 if !room {
                     open_all(regions)?;
                 }
             }
-            5 => drop(watch::set(pages, None).map_err(|error| error.to_string())?),
-            _ => dirty::collapse_piece(table, range).map_err(|error| error.to_string())?,
+            5 => drop(watch::set(pages, None)?),
+            _ => dirty::collapse_piece(table, range)?,
         }
     }
     Ok(())
 }
 
 /// No store is reported any more.
-fn open_all(regions: &[Region]) -> Result<(), String> {
+fn open_all(regions: &[Region]) -> Result<(), Sentence> {
     for Region { range, .. } in regions {
         let range = PhysRange::new(range.start().0, range.end().0).ok_or("an empty range")?;
-        watch::set(range, None).map_err(|error| error.to_string())?;
+        watch::set(range, None)?;
     }
     Ok(())
 }

@@ -4,9 +4,9 @@ use crate::el2::events;
 use crate::el2::frames::FRAMES;
 use crate::el2::guest_memory::Platform;
 use crate::el2::table_lock::TableLock;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
+use hypervisor::sentence::Sentence;
 use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
 use stage2::{Error, Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Permissions, Stage2};
@@ -38,12 +38,12 @@ fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
 }
 
 /// Splits a range while the guest uses it.
-pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), String> {
+pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), Sentence> {
     let split = |piece| {
         let table = table.read();
         events::fallible(Call::Split, Some(piece), || table.split(piece, to))
     };
-    pieces(range, PIECE).try_for_each(split).map_err(|error| error.to_string())
+    pieces(range, PIECE).try_for_each(split).map_err(Sentence::from)
 }
 
 /// Changes what the guest may do to a range.
@@ -80,15 +80,15 @@ pub fn collapse_piece(table: &Table, range: IpaRange) -> Result<(), Error> {
 }
 
 /// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
-pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), String> {
+pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), Sentence> {
     let largest = LeafSize::Block1G.bytes();
     for range in ranges {
         let end = Ipa(range.end().0.next_multiple_of(largest));
         let end = end.min(table.read().geometry().range().end());
-        let whole = IpaRange::new(range.start().align_down(largest), end).map_err(|error| error.to_string())?;
+        let whole = IpaRange::new(range.start().align_down(largest), end)?;
         for large in pieces(whole, largest) {
             let small = pieces(large, PIECE).chain([large]);
-            small.into_iter().try_for_each(|piece| collapse_piece(table, piece)).map_err(|error| error.to_string())?;
+            small.into_iter().try_for_each(|piece| collapse_piece(table, piece))?;
         }
     }
     Ok(())
@@ -133,7 +133,7 @@ impl Region {
             report: zeroed(words)?,
             since: zeroed(words)?,
             hashes: zeroed(range.pages() as usize)?,
-            heat: alloc::vec![0; words.div_ceil(BLOCK_WORDS)],
+            heat: heat(words.div_ceil(BLOCK_WORDS))?,
         })
     }
 
@@ -153,7 +153,7 @@ impl Region {
     /// # Errors
     ///
     /// A sentence; no log runs. Leaves may have been split.
-    pub fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Result<(), String> {
+    pub fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Result<(), Sentence> {
         // Splitting beforehand, under the shared lock, leaves less to do while the guest's faults wait.
         let how = match mechanism {
             Mechanism::HardwarePage => {
@@ -171,7 +171,7 @@ impl Region {
         let log = exclusively(table, |table| {
             events::fallible(Call::Start, Some(self.range), || table.start_log(self.range, storage, options))
         });
-        self.log = Some(log.map_err(|error| error.to_string())?);
+        self.log = Some(log?);
         self.storage = None;
         self.heat.fill(0);
         self.since.fill(0);
@@ -207,7 +207,7 @@ impl Region {
         look_first: bool,
         drops: &mut Drops,
         mut each: impl FnMut(u64, u64),
-    ) -> Result<u64, String> {
+    ) -> Result<u64, Sentence> {
         let Some(log) = &mut self.log else { return Ok(0) };
         let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
         let table = table.read();
@@ -223,7 +223,7 @@ impl Region {
             let harvest = || table.harvest(log, &mut set).inspect(|()| tell_pages(&set));
             events::fallible(Call::Harvest, Some(self.range), harvest)
         };
-        taken.map_err(|error| error.to_string())?;
+        taken?;
         drop(table);
         let words = set.bitmap().len();
         let mut pages = 0;
@@ -300,6 +300,14 @@ impl Drops {
         }
         kept
     }
+}
+
+/// A number for each block; nothing if the heap has no room.
+fn heat(blocks: usize) -> Option<Vec<u8>> {
+    let mut heat = Vec::new();
+    heat.try_reserve_exact(blocks).ok()?;
+    heat.resize(blocks, 0);
+    Some(heat)
 }
 
 /// So many words of the hypervisor's own memory, for ever.

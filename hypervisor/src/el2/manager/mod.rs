@@ -109,7 +109,7 @@ pub fn is_core(area: &CpuArea) -> bool {
 /// Starts the management core, if there is one: right before the guest.
 pub fn start() {
     if let Some(core) = CORE.get()
-        && let Err(error) = secondary::start(core.area, core.mpidr)
+        && let Err(error) = secondary::start(core.area, core.mpidr, || true)
     {
         power::refuse(format_args!("the management core, CPU {:#x}, cannot be started: PSCI says {error}", core.mpidr));
     }

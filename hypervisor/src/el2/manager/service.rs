@@ -7,10 +7,11 @@ use crate::el2::manager::{attend, audit, churn, guest_has_ended, watch};
 use crate::el2::registers::read_register;
 use crate::el2::{cpu, crash, events, guest_memory};
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 use hypervisor::policy;
 use hypervisor::range::PhysRange;
+use hypervisor::sentence::Sentence;
 use hypervisor_abi::events::RECORD;
 use hypervisor_abi::manager::{
     Census, Findings, MAX_WORDS, Mechanism, Message, Policy, Reply, Request, VERSION, WORD_BYTES,
@@ -57,8 +58,20 @@ impl Chunk {
     }
 }
 
+/// Where the guest's memory lies.
+struct Memory<'r>(&'r [Region]);
+
+impl fmt::Display for Memory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, Region { range, .. })| {
+            let separator = if index == 0 { "" } else { " and " };
+            write!(f, "{separator}{range:?}")
+        })
+    }
+}
+
 /// An answer, or why there is none.
-type Answer = Result<Reply<'static>, String>;
+type Answer = Result<Reply<'static>, Sentence>;
 
 impl Service {
     /// A service for a guest with this memory.
@@ -110,7 +123,7 @@ impl Service {
             Request::Stop => self.stop(table),
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
             Request::Stores => self.stores(number),
-            Request::Freeze => dirty::freeze(table).map(done).map_err(|error| error.to_string()),
+            Request::Freeze => dirty::freeze(table).map(done).map_err(Sentence::from),
             Request::Thaw => {
                 dirty::thaw(table);
                 Ok(Reply::Done)
@@ -133,7 +146,9 @@ impl Service {
 
     fn hello(&mut self, table: &Table, number: u32, version: u16) -> Answer {
         if version != VERSION {
-            return Err(alloc::format!("the hypervisor speaks version {VERSION} of the protocol, not {version}"));
+            return Err(Sentence::of(format_args!(
+                "the hypervisor speaks version {VERSION} of the protocol, not {version}"
+            )));
         }
         for Region { range, .. } in &self.regions {
             self.port.send(number, Reply::Memory { start: range.start().0, end: range.end().0 });
@@ -177,7 +192,7 @@ impl Service {
     }
 
     /// Sends what was written, and counts it.
-    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, String> {
+    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, Sentence> {
         let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
         let Self { port, regions, drops, chunk, .. } = self;
         let mut pages = 0;
@@ -200,7 +215,7 @@ impl Service {
     fn audit(&mut self, table: &Table, number: u32) -> Answer {
         let was_frozen = table.read().is_frozen();
         // With the lock for writing nobody is in a fault handler: every mark of every store so far is there.
-        dirty::freeze(table).map_err(|error| error.to_string())?;
+        dirty::freeze(table)?;
         let result = self.take_pages(table, number, false).map(|pages| {
             let mut findings = Findings::default();
             for region in &mut self.regions {
@@ -225,11 +240,10 @@ impl Service {
             whole && self.regions.iter().any(covers)
         });
         let Some(range) = range else {
-            let memory: Vec<String> = self.regions.iter().map(|ram| alloc::format!("{:?}", ram.range)).collect();
-            return Err(alloc::format!(
+            return Err(Sentence::of(format_args!(
                 "{start:#x}-{end:#x} is no range of whole pages in the guest's memory, which is {}",
-                memory.join(" and ")
-            ));
+                Memory(&self.regions)
+            )));
         };
         let policy = match policy {
             Policy::Allow => None,
@@ -238,20 +252,20 @@ impl Service {
         };
         match watch::set(range, policy) {
             Ok(true) => Ok(Reply::Done),
-            Ok(false) => Err(alloc::format!("there is room for {} ranges only", policy::MAX_RANGES)),
-            Err(error) => Err(error.to_string()),
+            Ok(false) => Err(Sentence::of(format_args!("there is room for {} ranges only", policy::MAX_RANGES))),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn stores(&mut self, number: u32) -> Answer {
-        watch::rearm().map_err(|error| error.to_string())?;
+        watch::rearm()?;
         while let Some(watch::Store { ipa, va, pc, cpu, denied }) = watch::take() {
             self.port.send(number, Reply::Store { ipa, va, pc, cpu, denied });
         }
         Ok(Reply::Stores { lost: watch::take_lost() })
     }
 
-    fn no_log_runs(&self) -> Result<(), String> {
+    fn no_log_runs(&self) -> Result<(), Sentence> {
         match self.running {
             Some(_) => Err("a log runs, whose leaves stay as they are: stop it first".into()),
             None => Ok(()),

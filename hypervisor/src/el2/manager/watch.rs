@@ -9,7 +9,7 @@ use crate::el2::{cpu, guest_memory};
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;
-use stage2::{Abort, Error, Ipa, IpaRange, PAGE_SIZE, Permissions};
+use stage2::{Abort, Error, Ipa, IpaRange, MemoryType, PAGE_SIZE, Permissions};
 
 /// Stores that are kept until someone asks.
 const KEPT: usize = 512;
@@ -125,8 +125,10 @@ pub fn lets_through(abort: &Abort) -> bool {
     let Some(table) = guest_memory::table() else { return false };
     let mut watch = WATCH.lock();
     let Some(policy) = watch.policies.at(abort.ipa.0) else {
-        // Every change is made under the lock, so the table now says what holds.
-        return table.read().walk(abort.ipa).is_some_and(|leaf| leaf.attributes.permissions.write);
+        // Every change is made under the lock, so the table now says what holds. A walk of stage 1 through a device is denied
+        // whatever the leaf allows.
+        let leaf = table.read().walk(abort.ipa).map(|leaf| leaf.attributes);
+        return leaf.is_some_and(|leaf| leaf.permissions.write && leaf.memory != MemoryType::Device);
     };
     watch.keep(Store {
         ipa: abort.ipa.0,
