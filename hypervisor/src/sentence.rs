@@ -70,12 +70,6 @@ impl From<&str> for Sentence {
     }
 }
 
-impl From<stage2::Error> for Sentence {
-    fn from(error: stage2::Error) -> Self {
-        Self::of(error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +78,7 @@ mod tests {
     fn a_sentence_is_what_it_says() {
         assert_eq!(&*Sentence::of(format_args!("{} of {:#x}", 1, 2)), "1 of 0x2");
         let error = stage2::Error::OutOfMemory { ipa: stage2::Ipa(0x1000) };
-        assert_eq!(*Sentence::from(error), *error.to_string());
+        assert_eq!(*Sentence::of(error), *error.to_string());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::memory::{self, PAGE};
 use crate::mmu::{self, NORMAL_RW};
 use crate::probe::{READ64, WRITE64};
 use crate::report::{Outcome, Stop};
-use crate::services::{ALL, MIB, Since, area, leaf, page, protect, required, status_of, write};
+use crate::services::{ALL, MIB, Since, area, leaf, page, protect, required, write};
 use crate::{options, smp, timer};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use hypervisor_abi::{function, inject as options_of, permissions, status};
@@ -183,11 +183,11 @@ fn table_that_comes_and_goes() -> Outcome {
     RUNNING.store(false, Relaxed);
     let aborts = smp::wait(1, 10_000)?;
     check!(aborts > 100, "{aborts} stores were kept off while the table changed {rounds} times");
-    check_eq!(protect(&page(mmu_page(&window)), ALL), status::SUCCESS, "the page is open again");
+    check_eq!(protect(&page(page_behind(&window)), ALL), status::SUCCESS, "the page is open again");
     Ok(())
 }
 
 /// The page behind a window.
-fn mmu_page(window: &Window) -> u64 {
+fn page_behind(window: &Window) -> u64 {
     mmu::entry(window.address, 3).load(Relaxed) & mmu::bits::ADDRESS
 }

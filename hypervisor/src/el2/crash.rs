@@ -4,7 +4,7 @@ use crate::el2::console::print_without_lock;
 use crate::el2::power::{self, End};
 use crate::el2::registers::read_register;
 use crate::el2::symbols::Address;
-use crate::el2::{cpu, guest_memory};
+use crate::el2::{cpu, revoke};
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -99,12 +99,11 @@ fn begin() {
         // Another CPU reports its crash already, and turns the machine off.
         park();
     }
-    guest_memory::revoke();
+    revoke::revoke();
 }
 
 fn end() -> ! {
-    // Whatever was at work in the table for longer than it was waited for is over by now.
-    guest_memory::revoke();
+    revoke::revoke_again();
     print_without_lock(format_args!("end: {}", End::Panic.name()));
     power::stop(End::Panic)
 }

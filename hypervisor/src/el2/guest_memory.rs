@@ -10,10 +10,10 @@ use crate::el2::guest::Guest;
 use crate::el2::manager;
 use crate::el2::registers::{isb, read_register, write_register};
 use crate::el2::services::Logs;
+use crate::el2::shape::Shape;
 use crate::el2::table_lock::TableLock;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use hypervisor::machine::Machine;
@@ -22,8 +22,8 @@ use hypervisor::range::{PhysRange, merged};
 use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
-    Abort, Attributes, BbmLevel, Census, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, LeafSize, Maintenance,
-    Outcome, PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Untranslated, Vmid,
+    Abort, Attributes, BbmLevel, Config, Counters, Dsb, Error, Features, Ipa, IpaRange, Maintenance, Outcome,
+    PAGE_SIZE, PhysAddr, Scope, Slot, Stage2, TableMemory, Tlbi, Untranslated, Vmid,
 };
 
 /// The engine's doors to this machine.
@@ -181,7 +181,8 @@ pub struct GuestMemory {
     pub logs: Logs,
     vttbr: u64,
     vtcr: u64,
-    root: (PhysAddr, usize),
+    /// The root that hardware walks from, and of how many tables it consists.
+    pub root: (PhysAddr, usize),
     /// What is mapped as RAM, for good.
     ram: Vec<IpaRange>,
 }
@@ -333,48 +334,6 @@ fn map(table: &mut Stage2<Platform>, range: PhysRange, attributes: Attributes) -
     events::fallible(Call::Map, Some(ipas), || table.map(ipas, PhysAddr(range.start()), attributes))
 }
 
-/// Of what leaves a table consists, as it is printed.
-pub struct Shape {
-    census: Census,
-    ipa_bits: u8,
-    bbm: BbmLevel,
-}
-
-impl Shape {
-    /// The table's as it is now.
-    pub fn of(table: &Stage2<Platform>) -> Self {
-        Self { census: table.census(), ipa_bits: table.geometry().ipa_bits(), bbm: table.bbm_level() }
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { census, ipa_bits, bbm } = self;
-        write!(f, "stage 2: {} leaves (", census.leaves.iter().sum::<usize>())?;
-        for (index, (size, count)) in LeafSize::DESCENDING.into_iter().zip(census.leaves).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{count} of {}", size_name(size))?;
-        }
-        let (bytes, tables) = (census.tables as u64 * PAGE_SIZE, census.tables);
-        write!(
-            f,
-            "); {bytes} bytes in {tables} tables; {ipa_bits} bits of IPA, sizes change as with BBM level {}",
-            *bbm as u8
-        )
-    }
-}
-
-/// A leaf's size as reports name it.
-const fn size_name(size: LeafSize) -> &'static str {
-    match size {
-        LeafSize::Block1G => "1 GiB",
-        LeafSize::Contiguous32M => "32 MiB",
-        LeafSize::Block2M => "2 MiB",
-        LeafSize::Contiguous64K => "64 KiB",
-        LeafSize::Page => "4 KiB",
-    }
-}
-
 /// The VMID that the executing CPU walks and invalidates for: VTTBR_EL2, bits 63:48.
 fn held_vmid() -> u16 {
     (read_register!("vttbr_el2") >> 48) as u16
@@ -484,26 +443,4 @@ fn stuck(abort: &Abort) {
 pub fn is_ram(address: u64) -> bool {
     let leaf = guest_memory().and_then(|memory| memory.table.read().walk(Ipa(address)));
     leaf.is_some_and(|leaf| leaf.attributes.memory == stage2::MemoryType::Normal)
-}
-
-/// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: needs no lock, but
-/// closes the table's, so that nothing puts back what is taken.
-pub fn revoke() {
-    let Some(memory) = guest_memory() else { return };
-    empty_root(memory);
-    // Some CPU may be at work in the table: one that breaks entries, or thaws, restores some of the root's at its end.
-    memory.table.close();
-    empty_root(memory);
-}
-
-/// Makes all of the root's entries invalid, and removes all translations from all TLBs.
-fn empty_root(memory: &GuestMemory) {
-    let (root, tables) = memory.root;
-    for frame in 0..tables as u64 {
-        // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.
-        unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
-    }
-    // Of all VMIDs, since the executing CPU's VTTBR_EL2 need not hold the guest's yet. No translation is left on any CPU when
-    // this returns.
-    stage2::aarch64::invalidate_all_vmids();
 }

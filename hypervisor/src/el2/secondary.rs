@@ -5,6 +5,7 @@
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, CpuArea};
 use crate::el2::registers::read_register;
+use crate::el2::shape::Shape;
 use crate::el2::{control, events, exceptions, guest_memory, manager, report};
 use alloc::vec::Vec;
 use core::fmt;
@@ -207,7 +208,7 @@ fn join() -> Result<(), Kept> {
             let mut table = table.write();
             events::fallible(Call::Split, None, || table.split_all_for_good())?;
             table.admit(features)?;
-            let shape = guest_memory::Shape::of(&table);
+            let shape = Shape::of(&table);
             drop(table);
             log::info!("{shape}");
             Ok(())

@@ -49,8 +49,12 @@ pub fn prepare(first: u64) -> Result<(), Stop> {
         }
     }
     let behind = first + PAGES as u64 * PAGE;
-    for (page, allowed) in [(behind, permissions::READ), (behind + PAGE, 0)] {
-        crate::services::write(page, 0);
+    // The first page is never open: stores to it are what EL2 walks the tables for.
+    let closed = [(first, permissions::READ | permissions::EXECUTE), (behind, permissions::READ), (behind + PAGE, 0)];
+    for (page, allowed) in closed {
+        if page != first {
+            crate::services::write(page, 0);
+        }
         check_eq!(protect(&(page..page + PAGE), allowed), 0, "protection of {page:#x}");
     }
     Ok(())
@@ -79,9 +83,10 @@ pub fn attack(random: &mut Random) {
 /// Turns one descriptor elsewhere, or back. Mostly without the invalidation that the architecture asks for.
 fn tear(random: &mut Random) {
     let first = FIRST.load(Relaxed);
-    let page = random.below(PAGES as u64) as usize;
-    if random.below(16) == 0 {
-        // Whether a page may be written changes as well: stores to it are what EL2 walks the tables for.
+    // As those that use the pages choose.
+    let page = if random.below(2) == 0 { 0 } else { random.below(PAGES as u64) as usize };
+    if page != 0 && random.below(16) == 0 {
+        // Whether a page may be written changes as well.
         let allowed = pick(random, &[ALL, permissions::READ, permissions::READ | permissions::EXECUTE]);
         let at = first + page as u64 * PAGE;
         protect(&(at..at + PAGE), allowed);
@@ -97,6 +102,8 @@ fn tear(random: &mut Random) {
     };
     let bad = [
         elsewhere[0],
+        elsewhere[1],
+        elsewhere[1],
         elsewhere[1],
         // Nobody's, protected, EL2's, and beyond all memory.
         0x0a00_0000,
@@ -131,7 +138,7 @@ fn tear(random: &mut Random) {
 
 /// Uses a page through its tables, whatever these are at the moment.
 fn access(random: &mut Random) {
-    let at = address(random.below(PAGES as u64) as usize);
+    let at = address(if random.below(2) == 0 { 0 } else { random.below(PAGES as u64) as usize });
     let has_atomics = read_sysreg!("ID_AA64ISAR0_EL1") >> 20 & 0xf >= 2;
     // Code is at the page's start, data in its second half.
     let (kind, at): (Probe, u64) = match random.below(8) {

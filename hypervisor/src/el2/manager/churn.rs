@@ -2,9 +2,9 @@
 
 use crate::el2::manager::dirty::{self, Region, Table};
 use crate::el2::manager::watch;
+use crate::el2::manager::why::Why;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
-use hypervisor::sentence::Sentence;
 use stage2::{IpaRange, LeafSize, PAGE_SIZE};
 
 /// Pages that one change is about, at most: 32 MiB, so that the guest never waits for long.
@@ -41,7 +41,7 @@ impl Chance {
 /// # Errors
 ///
 /// The engine's sentence, when a change fails for more than a lack of memory.
-pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Result<(), Sentence> {
+pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Result<(), Why> {
     if changes == 0 {
         open_all(regions)?;
         return dirty::collapse(table, regions.iter().map(|region| &region.range));
@@ -70,7 +70,7 @@ pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Resu
 }
 
 /// No store is reported any more.
-fn open_all(regions: &[Region]) -> Result<(), Sentence> {
+fn open_all(regions: &[Region]) -> Result<(), Why> {
     for Region { range, .. } in regions {
         let range = PhysRange::new(range.start().0, range.end().0).ok_or("an empty range")?;
         watch::set(range, None)?;

@@ -3,10 +3,10 @@
 use crate::el2::events;
 use crate::el2::frames::FRAMES;
 use crate::el2::guest_memory::Platform;
+use crate::el2::manager::why::Why;
 use crate::el2::table_lock::TableLock;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
-use hypervisor::sentence::Sentence;
 use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
 use stage2::{Error, Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Permissions, Stage2};
@@ -38,12 +38,12 @@ fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
 }
 
 /// Splits a range while the guest uses it.
-pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), Sentence> {
+pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), Why> {
     let split = |piece| {
         let table = table.read();
         events::fallible(Call::Split, Some(piece), || table.split(piece, to))
     };
-    pieces(range, PIECE).try_for_each(split).map_err(Sentence::from)
+    pieces(range, PIECE).try_for_each(split).map_err(Why::from)
 }
 
 /// Changes what the guest may do to a range.
@@ -80,7 +80,7 @@ pub fn collapse_piece(table: &Table, range: IpaRange) -> Result<(), Error> {
 }
 
 /// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
-pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), Sentence> {
+pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), Why> {
     let largest = LeafSize::Block1G.bytes();
     for range in ranges {
         let end = Ipa(range.end().0.next_multiple_of(largest));
@@ -153,7 +153,7 @@ impl Region {
     /// # Errors
     ///
     /// A sentence; no log runs. Leaves may have been split.
-    pub fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Result<(), Sentence> {
+    pub fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Result<(), Why> {
         // Splitting beforehand, under the shared lock, leaves less to do while the guest's faults wait.
         let how = match mechanism {
             Mechanism::HardwarePage => {
@@ -207,7 +207,7 @@ impl Region {
         look_first: bool,
         drops: &mut Drops,
         mut each: impl FnMut(u64, u64),
-    ) -> Result<u64, Sentence> {
+    ) -> Result<u64, Why> {
         let Some(log) = &mut self.log else { return Ok(0) };
         let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
         let table = table.read();

@@ -7,6 +7,7 @@ mod dirty;
 mod port;
 mod service;
 pub mod watch;
+mod why;
 
 use crate::el2::boot::Refusal;
 use crate::el2::cpu::{self, CpuArea};

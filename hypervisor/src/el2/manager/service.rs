@@ -3,15 +3,14 @@
 use crate::el2::boot::Refusal;
 use crate::el2::manager::dirty::{self, Drops, Region, Table};
 use crate::el2::manager::port::{Port, Received};
+use crate::el2::manager::why::Why;
 use crate::el2::manager::{attend, audit, churn, guest_has_ended, watch};
 use crate::el2::registers::read_register;
 use crate::el2::{cpu, crash, events, guest_memory};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt;
 use hypervisor::policy;
 use hypervisor::range::PhysRange;
-use hypervisor::sentence::Sentence;
 use hypervisor_abi::events::RECORD;
 use hypervisor_abi::manager::{
     Census, Findings, MAX_WORDS, Mechanism, Message, Policy, Reply, Request, VERSION, WORD_BYTES,
@@ -58,20 +57,8 @@ impl Chunk {
     }
 }
 
-/// Where the guest's memory lies.
-struct Memory<'r>(&'r [Region]);
-
-impl fmt::Display for Memory<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(index, Region { range, .. })| {
-            let separator = if index == 0 { "" } else { " and " };
-            write!(f, "{separator}{range:?}")
-        })
-    }
-}
-
 /// An answer, or why there is none.
-type Answer = Result<Reply<'static>, Sentence>;
+type Answer = Result<Reply<'static>, Why>;
 
 impl Service {
     /// A service for a guest with this memory.
@@ -109,7 +96,7 @@ impl Service {
         let Message { number, body } = message;
         match self.perform(number, body) {
             Ok(reply) => self.port.send(number, reply),
-            Err(sentence) => self.port.send(number, Reply::Refused(&sentence)),
+            Err(why) => self.port.send(number, Reply::Refused(&why.sentence(&self.regions))),
         }
     }
 
@@ -123,7 +110,7 @@ impl Service {
             Request::Stop => self.stop(table),
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
             Request::Stores => self.stores(number),
-            Request::Freeze => dirty::freeze(table).map(done).map_err(Sentence::from),
+            Request::Freeze => dirty::freeze(table).map(done).map_err(Why::from),
             Request::Thaw => {
                 dirty::thaw(table);
                 Ok(Reply::Done)
@@ -146,9 +133,7 @@ impl Service {
 
     fn hello(&mut self, table: &Table, number: u32, version: u16) -> Answer {
         if version != VERSION {
-            return Err(Sentence::of(format_args!(
-                "the hypervisor speaks version {VERSION} of the protocol, not {version}"
-            )));
+            return Err(Why::Version(version));
         }
         for Region { range, .. } in &self.regions {
             self.port.send(number, Reply::Memory { start: range.start().0, end: range.end().0 });
@@ -192,7 +177,7 @@ impl Service {
     }
 
     /// Sends what was written, and counts it.
-    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, Sentence> {
+    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, Why> {
         let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
         let Self { port, regions, drops, chunk, .. } = self;
         let mut pages = 0;
@@ -240,10 +225,7 @@ impl Service {
             whole && self.regions.iter().any(covers)
         });
         let Some(range) = range else {
-            return Err(Sentence::of(format_args!(
-                "{start:#x}-{end:#x} is no range of whole pages in the guest's memory, which is {}",
-                Memory(&self.regions)
-            )));
+            return Err(Why::NoRange { start, end });
         };
         let policy = match policy {
             Policy::Allow => None,
@@ -252,7 +234,7 @@ impl Service {
         };
         match watch::set(range, policy) {
             Ok(true) => Ok(Reply::Done),
-            Ok(false) => Err(Sentence::of(format_args!("there is room for {} ranges only", policy::MAX_RANGES))),
+            Ok(false) => Err(Why::NoRoom),
             Err(error) => Err(error.into()),
         }
     }
@@ -265,7 +247,7 @@ impl Service {
         Ok(Reply::Stores { lost: watch::take_lost() })
     }
 
-    fn no_log_runs(&self) -> Result<(), Sentence> {
+    fn no_log_runs(&self) -> Result<(), Why> {
         match self.running {
             Some(_) => Err("a log runs, whose leaves stay as they are: stop it first".into()),
             None => Ok(()),
