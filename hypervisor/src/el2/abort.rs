@@ -128,14 +128,8 @@ extern "C" fn unresolved(registers: &mut Registers) {
     let esr = read_register!("esr_el2");
     if let Decoded::Abort(abort) = decode(esr)
         && let Some(access) = Access::from_syndrome(esr)
-        && gic::is_guarded(abort.ipa)
+        && emulate(registers, abort.ipa, access).is_some()
     {
-        if access.write {
-            gic::write(abort.ipa, access.bytes, registers.get(access.register));
-        } else {
-            let value = gic::read(abort.ipa, access.bytes);
-            registers.set(access.register, access.extend(value));
-        }
         return skip_instruction(esr);
     }
     let exception = if esr >> 26 == DATA_ABORT {
@@ -150,4 +144,13 @@ extern "C" fn unresolved(registers: &mut Registers) {
         read_register!("elr_el2")
     );
     inject::abort(exception, esr, read_register!("far_el2"));
+}
+
+/// Makes an access to guarded registers for the guest; nothing if those at `ipa` are not.
+fn emulate(registers: &mut Registers, ipa: Ipa, access: Access) -> Option<()> {
+    if access.write {
+        return gic::write(ipa, access.bytes, registers.get(access.register));
+    }
+    registers.set(access.register, access.extend(gic::read(ipa, access.bytes)?));
+    Some(())
 }
