@@ -253,8 +253,9 @@ pub fn create(
     // Without a management core or hypercalls nobody starts a log, and hardware need not look for leaves to mark.
     let hardware_dirty = manager::is_wanted(options) || options.hypercalls;
     warn_of_grants(&options.grant_dma);
+    let forwarded: Vec<_> = registers.forwarded().collect();
     let devices = gic::guard(machine, registers)?;
-    let ipa_bits = ipa_bits(guest.memory.iter().chain(&devices), features.pa_bits);
+    let ipa_bits = ipa_bits(guest.memory.iter().chain(&devices).chain(&forwarded), features.pa_bits);
     let config = Config { hardware_dirty, ipa_bits, ..Config::new(vmid, features) };
     events::prepare();
     let mut table = events::fallible(Call::New, None, || Stage2::new(Platform, config))?;
@@ -293,7 +294,7 @@ pub fn create(
     Ok(())
 }
 
-/// Bits of IPA that reach everything that is mapped, so that a walk has no more levels than it needs: up to 39 bits it
+/// Bits of IPA that reach everything that the guest is given, so that a walk has no more levels than it needs: up to 39 bits it
 /// begins at level 1, with one table. What lies beyond faults like everything else that is not mapped.
 fn ipa_bits<'a>(mapped: impl Iterator<Item = &'a PhysRange>, pa_bits: u8) -> u8 {
     const THREE_LEVELS: u8 = 39;

@@ -66,7 +66,10 @@ impl GuestRegisters {
                 registers.map_or_forward(&claims, (CPU_INTERFACE, gic.cpu_interface))?;
             }
             // Some of its registers are wider than what is forwarded.
-            Gic::V3(gic) => registers.mapped.push(claims.whole_pages((DISTRIBUTOR, gic.distributor), gic.distributor)?),
+            Gic::V3(gic) => {
+                claims.whole_pages((DISTRIBUTOR, gic.distributor), gic.distributor)?;
+                registers.mapped.push(gic.distributor);
+            }
         }
         let console = machine.uart.iter().map(|uart| ("the UART", uart));
         let clock = machine.rtc.iter().map(|rtc| ("the clock", rtc));
@@ -132,9 +135,10 @@ impl GuestRegisters {
     /// Maps a frame, or has EL2 forward what is meant for it when there is, or may be, something else in its pages.
     fn map_or_forward(&mut self, claims: &Claims<'_>, frame: Placed<'_>) -> Result<(), MachineError> {
         claims.apart(frame, frame.1)?;
-        match claims.whole_pages(frame, frame.1) {
-            Ok(pages) => self.mapped.push(pages),
-            Err(_) => self.guard(frame.1, Kind::Forwarded),
+        if is_whole_pages(frame.1) {
+            self.mapped.push(frame.1);
+        } else {
+            self.guard(frame.1, Kind::Forwarded);
         }
         Ok(())
     }
@@ -209,16 +213,18 @@ impl<'a> Claims<'a> {
         })
     }
 
-    /// `frame`, if it fills its pages and shares them with nothing. It is a part of `own`, which is one of these.
-    fn whole_pages(&self, own: Placed<'_>, frame: PhysRange) -> Result<PhysRange, MachineError> {
-        let pages = frame.grown_to(PAGE_SIZE).unwrap_or(frame);
-        self.apart(own, pages)?;
-        if pages == frame && !frame.is_empty() && frame.end().is_multiple_of(PAGE_SIZE) {
-            Ok(pages)
-        } else {
-            Err(MachineError::PartOfPage { device: own.0.to_string(), registers: frame })
+    /// That `frame` fills its pages, and shares no byte of them. It is a part of `own`, which is one of these.
+    fn whole_pages(&self, own: Placed<'_>, frame: PhysRange) -> Result<(), MachineError> {
+        if !is_whole_pages(frame) {
+            return Err(MachineError::PartOfPage { device: own.0.to_string(), registers: frame });
         }
+        self.apart(own, frame)
     }
+}
+
+/// Whether there is nothing else in its pages that nobody lists.
+fn is_whole_pages(frame: PhysRange) -> bool {
+    frame.start().is_multiple_of(PAGE_SIZE) && frame.end().is_multiple_of(PAGE_SIZE)
 }
 
 impl Machine {

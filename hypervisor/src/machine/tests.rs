@@ -181,6 +181,18 @@ fn devices_on_a_bus_are_found_where_the_cpu_sees_them() {
 }
 
 #[test]
+fn what_is_below_a_disabled_bus_is_not_used() {
+    let machine = machine(GIC3, |tree| {
+        let [uart, rtc] = ["pl011@9000000", "pl031@9010000"].map(|name| tree.take(name));
+        let mut bus = TestNode::new("soc");
+        bus.set_cells("#address-cells", &[2]).set_cells("#size-cells", &[2]).set("ranges", []);
+        tree.add(bus.set("status", *b"disabled\0").add(uart).add(rtc).clone());
+    });
+    assert_eq!((machine.uart, machine.rtc), (None, None));
+    assert!(machine.hidden.iter().any(|hidden| hidden.registers == range(0x900_0000, 0x1000)));
+}
+
+#[test]
 fn reserved_memory_is_found() {
     let machine = machine(GIC3, |tree| {
         let mut parent = TestNode::new("reserved-memory");

@@ -249,6 +249,15 @@ fn a_peripheral_has_one_page_whatever_its_reg() {
 }
 
 #[test]
+fn a_word_across_the_end_of_the_registers_is_not_forwarded() {
+    let given = changed(GIC3, |tree| {
+        tree.at(UART).set_cells("reg", &[0, 0x900_0000, 0, 0x102]);
+    });
+    let given = given.unwrap();
+    assert_eq!((given.read(0x900_0100, 2), given.read(0x900_0100, 4)), (Some(Answer::Masked(0xffff_ffff)), None));
+}
+
+#[test]
 fn memory_is_no_device() {
     for (node, reg) in [
         (RTC, &[0, 0x4020_0000, 0, 0x1000][..]),
@@ -276,6 +285,10 @@ fn a_granted_transport_is_forwarded_to_without_its_neighbours() {
     assert_eq!(given.write(0xa00_0650, 4), Some(Answer::Masked(0xffff_ffff)));
     assert_eq!((given.write(0xa00_0550, 4), given.write(0xa00_0850, 4)), (None, None));
     assert_eq!(registers(&machine, &[]).unwrap().mapped(), usual());
+    // Two at one place: nobody knows which it is.
+    let mut machine = machine;
+    machine.virtio.push(machine.virtio[0].clone());
+    assert_eq!(shared(registers(&machine, &[0xa00_0000])), pair(VIRTIO, VIRTIO));
 }
 
 /// A machine with these regions of redistributors, and this stride.
