@@ -158,14 +158,9 @@ fn emulate(registers: &mut Registers, esr: u64, va: u64) -> Option<()> {
     // What is guarded is not mapped, so it is a translation fault, whose IPA is known.
     Syndrome::decode(esr).filter(Syndrome::hpfar_is_valid)?;
     let (access, ipa) = (Access::from_syndrome(esr)?, ipa_from_hpfar(va));
-    if !gic::is_guarded(ipa) {
-        return None;
-    }
     if access.write {
-        gic::write(ipa, access.bytes, registers.get(access.register))
-    } else {
-        let value = gic::read(ipa, access.bytes)?;
-        registers.set(access.register, access.extend(value));
-        Some(())
+        return gic::write(ipa, access.bytes, registers.get(access.register));
     }
+    registers.set(access.register, access.extend(gic::read(ipa, access.bytes)?));
+    Some(())
 }

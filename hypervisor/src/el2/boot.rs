@@ -3,7 +3,7 @@
 use crate::el2::{console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, secondary};
 use alloc::string::{String, ToString};
 use core::arch::global_asm;
-use hypervisor::machine::{Conduit, Machine, find_uart};
+use hypervisor::machine::{Conduit, GuestRegisters, Machine, find_uart};
 use hypervisor::options::Options;
 use hypervisor::tree::Tree;
 use hypervisor::tree_check::{self, CheckedTree};
@@ -68,19 +68,20 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
         ));
     }
 
+    let registers = GuestRegisters::new(&machine, &options.grant_dma)?;
     let device = manager::find_device(&machine, &options)?;
     let own = memory::OwnMemory::choose(&machine, tree_range, device.is_some());
     machine.check_placement(own.range, tree_range)?;
     // SAFETY: the early map has the pool, which has been found to belong to nothing else.
     unsafe { frames::FRAMES.init(own.pool) };
     secondary::allocate_areas(&machine)?;
-    memory::switch_to_own_map(&machine, &own, device)?;
+    memory::switch_to_own_map(&machine, &own, device, &registers)?;
 
     let features = secondary::start_all(&machine)?;
     secondary::settle(&options);
     control::check(&machine)?;
     let guest = guest::load(&machine, &options, &own)?;
-    guest_memory::create(&machine, &options, &guest, features)?;
+    guest_memory::create(&machine, &options, &guest, features, registers)?;
     manager::prepare(&machine, &options, &guest.memory, device)?;
     Ok(guest)
 }

@@ -40,27 +40,36 @@ macro_rules! access {
     }};
 }
 
-/// Loads a register of 8 bytes, or of 4; nothing if the access takes an exception.
+/// Loads a register of 1, 2, 4 or 8 bytes; nothing if the access takes an exception.
 ///
 /// # Safety
 ///
-/// `address` is that of such a register, mapped as device memory, which may be read.
-pub unsafe fn load(address: u64, wide: bool) -> Option<u64> {
-    if wide {
-        // SAFETY: the caller's promise; an exception goes on behind the instruction.
-        unsafe { access!("ldr {value}, [{address}]", address, 0u64) }
-    } else {
-        // SAFETY: as above.
-        unsafe { access!("ldr {value:w}, [{address}]", address, 0u64) }
+/// There is such a register at `address`, mapped as device memory, which may be read.
+pub unsafe fn load(address: u64, bytes: u8) -> Option<u64> {
+    // SAFETY: the caller's promise; an exception goes on behind the instruction.
+    unsafe {
+        match bytes {
+            1 => access!("ldrb {value:w}, [{address}]", address, 0u64),
+            2 => access!("ldrh {value:w}, [{address}]", address, 0u64),
+            4 => access!("ldr {value:w}, [{address}]", address, 0u64),
+            _ => access!("ldr {value}, [{address}]", address, 0u64),
+        }
     }
 }
 
-/// Stores to a register of 4 bytes; nothing if the access takes an exception.
+/// Stores to a register of 1, 2 or 4 bytes, as all that are guarded have; nothing if the access takes an exception.
 ///
 /// # Safety
 ///
-/// `address` is that of such a register, mapped as device memory, which may be given this value.
-pub unsafe fn store(address: u64, value: u32) -> Option<()> {
+/// There is such a register at `address`, mapped as device memory, and storing `value` there harms nothing of EL2's.
+pub unsafe fn store(address: u64, bytes: u8, value: u64) -> Option<()> {
     // SAFETY: the caller's promise; an exception goes on behind the instruction.
-    unsafe { access!("str {value:w}, [{address}]", address, u64::from(value)) }.map(|_| ())
+    let stored = unsafe {
+        match bytes {
+            1 => access!("strb {value:w}, [{address}]", address, value),
+            2 => access!("strh {value:w}, [{address}]", address, value),
+            _ => access!("str {value:w}, [{address}]", address, value),
+        }
+    };
+    stored.map(|_| ())
 }

@@ -1,82 +1,51 @@
-//! What is guarded of the GIC: the first page of each GICv3 redistributor.
+//! What is guarded of the guest's registers: EL2 makes the guest's accesses to them, as far as [`GuestRegisters`] lets it.
 //!
-//! Everything else that is mapped has no way to memory. The ITSs, the frames for virtual LPIs, GICH and GICV are not
-//! mapped at all.
+//! These are the first page of each GICv3 redistributor, and devices that share their page with something else. What is
+//! mapped has no way to memory. The ITSs, the frames for virtual LPIs, GICH and GICV are neither mapped nor guarded.
 
+use crate::el2::boot::Refusal;
 use crate::el2::device;
 use alloc::vec::Vec;
-use hypervisor::machine::{Gic, GicV3, Machine};
+use hypervisor::machine::{GuestRegisters, Machine};
 use hypervisor::range::PhysRange;
-use hypervisor::redistributor::{self, Answer};
+use hypervisor::redistributor::Answer;
 use spin::Once;
 use stage2::Ipa;
 
-const PAGE: u64 = 4096;
-/// A redistributor's frame of registers (RD_base, SGI_base, VLPI_base).
-const FRAME: u64 = 64 << 10;
+static REGISTERS: Once<GuestRegisters> = Once::new();
 
-/// First pages of redistributors, ascending.
-static GUARDED: Once<Vec<u64>> = Once::new();
-
-/// The registers that the guest gets, without the pages that are guarded. From now on those are.
-pub fn guest_registers(machine: &Machine) -> Vec<PhysRange> {
-    match &machine.gic {
-        Gic::V2(gic) => Vec::from([gic.distributor, gic.cpu_interface]),
-        Gic::V3(gic) => {
-            let mut guarded = Vec::new();
-            let mut given = Vec::from([gic.distributor]);
-            for region in &gic.redistributors {
-                for redistributor in redistributors(gic, *region) {
-                    guarded.push(redistributor);
-                    given.extend(PhysRange::new(redistributor + PAGE, redistributor + 2 * FRAME));
-                }
-            }
-            guarded.sort_unstable();
-            GUARDED.call_once(|| guarded);
-            given
-        }
+/// Adds the redistributors to the guest's registers, and returns the pages that are to be mapped. What is guarded is so from
+/// now on.
+///
+/// # Errors
+///
+/// A sentence: a redistributor that is not there, or that has something else in its pages.
+pub fn guard(machine: &Machine, mut registers: GuestRegisters) -> Result<Vec<PhysRange>, Refusal> {
+    // SAFETY: EL2 has mapped the regions of redistributors as device memory; loads of PIDR2 and TYPER have no side effect.
+    registers.add_redistributors(machine, |address, bytes| unsafe { device::load(address, bytes) }.unwrap_or(0))?;
+    for range in registers.forwarded() {
+        log::info!("guest: the device at {range} does not have its page for itself: EL2 makes the accesses to it");
     }
+    Ok(REGISTERS.call_once(|| registers).mapped())
 }
 
-/// The first pages of the redistributors in a region.
-fn redistributors(gic: &GicV3, region: PhysRange) -> Vec<u64> {
-    let mut found = Vec::new();
-    let mut next = region.start();
-    while next + 2 * FRAME <= region.end() {
-        // SAFETY: the region is mapped as device memory, and a redistributor is at `next`: the first one, or one that
-        // follows one that is not the last.
-        let typer = unsafe { core::ptr::read_volatile((next + 8) as *const u64) };
-        found.push(next);
-        if redistributor::is_last(typer) {
-            break;
-        }
-        let frames = if redistributor::has_virtual_lpis(typer) { 4 } else { 2 };
-        next += gic.redistributor_stride.unwrap_or(frames * FRAME).max(2 * FRAME);
-    }
-    found
-}
-
-/// Whether EL2 answers for `ipa`.
-pub fn is_guarded(ipa: Ipa) -> bool {
-    let page = ipa.align_down(PAGE).0;
-    GUARDED.get().is_some_and(|guarded| guarded.binary_search(&page).is_ok())
-}
-
-/// Carries out a load from a guarded page; nothing if that ends with an external abort.
+/// Carries out a load from guarded registers; nothing if `ipa` is not guarded, or the device
+/// answers with an external abort.
 pub fn read(ipa: Ipa, bytes: u8) -> Option<u64> {
-    match redistributor::read(ipa.0 % PAGE, bytes) {
-        // SAFETY: `ipa` lies in a redistributor's first page, at a register of this size; loads have no side effect.
-        Answer::Masked(mask) => Some(mask & unsafe { device::load(ipa.0, bytes == 8) }?),
-        Answer::Nothing => Some(0),
-    }
+    Some(match REGISTERS.get()?.read(ipa.0, bytes)? {
+        // SAFETY: `ipa` lies in guarded registers, which EL2 has mapped as device memory, and is aligned. The guest may have
+        // any side effect that this load has: it would get the page, if nothing else were there.
+        Answer::Masked(mask) => mask & unsafe { device::load(ipa.0, bytes) }?,
+        Answer::Nothing => 0,
+    })
 }
 
-/// Carries out a store to a guarded page; nothing if that ends with a synchronous external abort.
+/// Carries out a store to guarded registers; nothing if `ipa` is not guarded, or the device
+/// answers with an external abort.
 pub fn write(ipa: Ipa, bytes: u8, value: u64) -> Option<()> {
-    match redistributor::write(ipa.0 % PAGE, bytes) {
-        // SAFETY: `ipa` lies in a redistributor's first page, at a 4-byte register that cannot make it write to memory
-        // with the bits that the mask leaves.
-        Answer::Masked(mask) => unsafe { device::store(ipa.0, (value & mask) as u32) },
+    match REGISTERS.get()?.write(ipa.0, bytes)? {
+        // SAFETY: as in `read`; a redistributor's register cannot make it write to memory with the bits that the mask leaves.
+        Answer::Masked(mask) => unsafe { device::store(ipa.0, bytes, value & mask) },
         Answer::Nothing => Some(()),
     }
 }

@@ -16,9 +16,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use hypervisor::machine::Machine;
+use hypervisor::machine::{GuestRegisters, Machine};
 use hypervisor::options::{Options, SizeChangeChoice};
-use hypervisor::range::{PhysRange, merged};
+use hypervisor::range::PhysRange;
 use hypervisor_abi::events::{Barrier, Call, Invalidation, Record};
 use stage2::aarch64::{El2, Identity, NonSecure, Regime};
 use stage2::{
@@ -229,22 +229,26 @@ fn note_guest_memory() -> Option<&'static GuestMemory> {
     unsafe { memory.as_ref() }
 }
 
-/// Makes the table: the guest's RAM, the console, the clock, the GIC, and what was granted; nothing else.
+/// Makes the table: the guest's RAM, and those of its registers that can be mapped; nothing else.
 ///
 /// # Errors
 ///
-/// A sentence: a `bbm` that the CPUs cannot do, a grant of what is not there, a table that does not fit.
-pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Features) -> Result<(), Refusal> {
+/// A sentence: a `bbm` that the CPUs cannot do, redistributors that cannot be given, a table that does not fit.
+pub fn create(
+    machine: &Machine,
+    options: &Options,
+    guest: &Guest,
+    features: Features,
+    registers: GuestRegisters,
+) -> Result<(), Refusal> {
     let features = Features { bbm: size_change(options.bbm, features.bbm)?, ..features };
     let vmid = Vmid::new(1)?;
     // Without a management core or hypercalls nobody starts a log, and hardware need not look for leaves to mark.
     let hardware_dirty = manager::is_wanted(options) || options.hypercalls;
-    let uart = machine.uart.iter().map(|device| device.registers);
-    let rtc = machine.rtc.iter().map(|device| device.registers);
-    let granted = options.grant_dma.iter().map(|&address| grant(machine, address)).collect::<Result<Vec<_>, _>>()?;
-    let devices = uart.chain(rtc).chain(gic::guest_registers(machine)).chain(granted);
-    let devices = merged(devices.filter_map(|range| range.grown_to(PAGE_SIZE)).collect());
-    let ipa_bits = ipa_bits(guest.memory.iter().chain(&devices), features.pa_bits);
+    warn_of_grants(&options.grant_dma);
+    let forwarded: Vec<_> = registers.forwarded().collect();
+    let devices = gic::guard(machine, registers)?;
+    let ipa_bits = ipa_bits(guest.memory.iter().chain(&devices).chain(&forwarded), features.pa_bits);
     let config = Config { hardware_dirty, ipa_bits, ..Config::new(vmid, features) };
     events::prepare();
     let mut table = events::fallible(Call::New, None, || Stage2::new(Platform, config))?;
@@ -283,7 +287,7 @@ pub fn create(machine: &Machine, options: &Options, guest: &Guest, features: Fea
     Ok(())
 }
 
-/// Bits of IPA that reach everything that is mapped, so that a walk has no more levels than it needs: up to 39 bits it
+/// Bits of IPA that reach everything that the guest is given, so that a walk has no more levels than it needs: up to 39 bits it
 /// begins at level 1, with one table. What lies beyond faults like everything else that is not mapped.
 fn ipa_bits<'a>(mapped: impl Iterator<Item = &'a PhysRange>, pa_bits: u8) -> u8 {
     const THREE_LEVELS: u8 = 39;
@@ -312,21 +316,14 @@ fn size_change(choice: SizeChangeChoice, weakest: BbmLevel) -> Result<BbmLevel, 
     }
 }
 
-/// The registers of a virtio-mmio transport that the guest is granted, with a warning that says what that means.
-fn grant(machine: &Machine, address: u64) -> Result<PhysRange, Refusal> {
-    let device = machine.virtio.iter().find(|device| device.registers.start() == address);
-    let device = device.ok_or_else(|| {
-        Refusal(alloc::format!("grant-dma={address:#x}: no virtio-mmio transport in the device tree begins there"))
-    })?;
-    let neighbours = machine.neighbours(device.registers).count();
-    log::warn!(
-        "grant-dma={address:#x}: the guest can make this device read and write ALL memory, the hypervisor's too. \
-         Stage 2 does not hold it back; nothing in this run is isolated any more"
-    );
-    if neighbours > 0 {
-        log::warn!("grant-dma={address:#x}: {neighbours} more devices share its 4 KiB page and are granted with it");
+/// Says what it means that the guest is granted the virtio-mmio transports at these addresses.
+fn warn_of_grants(granted: &[u64]) {
+    for address in granted {
+        log::warn!(
+            "grant-dma={address:#x}: the guest can make this device read and write ALL memory, the hypervisor's too. \
+             Stage 2 does not hold it back; nothing in this run is isolated any more"
+        );
     }
-    Ok(device.registers)
 }
 
 fn map(table: &mut Stage2<Platform>, range: PhysRange, attributes: Attributes) -> Result<(), Error> {

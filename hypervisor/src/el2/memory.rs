@@ -11,7 +11,7 @@ use aarch64_paging::paging::{El2, MemoryRegion};
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use hypervisor::machine::{Gic, Machine};
+use hypervisor::machine::{Gic, GuestRegisters, Machine};
 use hypervisor::page_hash::{WORDS, page_hash};
 use hypervisor::range::{PhysRange, merged, without};
 use spin::Once;
@@ -177,12 +177,18 @@ const DEVICE: Attributes = Attributes::VALID
     .union(Attributes::ATTRIBUTE_INDEX_0)
     .union(Attributes::XN);
 
-/// Builds the final map and changes over to it. `management` are the registers of the management core's device.
+/// Builds the final map and changes over to it. `management` are the registers of the management core's device, `registers`
+/// the guest's.
 ///
 /// # Errors
 ///
 /// A sentence, where the device tree puts a device into RAM or beyond 48 bits of address.
-pub fn switch_to_own_map(machine: &Machine, own: &OwnMemory, management: Option<PhysRange>) -> Result<(), Refusal> {
+pub fn switch_to_own_map(
+    machine: &Machine,
+    own: &OwnMemory,
+    management: Option<PhysRange>,
+    registers: &GuestRegisters,
+) -> Result<(), Refusal> {
     let mut map = IdMap::new(0, El2);
     let mut add = |start: u64, end: u64, attributes| {
         let region = MemoryRegion::new(start as usize, end as usize);
@@ -208,8 +214,8 @@ pub fn switch_to_own_map(machine: &Machine, own: &OwnMemory, management: Option<
         Gic::V2(_) => &[][..],
         Gic::V3(gic) => &gic.redistributors,
     };
-    let devices = uart.chain(redistributors.iter().copied()).chain(management).filter_map(|range| range.grown_to(PAGE));
-    for device in merged(devices.collect()) {
+    let devices = uart.chain(redistributors.iter().copied()).chain(management).chain(registers.forwarded());
+    for device in merged(devices.filter_map(|range| range.grown_to(PAGE)).collect()) {
         if let Some(ram) = machine.ram.iter().find(|ram| ram.overlaps(device)) {
             return Err(Refusal(alloc::format!("the device tree has a device at {device} inside the RAM at {ram}")));
         }

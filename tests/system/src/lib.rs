@@ -1,6 +1,7 @@
 //! What the tests that boot machines share.
 
 pub mod bytes;
+pub mod tree;
 
 use qemu::console::Extract;
 use qemu::images::{self, Image};
