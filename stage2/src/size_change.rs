@@ -240,18 +240,21 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     #[cfg_attr(not(feature = "small"), inline(never))]
     fn hold_marked(&self, entry: &Entry) -> Result<Descriptor, u64> {
-        if !entry.value.has_dbm() {
-            if self.logs.at(entry.ipa).is_some_and(|tracked| tracked.mechanism.is_hardware()) {
-                // Another change has taken DBM away, in this batch or on another PE, and perhaps not invalidated yet.
-                self.invalidate_leaf(entry.ipa);
-            }
-            return Ok(entry.value);
-        }
-        let held = entry.value.0 & !(bits::DBM | bits::WRITE) | bits::BUSY;
+        let marked = entry.value.has_dbm();
+        let taken = if marked { bits::DBM | bits::WRITE } else { 0 };
+        let held = entry.value.0 & !taken | bits::BUSY;
+        // From here on no other PE changes the entry: what may be cached of it does not grow. For the invalidation below it
+        // also is this PE's own store, after what it has read, which the DSB before the TLBI orders.
         self.replace(entry.slot, entry.value.0, held)?;
-        self.count(Event::ReadOnlyWindow);
-        // After this no PE holds an entry that lets a write through or marks the descriptor.
-        self.invalidate_leaf(entry.ipa);
+        if marked {
+            self.count(Event::ReadOnlyWindow);
+        }
+        // A leaf without DBM may be cached with it: another change has taken DBM away, in this batch or on another PE, and not
+        // invalidated yet. Logs tell nothing of that, since a leaf keeps DBM after its log has ended.
+        if marked || self.under_way.others_taking(0) {
+            // After this no PE holds an entry that lets a write through or marks the descriptor.
+            self.invalidate_leaf(entry.ipa);
+        }
         Ok(Descriptor(held))
     }
 }
