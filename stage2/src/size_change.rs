@@ -161,6 +161,25 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
     }
 
+    /// Changes a leaf, no member of a run, by break-before-make: for the core on which that is needed to take execute
+    /// permission away ([`Errata::break_to_deny_execute`](crate::Errata)). On return no PE holds the old leaf.
+    ///
+    /// # Errors
+    ///
+    /// The entry held something else; nothing has changed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn change_by_break(&self, entry: &Entry, new: Descriptor) -> Result<(), u64> {
+        self.replace(entry.slot, entry.value.0, entry.value.broken().0)?;
+        self.count(Event::InvalidWindow);
+        // Nobody may hold the executable leaf when the other appears.
+        self.complete(&Pending::of(entry.range()));
+        self.overwrite(entry.slot, new.0);
+        // Orders the new entry before anything that relies on the memory being mapped again.
+        self.dsb(Dsb::IshSt);
+        Ok(())
+    }
+
     /// Changes the permissions of a whole run, in such a way that two PEs that do so at once leave it uniform: the first
     /// member is marked busy meanwhile. Says whether it was a run still; otherwise read the entry again.
     pub(crate) fn change_run(&self, entry: &Entry, change: impl Fn(u64) -> u64) -> bool {

@@ -64,6 +64,8 @@ pub struct Stage2<P> {
     pub(crate) unreadable: AtomicBool,
     /// A leaf may be one that hardware marks: there has been a log by hardware.
     pub(crate) hardware_logged: bool,
+    /// See [`Stage2::short_invalidation`].
+    pub(crate) short_invalidation: bool,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -99,6 +101,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             under_way: UnderWay::new(),
             unreadable: AtomicBool::new(false),
             hardware_logged: false,
+            short_invalidation: Self::short_invalidation(&config.features),
         })
     }
 
@@ -223,6 +226,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
         self.config.features = features;
         self.method = Method::new(features.bbm);
+        self.short_invalidation = Self::short_invalidation(&features);
         Ok(())
     }
 

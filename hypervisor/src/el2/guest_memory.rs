@@ -472,8 +472,6 @@ pub fn revoke() {
         // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.
         unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
     }
-    El2::<NonSecure>::dsb(Dsb::IshSt);
-    El2::<NonSecure>::tlbi(Tlbi::VmallS12E1(Scope::Broadcast));
-    // No translation is left on any CPU when this returns.
-    El2::<NonSecure>::dsb(Dsb::Ish);
+    // No translation is left on any CPU when this returns, and no store on its way that used one.
+    stage2::aarch64::invalidate_all_vmids();
 }

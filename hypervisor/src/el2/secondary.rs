@@ -171,6 +171,7 @@ fn join() -> Result<(), String> {
     let in_use = table.read().config().features;
     match late_cpu::answer(choice, in_use, features) {
         Answer::Join => Ok(()),
+        Answer::Admit => table.write().admit(features).map_err(|error| error.to_string()),
         Answer::Refuse(why) => Err(why.into()),
         Answer::Repaint => {
             // TLBIs act on the VMID that this CPU's VTTBR_EL2 holds, which so far has had none.
