@@ -152,9 +152,30 @@ pub fn guest_view(crm: u8, op2: u8, raw: u64, gic_registers: bool) -> u64 {
     }
 }
 
+/// What the CPU reads from the ID register with `crm` and `op2`, as if it had no SME: ID_AA64PFR1_EL1.SME and all of
+/// ID_AA64SMFR0_EL1 are 0. For a core whose errata want that ([`stage2::Errata::hide_sme`]).
+pub const fn without_sme(crm: u8, op2: u8, raw: u64) -> u64 {
+    const SME: u64 = 0xf << 24;
+    match (crm, op2) {
+        (4, 1) => raw & !SME,
+        (4, 5) => 0,
+        _ => raw,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_sme_no_register_tells_of_it() {
+        // SME, and SMFR0. All else stays.
+        assert_eq!(guest_view(4, 1, without_sme(4, 1, ALL), true), guest_view(4, 1, ALL, true) & !(0xf << 24));
+        assert_eq!(guest_view(4, 5, without_sme(4, 5, ALL), true), 0);
+        for (crm, op2) in [(4, 0), (4, 4), (5, 0), (6, 0), (6, 1), (6, 2), (7, 0), (7, 1), (7, 2)] {
+            assert_eq!(without_sme(crm, op2, ALL), ALL);
+        }
+    }
 
     #[test]
     fn no_field_stands_twice() {

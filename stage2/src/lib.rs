@@ -23,7 +23,7 @@ pub use counters::{Counters, Event};
 pub use descriptor::{Attributes, Descriptor, MemoryType, Permissions};
 pub use error::Error;
 pub use fault::{Abort, AccessKind, FaultHistory, Outcome, Syndrome, Untranslated};
-pub use features::{BbmLevel, Features};
+pub use features::{BbmLevel, Errata, Features};
 pub use geometry::{Geometry, LeafSize, Level};
 pub use mapping::protect::Batch;
 pub use page_set::{Layout, PageSet};

@@ -198,7 +198,7 @@ pub fn all() -> impl Iterator<Item = &'static CpuArea> {
 
 /// Reads everything that [`CpuId`] has from the executing CPU.
 pub fn read_id() -> CpuId {
-    CpuId {
+    let id = CpuId {
         midr: read_register!("midr_el1"),
         mpidr: read_register!("mpidr_el1"),
         pfr0: read_register!("id_aa64pfr0_el1"),
@@ -212,7 +212,8 @@ pub fn read_id() -> CpuId {
         mmfr0: read_register!("id_aa64mmfr0_el1"),
         mmfr1: read_register!("id_aa64mmfr1_el1"),
         mmfr2: read_register!("S3_0_C0_C7_2"),
-    }
+    };
+    id.without_errata()
 }
 
 /// Makes the guest see this CPU's own identification (D24.2.190, D24.2.193).

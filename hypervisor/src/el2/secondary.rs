@@ -197,6 +197,7 @@ fn join() -> Result<(), Kept> {
     match late_cpu::answer(choice, in_use, features) {
         Answer::Join => Ok(()),
         Answer::Refuse(why) => Err(Kept::Weaker(why)),
+        Answer::Admit => Ok(table.write().admit(features)?),
         Answer::Repaint => {
             // TLBIs act on the VMID that this CPU's VTTBR_EL2 holds, which so far has had none.
             guest_memory::activate();

@@ -5,6 +5,7 @@ use crate::el2::registers::read_register;
 use crate::el2::{control, cpu, inject};
 use hypervisor::exit_counts::Exit;
 use hypervisor::id_registers;
+use stage2::Errata;
 
 /// The exception class's handler.
 pub extern "C" fn access(_frame: &mut Frame, _esr: u64) -> Next {
@@ -37,7 +38,10 @@ extern "C" fn emulate(registers: &mut Registers) {
     match access.encoding {
         // ID group 3 (HCR_EL2.TID3), the reserved ones included.
         (3, 0, 0, crm @ 1..=7, op2) if access.is_read => {
-            let value = id_registers::guest_view(crm, op2, read_id(crm, op2), control::has_gic_registers());
+            let hide_sme = Errata::of(read_register!("midr_el1")).hide_sme;
+            let raw = read_id(crm, op2);
+            let raw = if hide_sme { id_registers::without_sme(crm, op2, raw) } else { raw };
+            let value = id_registers::guest_view(crm, op2, raw, control::has_gic_registers());
             registers.set(access.register, value);
         }
         // ACTLR_EL1 (HCR_EL2.TACR): nothing to control.

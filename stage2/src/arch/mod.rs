@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod descriptor;
+mod errata;
 pub mod error;
 pub mod features;
 pub mod geometry;

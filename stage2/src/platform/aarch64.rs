@@ -124,7 +124,9 @@ pub unsafe fn set_secure_control(control: SecureControl) {
 }
 
 /// Removes the entries of all VMIDs of this security state from the TLBs of all PEs (`ALLE1IS`): for
-/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used.
+/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used. When it returns, no access that
+/// used such an entry is on its way any more, on any core: it is rare enough to repeat TLBI and DSB everywhere
+/// ([`Errata::repeat_tlbi`](crate::Errata)).
 pub fn invalidate_all_vmids() {
     // SAFETY: invalidating TLB entries is never unsound; the rest are barriers.
     unsafe {
@@ -132,7 +134,10 @@ pub fn invalidate_all_vmids() {
             // Orders descriptor stores before the invalidation: a walk that starts after it sees them.
             "dsb ishst",
             "tlbi alle1is",
-            // Completes it on all PEs.
+            // Completes it on all PEs, but on cores with an erratum not the accesses that used the entries.
+            "dsb ish",
+            "tlbi alle1is",
+            // Completes these as well.
             "dsb ish",
             "isb",
             options(nostack, preserves_flags)

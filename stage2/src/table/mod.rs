@@ -76,6 +76,8 @@ pub struct Stage2<P> {
     pub(crate) unreadable: AtomicBool,
     /// A leaf may be one that hardware marks: there has been a log by hardware.
     pub(crate) hardware_logged: bool,
+    /// See [`Stage2::short_invalidation`].
+    pub(crate) short_invalidation: bool,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -111,6 +113,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             in_flight: InFlight::new(),
             unreadable: AtomicBool::new(false),
             hardware_logged: false,
+            short_invalidation: Self::short_invalidation(&config.features),
         })
     }
 

@@ -251,6 +251,14 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
         storage
     }
 
+    /// [`Stage2::stop_log_keeping_pages`].
+    pub fn stop_log_keeping_pages(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+        self.model.begin(Operation::over(OperationKind::Stop, log.range()));
+        let storage = self.stage2.stop_log_keeping_pages(log);
+        self.model.finish(true);
+        storage
+    }
+
     /// [`Stage2::freeze`].
     ///
     /// # Errors

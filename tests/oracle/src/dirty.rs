@@ -177,7 +177,7 @@ impl State {
 
     /// Whether a change that may open a page is under way, or was while `running` ran: what it opens and marks may be in this
     /// report or in the next.
-    fn is_at_work(&self, except: u8, at: u64, running: &Running) -> bool {
+    pub fn is_at_work(&self, except: u8, at: u64, running: &Running) -> bool {
         use OperationKind::{Batch, Fault, Protect};
         if running.meanwhile.iter().any(|range| range.contains(&at)) {
             return true;

@@ -37,6 +37,7 @@
 //!     tlbi_range: true,
 //!     vmid_bits: 8,
 //!     lse: true,
+//!     errata: stage2::Errata::default(),
 //! };
 //! let model = Model::new(Setup::new(features.bbm));
 //! let mut table = Checked::new(&model, Config::new(Vmid::new(1)?, features))?;

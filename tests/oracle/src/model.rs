@@ -27,6 +27,9 @@ pub struct Setup {
     /// Whether a PE's plain stores come to memory no sooner than its next barrier or read-modify-write, and the last one
     /// first, so that software on other PEs sees them out of order.
     pub late_stores: bool,
+    /// Whether a DSB completes broadcast invalidations before the accesses that used what they invalidate, as on the cores of
+    /// [`stage2::Errata::repeat_tlbi`]: such accesses may still land until another TLBI and DSB of the same PE.
+    pub early_dsb: bool,
     /// Chance that hardware marks a descriptor dirty right after the engine has read it, in 256ths.
     pub mark_rate: u8,
     /// Seed of the hardware's choices.
@@ -45,6 +48,7 @@ impl Setup {
             checks: Checks::ALL,
             record: false,
             late_stores: false,
+            early_dsb: false,
             mark_rate: 0,
             seed: 0,
         }

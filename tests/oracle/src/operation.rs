@@ -53,6 +53,8 @@ pub(crate) struct Running {
     pub invalidations: Vec<(u64, Range<u64>)>,
     /// What fault handlers have changed that returned while it ran.
     pub meanwhile: Vec<Range<u64>>,
+    /// What changes of permissions have touched that ended meanwhile.
+    pub set_meanwhile: Vec<Range<u64>>,
     runs: Vec<(FrameId, usize)>,
     /// By descriptor: invalid for a time.
     windows: FxHashMap<(FrameId, usize), Window>,
@@ -78,6 +80,7 @@ impl State {
             touched: Vec::new(),
             invalidations: Vec::new(),
             meanwhile: Vec::new(),
+            set_meanwhile: Vec::new(),
             runs: Vec::new(),
             windows: FxHashMap::default(),
             restricted: FxHashMap::default(),
@@ -214,10 +217,15 @@ impl State {
                 other.meanwhile.extend_from_slice(&running.touched);
             }
         }
+        if matches!(running.operation.kind, OperationKind::Batch | OperationKind::Protect) {
+            for other in self.pes.iter_mut().filter_map(|pe| pe.running.as_mut()) {
+                other.set_meanwhile.extend_from_slice(&running.touched);
+            }
+        }
         self.judge_runs(&running);
         self.judge_left_busy(pe, &running);
         self.judge_windows(&running, ok);
-        self.judge_outside(&running);
+        self.judge_outside(pe, &running);
         self.judge_taken_early(&running);
         match running.operation.kind {
             OperationKind::Freeze if ok => self.frozen = true,

@@ -73,6 +73,8 @@ struct Unordered {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Issued {
     pub at: u64,
+    /// When a DSB of the same PE has completed it too early.
+    pub early: Option<u64>,
     pub invalidation: Invalidation,
 }
 

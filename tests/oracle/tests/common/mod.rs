@@ -45,6 +45,7 @@ impl Machine {
             tlbi_range: self.tlbi_range,
             vmid_bits: 16,
             lse: true,
+            errata: Errata::default(),
         };
         Config {
             ipa_bits: self.ipa_bits,
