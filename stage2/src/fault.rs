@@ -15,11 +15,15 @@ const PATIENCE: u32 = 64;
 /// What kind of abort it was (ESR_EL2.ISS.xFSC, without the level, which may be wrong: I_GYJBJ).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// Translation fault: 0b0001xx.
+    /// Address size fault, 0b0000xx, and 0b101001 and 0b101100 of levels −1 and −2: an output address of the tables is
+    /// larger than the PE can send. No descriptor of the engine's has one, so there is nothing to repair.
+    AddressSize,
+    /// Translation fault: 0b0001xx, and 0b101011 and 0b101010 of levels −1 and −2. The engine's tables have no such
+    /// levels, but the stage 1 of a guest with 52-bit addresses has, and QEMU 7.2 reports the level of that walk.
     Translation,
-    /// Access flag fault: 0b0010xx.
+    /// Access flag fault: 0b0010xx. A descriptor of level −1 is a table's, and has none.
     AccessFlag,
-    /// Permission fault: 0b0011xx.
+    /// Permission fault: 0b0011xx. There is none at level −1, for the same reason.
     Permission,
     /// TLB conflict abort: 0b110000.
     Conflict,
@@ -67,10 +71,14 @@ impl Syndrome {
             return None;
         }
         let status = match esr & 0x3f {
-            0x04..=0x07 => Status::Translation,
+            0x00..=0x03 | 0x29 | 0x2c => Status::AddressSize,
+            0x04..=0x07 | 0x2a | 0x2b => Status::Translation,
             0x08..=0x0b => Status::AccessFlag,
             0x0c..=0x0f => Status::Permission,
             0x30 => Status::Conflict,
+            // External aborts and ECC errors (0x10, 0x12 to 0x18, 0x1a to 0x1f; of the walk at level −1: 0x13 and 0x1b),
+            // tag checks (0x11), alignment (0x21), granule protection (0x22 to 0x28), updates that memory can't do (0x31),
+            // what implementations define (0x34, 0x35), and what the architecture keeps for later.
             _ => return None,
         };
         let stage1_walk = esr & S1PTW != 0;
@@ -95,7 +103,7 @@ impl Syndrome {
     #[must_use]
     #[inline(always)]
     pub const fn hpfar_is_valid(&self) -> bool {
-        self.stage1_walk || matches!(self.status, Status::Translation | Status::AccessFlag)
+        self.stage1_walk || matches!(self.status, Status::Translation | Status::AccessFlag | Status::AddressSize)
     }
 
     /// Whether the abort can be answered without knowing the IPA: a TLB conflict abort can, and has to be, since the
@@ -186,6 +194,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             Status::Permission => self.count(Event::FaultPermission),
             Status::Translation => self.count(Event::FaultTranslation),
             Status::AccessFlag => self.count(Event::FaultAccessFlag),
+            Status::AddressSize => return Outcome::Unmapped,
         }
         if abort.ipa.0 >> self.geometry.ipa_bits() != 0 {
             return Outcome::Unmapped;
@@ -303,6 +312,50 @@ mod tests {
         let flag = decode(0x9200_0009);
         assert_eq!((flag.status, flag.write, flag.hpfar_is_valid()), (Status::AccessFlag, false, true));
         assert!(decode(0x9200_0030).needs_no_address() && !store.needs_no_address());
+    }
+
+    /// All 64 values of the fault status, by kind; what is not here has nothing to do with the tables, or does not exist.
+    const STATUSES: [(Status, &[u64]); 5] = [
+        (Status::AddressSize, &[0b00_0000, 0b00_0001, 0b00_0010, 0b00_0011, 0b10_1001, 0b10_1100]),
+        (Status::Translation, &[0b00_0100, 0b00_0101, 0b00_0110, 0b00_0111, 0b10_1010, 0b10_1011]),
+        (Status::AccessFlag, &[0b00_1000, 0b00_1001, 0b00_1010, 0b00_1011]),
+        (Status::Permission, &[0b00_1100, 0b00_1101, 0b00_1110, 0b00_1111]),
+        (Status::Conflict, &[0b11_0000]),
+    ];
+
+    #[test]
+    fn every_fault_status_of_both_kinds_of_abort() {
+        const DATA: u64 = 0x24 << 26;
+        const INSTRUCTION: u64 = 0x20 << 26;
+        const WNR: u64 = 1 << 6;
+        const S1PTW: u64 = 1 << 7;
+        for value in 0..64 {
+            let expected = STATUSES.iter().find(|(_, values)| values.contains(&value)).map(|(status, _)| *status);
+            for class in [DATA, INSTRUCTION] {
+                for flags in [0, WNR, S1PTW] {
+                    let case = format!("class {:#x}, status {value:#x}, flags {flags:#x}", class >> 26);
+                    let syndrome = Syndrome::decode(class | 1 << 25 | flags | value);
+                    assert_eq!(syndrome.map(|syndrome| syndrome.status), expected, "{case}");
+                    let (Some(syndrome), Some(status)) = (syndrome, expected) else { continue };
+                    let walk = flags == S1PTW;
+                    // HPFAR_EL2 is UNKNOWN for a permission fault that is not on a walk, and for a conflict.
+                    let address = walk || !matches!(status, Status::Permission | Status::Conflict);
+                    assert_eq!(syndrome.hpfar_is_valid(), address, "{case}");
+                    let write = if walk { status == Status::Permission } else { class == DATA && flags == WNR };
+                    let execute = class == INSTRUCTION && !walk;
+                    let seen = (syndrome.stage1_walk, syndrome.write, syndrome.execute);
+                    assert_eq!(seen, (walk, write, execute), "{case}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stage_1_walk_of_level_minus_1() {
+        // Seen on QEMU, where a guest with 52-bit addresses met an invalid window.
+        let fetch = Syndrome::decode(0x8200_00ab).unwrap();
+        assert_eq!((fetch.status, fetch.write, fetch.execute), (Status::Translation, false, false));
+        assert!(fetch.stage1_walk && fetch.hpfar_is_valid());
     }
 
     #[test]
