@@ -20,11 +20,12 @@ mod sizes;
 mod smccc;
 mod storm;
 mod tree;
+mod wide;
 
 use crate::suite::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 19] = [
+pub const GROUPS: [Group; 20] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -42,6 +43,7 @@ pub const GROUPS: [Group; 19] = [
     protection::GROUP,
     exhaustion::GROUP,
     faults::GROUP,
+    wide::GROUP,
     storm::GROUP,
     hostile::GROUP,
 ];
