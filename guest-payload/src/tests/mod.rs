@@ -21,11 +21,12 @@ mod smccc;
 mod storm;
 mod tree;
 mod walks;
+mod wide;
 
 use crate::suite::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 20] = [
+pub const GROUPS: [Group; 21] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -44,6 +45,7 @@ pub const GROUPS: [Group; 20] = [
     exhaustion::GROUP,
     faults::GROUP,
     walks::GROUP,
+    wide::GROUP,
     storm::GROUP,
     hostile::GROUP,
 ];

@@ -63,11 +63,14 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
         // SAFETY: both lie in RAM that is mapped and the guest's, and the plan's order lets no copy overwrite what a
         // later one reads.
         unsafe { core::ptr::copy(copy.from.start() as *const u8, copy.to as *mut u8, size) };
-        registers::clean_to_memory(copy.to as usize, size);
     }
     // SAFETY: the room is the guest's RAM, large enough, and the plan keeps it clear of everything else.
     unsafe { core::ptr::copy_nonoverlapping(tree.as_ptr(), room.start() as *mut u8, tree.len()) };
-    registers::clean_to_memory(room.start() as usize, tree.len());
+    // The guest starts with its caches off. What was not moved may still be in the cache of the CPU that loaded it, and a
+    // dirty line of what lies behind the kernel's file, its BSS, would overwrite what the guest stores there.
+    for range in [Some(plan.kernel), plan.initrd, Some(room)].into_iter().flatten() {
+        registers::clean_to_memory(range.start() as usize, range.size() as usize);
+    }
     registers::invalidate_instruction_caches();
 
     log::info!("guest: kernel at {}, entered at {:#x}, device tree at {:#x}", plan.kernel, plan.entry, room.start());

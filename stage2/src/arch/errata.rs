@@ -3,18 +3,18 @@
 //! Checked against Linux (`arch/arm64/kernel/cpu_errata.c`, `arch/arm64/Kconfig`, `asm/cputype.h`, 7.1 and its stable
 //! branches): cores and revisions of the list for `ARM64_WORKAROUND_REPEAT_TLBI`, 4193714 and 2645198 are Linux's.
 
-/// What a core's errata ask for. [`Features::weakest`](crate::Features::weakest) joins them: where one PE needs something,
-/// all do it.
+/// What a core's errata ask for. [`Features::weakest`](crate::Features::weakest) joins them: where one PE needs
+/// something, all do it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Errata {
     /// A broadcast TLBI and its DSB may complete before stores of other PEs that used the old translation: both are
     /// repeated, as Linux does for `ARM64_WORKAROUND_REPEAT_TLBI` (CVE-2025-10263 among them).
     pub repeat_tlbi: bool,
-    /// Execute permission is taken away by break-before-make: without it an abort may report a wrong syndrome or address
-    /// (Cortex-A715 2645198).
+    /// Execute permission is taken away by break-before-make: without it an abort may report a wrong syndrome or
+    /// address (Cortex-A715 2645198).
     pub break_to_deny_execute: bool,
-    /// Stores of SME may land after a TLBI and its DSB, repeated or not (C1-Pro 4193714): the embedder hides SME from the
-    /// guest, and traps it.
+    /// Stores of SME may land after a TLBI and its DSB, repeated or not (C1-Pro 4193714): the embedder hides SME from
+    /// the guest, and traps it.
     pub hide_sme: bool,
 }
 
@@ -104,7 +104,8 @@ const TABLE: &[Erratum] = &[
     // Qualcomm 1009: Falkor v1, and all Kryo of the first kind (parts 0x2..).
     erratum(0x51_800, (0x00, 0x00), EarlyCompletion),
     Erratum { core: 0x51_200, mask: 0xff_f00, revisions: EVERY, effect: EarlyCompletion },
-    // 1286807: Kryo 4xx Gold rcpe to rfpe, which are Cortex-A76 r0p0 to r3p0. That core is below: 4118414 has all revisions.
+    // 1286807: Kryo 4xx Gold rcpe to rfpe, which are Cortex-A76 r0p0 to r3p0. That core is below: 4118414 has all
+    // revisions.
     erratum(0x51_804, (0xce, 0xfe), EarlyCompletion),
     // 2441007: Cortex-A55.
     erratum(0x41_d05, EVERY, EarlyCompletion),

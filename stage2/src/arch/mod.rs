@@ -7,3 +7,4 @@ pub mod error;
 pub mod features;
 pub mod geometry;
 pub mod secure;
+pub mod syndrome;

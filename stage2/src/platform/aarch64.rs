@@ -5,7 +5,7 @@
 
 use crate::arch::address::Ipa;
 use crate::arch::secure::SecureControl;
-use crate::fault::Untranslated;
+use crate::arch::syndrome::Untranslated;
 use crate::platform::traits::{Dsb, Scope, Tlbi, Vmid};
 use core::arch::asm;
 use core::marker::PhantomData;
@@ -124,8 +124,8 @@ pub unsafe fn set_secure_control(control: SecureControl) {
 }
 
 /// Removes the entries of all VMIDs of this security state from the TLBs of all PEs (`ALLE1IS`): for
-/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used. When it returns, no access that
-/// used such an entry is on its way any more, on any core: it is rare enough to repeat TLBI and DSB everywhere
+/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used. When it returns, no access
+/// that used such an entry is on its way any more, on any core: it is rare enough to repeat TLBI and DSB everywhere
 /// ([`Errata::repeat_tlbi`](crate::Errata)).
 pub fn invalidate_all_vmids() {
     // SAFETY: invalidating TLB entries is never unsound; the rest are barriers.
@@ -253,11 +253,12 @@ impl<R: Regime> El2<R> {
 ///
 /// For permission faults, where HPFAR_EL2 need not be valid. PAR_EL1 is the guest's, and is put back.
 ///
-/// The walk reads tables that the guest may be changing, and an external abort on it is an exception at EL2 itself,
-/// not a value in PAR_EL1 (Arm ARM, address translation instructions). The section `.exception_table` has an entry for the instruction, two 32-bit words, each
-/// an offset from its own address: of the instruction, and of where to go on. The embedder's vector for synchronous
-/// exceptions from EL2 looks ELR_EL2 up there and returns to the second; it may change SP_EL0 meanwhile. ELR_EL2, SPSR_EL2 and
-/// SP_EL0 are put back; ESR_EL2 and FAR_EL2 are then those of EL2's own exception.
+/// The walk reads tables that the guest may be changing, and an external abort on it is an exception at EL2 itself, not
+/// a value in PAR_EL1 (Arm ARM, address translation instructions). The section `.exception_table` has an entry for the
+/// instruction, two 32-bit words, each an offset from its own address: of the instruction, and of where to go on. The
+/// embedder's vector for synchronous exceptions from EL2 looks ELR_EL2 up there and returns to the second; it may
+/// change SP_EL0 meanwhile. ELR_EL2, SPSR_EL2 and SP_EL0 are put back; ESR_EL2 and FAR_EL2 are then those of EL2's own
+/// exception.
 ///
 /// # Errors
 ///
@@ -268,8 +269,8 @@ pub fn translate_stage1_read(va: u64) -> Result<Ipa, Untranslated> {
     /// In place of PAR_EL1, which has reserved bits that are 0.
     const EXCEPTION: u64 = u64::MAX;
     let par: u64;
-    // SAFETY: AT reads the guest's tables as the guest's own access did. PAR_EL1 is restored, and on the way of the exception
-    // what that has changed. The exception saves nothing to the stack.
+    // SAFETY: AT reads the guest's tables as the guest's own access did. PAR_EL1 is restored, and on the way of the
+    // exception what that has changed. The exception saves nothing to the stack.
     unsafe {
         asm!(
             "mrs {saved}, par_el1",

@@ -99,14 +99,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let marked = entry.value.has_dbm();
         let taken = if marked { bits::DBM | bits::WRITE } else { 0 };
         let held = entry.value.0 & !taken | bits::BUSY;
-        // From here on no other PE changes the entry: what may be cached of it does not grow. For the invalidation below it
-        // also is this PE's own store, after what it has read, which the DSB before the TLBI orders.
+        // From here on no other PE changes the entry: what may be cached of it does not grow. For the invalidation
+        // below it also is this PE's own store, after what it has read, which the DSB before the TLBI orders.
         self.replace(entry.slot, entry.value.0, held)?;
         if marked {
             self.count(Event::ReadOnlyWindow);
         }
-        // A leaf without DBM may be cached with it: another change has taken DBM away, in this batch or on another PE, and
-        // not invalidated yet. Logs tell nothing of that, since a leaf keeps DBM after its log has ended.
+        // A leaf without DBM may be cached with it: another change has taken DBM away, in this batch or on another PE,
+        // and not invalidated yet. Logs tell nothing of that, since a leaf keeps DBM after its log has ended.
         if marked || self.in_flight.others_revoking(0) {
             // After this no PE holds an entry that lets a write through or marks the descriptor.
             self.invalidate_leaf(entry.ipa);

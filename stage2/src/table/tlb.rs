@@ -162,9 +162,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         features.tlbi_range && !features.errata.repeat_tlbi
     }
 
-    /// After the DSB that completes broadcast invalidations: where some PE's DSB may complete before older accesses of other
-    /// PEs do ([`Errata::repeat_tlbi`](crate::Errata)), another TLBI and DSB. As in Linux any broadcast TLBI will do: the
-    /// entries went in time, only accesses that used them may be on their way still. The one place that does so.
+    /// After the DSB that completes broadcast invalidations: where some PE's DSB may complete before older accesses of
+    /// other PEs do ([`Errata::repeat_tlbi`](crate::Errata)), another TLBI and DSB. As in Linux any broadcast TLBI will
+    /// do: the entries went in time, only accesses that used them may be on their way still. The one place that does
+    /// so.
     #[cfg_attr(not(feature = "small"), inline(always))]
     fn complete_accesses(&self) {
         if self.config.features.errata.repeat_tlbi {

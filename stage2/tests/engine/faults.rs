@@ -163,3 +163,13 @@ fn a_conflict_of_the_translation_is_answered_as_a_conflict_abort() {
     }
     assert_eq!(table.untranslated(0x5000, Untranslated::Fault(0x30), &mut history), Outcome::Stuck);
 }
+
+#[test]
+fn an_output_that_is_too_large_for_a_pe_is_no_fault_of_the_table() {
+    let host = Host::new();
+    let table = table(&host, BbmLevel::Level2);
+    let mut history = FaultHistory::new();
+    // The page is mapped, so nothing but the status says that the engine can't help.
+    assert_eq!(table.fault(&abort(Status::Permission), &mut history), Outcome::Retry);
+    assert_eq!(table.fault(&abort(Status::AddressSize), &mut history), Outcome::Unmapped);
+}
