@@ -1,6 +1,6 @@
 //! The engine and the model, put together: each call of the engine is an operation that is judged when it returns.
 
-use crate::event::{Operation, OperationKind};
+use crate::event::{Access, Operation, OperationKind};
 use crate::model::Model;
 use core::sync::atomic::AtomicU64;
 use stage2::fault::Status;
@@ -180,6 +180,28 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
                 None => Status::Translation,
             };
             let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa, va: ipa.0 };
+            match self.fault(&abort, history) {
+                Outcome::Retry => {}
+                outcome => return Err(outcome),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a guest's access to the virtual address `va` on the executing PE comes to, if the PE uses the worst of all that it
+    /// may hold: it is done, after the faults that it takes, or it is refused. As in an exit path, the IPA of a permission
+    /// fault is what `AT` says.
+    ///
+    /// # Errors
+    ///
+    /// The outcome, where it is not to try again.
+    pub fn access(&self, va: u64, access: Access, history: &mut FaultHistory) -> Result<(), Outcome> {
+        while let Err(mut abort) = self.model.guest_access(self.vmid(), va, access) {
+            if abort.status == Status::Permission {
+                // Where the guest has unmapped the page meanwhile, the next try is its own fault.
+                let Some(ipa) = self.model.address_translate(self.vmid(), va) else { continue };
+                abort.ipa = ipa;
+            }
             match self.fault(&abort, history) {
                 Outcome::Retry => {}
                 outcome => return Err(outcome),

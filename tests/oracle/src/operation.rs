@@ -70,6 +70,9 @@ impl State {
     /// An operation begins. Its event is in the history already.
     pub fn begin(&mut self, pe: u8, operation: Operation) {
         self.operations += 1;
+        if operation.kind != OperationKind::Fault {
+            self.pes[pe as usize].trial = None;
+        }
         let number = self.operations;
         let before = self.pes[pe as usize].running.replace(Running {
             operation,
@@ -210,6 +213,7 @@ impl State {
             }
         }
         if running.operation.kind == OperationKind::Fault {
+            self.note_answer(pe);
             for other in self.pes.iter_mut().filter_map(|pe| pe.running.as_mut()) {
                 other.meanwhile.extend_from_slice(&running.touched);
             }
