@@ -251,24 +251,26 @@ pub enum OperationKind {
     Thaw = 15,
     /// Anything that frees no table and stores to no entry that others may change.
     Other = 16,
+    /// End a dirty log and leave the table as it is.
+    End = 17,
 }
 
 impl OperationKind {
-    pub(crate) const ALL: [OperationKind; 16] = {
+    pub(crate) const ALL: [OperationKind; 17] = {
         use OperationKind::{
-            Batch, Clear, Collapse, Fault, Freeze, Harvest, Map, New, Other, Protect, Release, Split, Start, Stop,
+            Batch, Clear, Collapse, End, Fault, Freeze, Harvest, Map, New, Other, Protect, Release, Split, Start, Stop,
             Thaw, Unmap,
         };
         [
             New, Release, Map, Unmap, Protect, Split, Collapse, Fault, Batch, Start, Harvest, Clear, Stop, Freeze,
-            Thaw, Other,
+            Thaw, Other, End,
         ]
     };
 
     /// Whether the engine is borrowed exclusively, so that plain stores are in order.
     pub(crate) const fn is_exclusive(self) -> bool {
-        use OperationKind::{Collapse, Freeze, Map, New, Release, Start, Stop, Thaw, Unmap};
-        matches!(self, New | Release | Map | Unmap | Collapse | Start | Stop | Freeze | Thaw)
+        use OperationKind::{Collapse, End, Freeze, Map, New, Release, Start, Stop, Thaw, Unmap};
+        matches!(self, End | New | Release | Map | Unmap | Collapse | Start | Stop | Freeze | Thaw)
     }
 }
 

@@ -60,6 +60,7 @@
 mod asked;
 mod busy;
 pub mod checked;
+pub mod checked_logs;
 mod dirty;
 pub mod event;
 mod history;

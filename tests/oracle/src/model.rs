@@ -2,6 +2,7 @@
 
 use crate::event::{Action, Form, Invalidation, Operation};
 use crate::memory::FrameId;
+use crate::schedule::before_act;
 use crate::state::{How, State};
 use crate::tlb::MAX_PES;
 use crate::verdict::{Checks, Verdict};
@@ -207,6 +208,18 @@ impl Model {
     /// it is a stage-2 fault.
     pub fn guest_write(&self, pe: u8, ipa: Ipa) -> bool {
         self.state.borrow_mut().guest_write(pe, ipa.0)
+    }
+
+    /// Hardware marks the leaf that translates `ipa`, if its descriptor has DBM and is clean, on behalf of the executing PE.
+    /// In a scheduled thread this is a step like any other, so that it comes at any moment.
+    pub fn hardware_marks(&self, vmid: Vmid, ipa: Ipa) {
+        before_act();
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let number = state.spaces.iter().position(|space| space.vmid == vmid.get());
+        if let Some((_, _, slot)) = number.and_then(|n| state.spaces[n].translate(&state.memory, n, ipa.0)) {
+            state.mark_dirty(self.pe(), slot);
+        }
     }
 
     /// One event, by `pe`. The traits' methods come here, and traces.

@@ -101,6 +101,13 @@ impl State {
             }
             return;
         }
+        if change.how != How::Hardware
+            && let Some(running) = &self.pes[pe as usize].running
+            && running.operation.kind == OperationKind::End
+        {
+            let what = format!("{} changes what a walk may read", running.operation);
+            self.report(Verdict::Contract, span.range(), None, what);
+        }
         self.note_permission_window(change);
         let opens = self.opens_window(change);
         let now = self.history.now();

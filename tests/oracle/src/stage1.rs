@@ -16,7 +16,7 @@ use crate::verdict::Verdict;
 use rustc_hash::FxHashMap;
 use stage2::descriptor::bits;
 use stage2::fault::Status;
-use stage2::{Abort, BbmLevel, Ipa};
+use stage2::{Abort, BbmLevel, Ipa, Level};
 
 /// What the guest's tables say of one page of VA.
 #[derive(Clone, Debug, Default)]
@@ -169,10 +169,13 @@ impl State {
 
     /// A descriptor changes that other PEs wait for.
     pub fn disturb_trials(&mut self, change: &Change) {
+        // A member of a run may be cached for all of it.
+        let in_run = (change.old | change.new) & bits::CONTIGUOUS != 0 && change.place.level != Level::L0;
+        let span = if in_run { change.span.run() } else { change.span };
         for pe in 0..self.pes.len() {
             let Some(trial) = self.pes[pe].trial.filter(|_| pe != usize::from(change.pe)) else { continue };
             let ipa = self.stage1[trial.space].translate(trial.va);
-            if change.place.space == trial.space && ipa.is_none_or(|ipa| change.span.overlaps(&page(Ipa(ipa)))) {
+            if change.place.space == trial.space && ipa.is_none_or(|ipa| span.overlaps(&page(Ipa(ipa)))) {
                 self.pes[pe].trial = Some(Trial { excused: true, ..trial });
             }
         }
@@ -264,6 +267,7 @@ impl crate::Model {
     ///
     /// The stage-2 abort that it takes, with the IPA that the PE took the VA for.
     pub fn guest_access(&self, vmid: stage2::Vmid, va: u64, access: Access) -> Result<(), Abort> {
+        crate::schedule::before_look();
         let mut state = self.state.borrow_mut();
         let (pe, vmid) = (self.pe(), vmid.get());
         state.history.push(pe, Action::Access { vmid, va, access }, None);

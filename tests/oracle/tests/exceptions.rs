@@ -196,6 +196,22 @@ fn a_block_whose_log_has_ended_is_split_when_no_pe_holds_it_as_it_was() {
 }
 
 #[test]
+fn a_log_ends_and_nothing_more() {
+    // Pages that a log holds back stay so until their first write, which is another call.
+    assert_judged(&[mistake(BbmLevel::Level2, &[Verdict::Contract], |t, bad| {
+        mapped_pages(t, rw());
+        t.begin(OperationKind::Start, one_block());
+        change_page(t, 3, rw(), ro());
+        t.end().begin(OperationKind::End, one_block());
+        if !bad {
+            t.end().begin(OperationKind::Fault, pages(3, 3));
+        }
+        change_page(t, 3, ro(), rw());
+        t.end();
+    })]);
+}
+
+#[test]
 fn busy_marks_belong_to_one_pe_and_do_not_stay() {
     use BbmLevel::{Level1, Level2};
     use OperationKind::{Protect, Split};
