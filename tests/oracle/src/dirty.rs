@@ -136,7 +136,9 @@ impl State {
                 let number = self.logs.len() - 1;
                 self.renew(number, pe, &range, running);
             }
-            OperationKind::Stop => self.logs.retain(|log| intersection(&log.range, &range).is_empty()),
+            OperationKind::Stop | OperationKind::End => {
+                self.logs.retain(|log| intersection(&log.range, &range).is_empty())
+            }
             OperationKind::Harvest => {
                 for number in 0..self.logs.len() {
                     self.judge_report(number, pe, &range, running);

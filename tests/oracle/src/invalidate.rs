@@ -74,18 +74,19 @@ impl State {
         self.pes[pe as usize].issued = open;
         for Issued { at, invalidation, .. } in complete {
             let Some(number) = self.spaces.iter().position(|space| space.vmid == invalidation.vmid) else { continue };
-            if self.tlbs[number].is_empty() {
-                continue;
-            }
             let pes = match invalidation.scope {
                 Scope::Broadcast => self.all_pes(),
                 Scope::Local => 1 << pe,
             };
+            self.stage1[number].complete(pes, at, &invalidation);
+            if self.tlbs[number].is_empty() {
+                continue;
+            }
             match invalidation.form {
                 Form::Ipa(_) | Form::Range { .. } => self.drop_stage2(number, pes, at, &invalidation),
                 Form::VmallE1 => self.drop_combined(number, pes, at),
                 Form::VmallS12E1 => self.drop_everything(number, pes, at),
-                // The guest's own tables say which IPA a VA has; the model does not know them, so the entries stay.
+                // Combined entries under any other VA stay, and any other may be an alias: see `stage1.rs`.
                 Form::Va(_) | Form::OtherRegime => {}
             }
         }

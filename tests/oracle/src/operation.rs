@@ -72,6 +72,9 @@ impl State {
     /// An operation begins. Its event is in the history already.
     pub fn begin(&mut self, pe: u8, operation: Operation) {
         self.operations += 1;
+        if operation.kind != OperationKind::Fault {
+            self.pes[pe as usize].trial = None;
+        }
         let number = self.operations;
         let before = self.pes[pe as usize].running.replace(Running {
             operation,
@@ -100,6 +103,13 @@ impl State {
                 self.report(Verdict::Contract, span.range(), None, what);
             }
             return;
+        }
+        if change.how != How::Hardware
+            && let Some(running) = &self.pes[pe as usize].running
+            && running.operation.kind == OperationKind::End
+        {
+            let what = format!("{} changes what a walk may read", running.operation);
+            self.report(Verdict::Contract, span.range(), None, what);
         }
         self.note_permission_window(change);
         let opens = self.opens_window(change);
@@ -213,6 +223,7 @@ impl State {
             }
         }
         if running.operation.kind == OperationKind::Fault {
+            self.note_answer(pe);
             for other in self.pes.iter_mut().filter_map(|pe| pe.running.as_mut()) {
                 other.meanwhile.extend_from_slice(&running.touched);
             }

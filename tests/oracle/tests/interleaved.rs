@@ -3,37 +3,12 @@
 
 mod common;
 
-use common::{GIB, MIB, Machine, range, scaled, seed, vmid};
+use common::scenes::{BASE, machine, page, pages, setup, stop, storage, table};
+use common::{MIB, Machine, range, scaled, seed, vmid};
 use core::cell::RefCell;
-use core::sync::atomic::AtomicU64;
 use stage2::*;
 use stage2_oracle::schedule::{Body, Chooser, Random, explore, run};
-use stage2_oracle::{Checked, Model, Reference, Setup};
-
-const BASE: u64 = 2 * GIB;
-
-fn machine(bbm: BbmLevel, contiguous: bool, hardware_dirty: bool) -> Machine {
-    Machine { bbm, contiguous, hardware_dirty, ipa_bits: 32, tlbi_range: true }
-}
-
-fn setup(machine: Machine, late_stores: bool) -> Setup {
-    Setup { pes: 3, mark_rate: 0, frames: 256, late_stores, ..machine.setup() }
-}
-
-fn page(n: u64) -> u64 {
-    BASE + n * PAGE_SIZE
-}
-
-fn pages(first: u64, last: u64) -> IpaRange {
-    range(page(first), page(last + 1))
-}
-
-/// Two blocks of RAM.
-fn table(model: &Model, machine: Machine) -> Checked<'_> {
-    let mut table = Checked::new(model, machine.config()).expect("a table");
-    table.map(range(BASE, BASE + 4 * MIB), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
-    table
-}
+use stage2_oracle::{Checked, Model, Reference};
 
 /// Threads that share a table; what they do must commute, so that the result is one for all orders.
 type Scene = fn(&Checked<'_>, u8);
@@ -189,23 +164,6 @@ fn three_threads_in_random_order() {
             }
         }
     }
-}
-
-/// Words for a log's bitmap, until [`stop`].
-fn storage(logged: IpaRange) -> &'static [AtomicU64] {
-    let words = Layout::new(logged).words();
-    (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
-}
-
-/// The end of a log and of its table, which leaves nothing.
-fn stop(model: &Model, mut table: Checked<'_>, log: Log) {
-    let storage = table.stop_log_and_collapse(log).expect("the log's own words");
-    // SAFETY: the words were leaked by `storage`, and the engine has given them back.
-    drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
-    model.assert_clean();
-    table.release();
-    model.assert_clean();
-    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
 }
 
 /// Two vCPUs write, a third PE harvests and splits: no write is missed.
