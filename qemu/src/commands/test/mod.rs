@@ -40,7 +40,7 @@ pub fn test(workspace: &Workspace, options: &Test) -> Result<Status> {
             continue;
         }
         let (result, took) = run(workspace, tier, check, filter);
-        repeat.extend(commands(tier, check, &result));
+        repeat.extend(commands(tier, check, filter, &result));
         if took.as_secs() > check.budget && tier == Tier::Default {
             slow.push(format!("{} took {} s of its {} s", check.name, took.as_secs(), check.budget));
         }
@@ -115,13 +115,13 @@ fn run(workspace: &Workspace, tier: Tier, check: &Check, filter: Option<&str>) -
     (result, begun.elapsed())
 }
 
-/// The commands that repeat what failed in a check: its tests, or all of it if none of them is known.
-fn commands(tier: Tier, check: &Check, result: &Tally) -> Vec<String> {
+/// The commands that repeat what failed in a check: its tests or, if none of them is known, all that was asked for.
+fn commands(tier: Tier, check: &Check, filter: Option<&str>, result: &Tally) -> Vec<String> {
     let all = if tier == Tier::All { "--all " } else { "" };
     let command = |name: &str| format!("cargo hv test {all}{name}");
     match result.names.as_slice() {
         _ if result.failed == 0 => Vec::new(),
-        [] => vec![command(check.name)],
+        [] => vec![command(&filter.map_or(check.name.into(), |filter| format!("{}::{filter}", check.name)))],
         names => names.iter().map(|name| command(&format!("{}::{name}", check.name))).collect(),
     }
 }
@@ -160,8 +160,12 @@ mod tests {
         let names = ["host".to_owned()];
         let (check, _) = choose(Tier::Default, &names).unwrap()[0];
         let failed = Tally { names: vec!["a::b".into(), "c".into()], failed: 2, ..Tally::default() };
-        assert_eq!(commands(Tier::Default, check, &failed), ["cargo hv test host::a::b", "cargo hv test host::c"]);
-        assert_eq!(commands(Tier::All, check, &Tally::failure()), ["cargo hv test --all host"]);
-        assert!(commands(Tier::All, check, &Tally::one()).is_empty());
+        assert_eq!(
+            commands(Tier::Default, check, None, &failed),
+            ["cargo hv test host::a::b", "cargo hv test host::c"]
+        );
+        assert_eq!(commands(Tier::All, check, None, &Tally::failure()), ["cargo hv test --all host"]);
+        assert_eq!(commands(Tier::Default, check, Some("x"), &Tally::failure()), ["cargo hv test host::x"]);
+        assert!(commands(Tier::All, check, None, &Tally::one()).is_empty());
     }
 }
