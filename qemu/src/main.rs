@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Command::Audit(options) => audit::audit(&workspace, options),
         Command::Replay(options) => replay::replay(&options.file),
         Command::Bench(options) => bench::bench(&workspace, options),
-        Command::Test => test::test(&workspace),
+        Command::Test(options) => test::test(&workspace, options),
         Command::Doctor(options) => Ok(doctor::doctor(&workspace, options.qemu.as_deref())),
     });
     match result {

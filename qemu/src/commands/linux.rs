@@ -12,6 +12,7 @@ use crate::manager::{self, session};
 use crate::progress::Step;
 use crate::run::{self, Flow};
 use crate::setup::guest::Guest;
+use crate::size;
 use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -99,7 +100,7 @@ fn tell(summary: &Summary) -> bool {
         eprintln!("hv: {}: dirty.csv, dirty.bitmaps, dirty.png", out.display());
     }
     if let Some((before, after)) = summary.restored {
-        let [before, after] = [before, after].map(|census| session::size(census.table_bytes));
+        let [before, after] = [before, after].map(|census| size::short(census.table_bytes));
         eprintln!("hv: tables took {before} before the log and take {after} after it");
     }
     if let Some([reported, denied, lost]) = summary.stores {
