@@ -53,14 +53,15 @@ pub fn write(ipa: Ipa, bytes: u8, value: u64) -> Option<()> {
 ///
 /// There is such a register at `address`, mapped as device memory.
 unsafe fn load(address: u64, bytes: u8) -> u64 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match bytes {
-            1 => u64::from(core::ptr::read_volatile(address as *const u8)),
-            2 => u64::from(core::ptr::read_volatile(address as *const u16)),
-            4 => u64::from(core::ptr::read_volatile(address as *const u32)),
-            _ => core::ptr::read_volatile(address as *const u64),
-        }
+    match bytes {
+        // SAFETY: the caller's promise.
+        1 => u64::from(unsafe { core::ptr::read_volatile(address as *const u8) }),
+        // SAFETY: the caller's promise.
+        2 => u64::from(unsafe { core::ptr::read_volatile(address as *const u16) }),
+        // SAFETY: the caller's promise.
+        4 => u64::from(unsafe { core::ptr::read_volatile(address as *const u32) }),
+        // SAFETY: the caller's promise.
+        _ => unsafe { core::ptr::read_volatile(address as *const u64) },
     }
 }
 
@@ -70,12 +71,12 @@ unsafe fn load(address: u64, bytes: u8) -> u64 {
 ///
 /// There is such a register at `address`, mapped as device memory, and storing `value` there harms nothing of EL2's.
 unsafe fn store(address: u64, bytes: u8, value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match bytes {
-            1 => core::ptr::write_volatile(address as *mut u8, value as u8),
-            2 => core::ptr::write_volatile(address as *mut u16, value as u16),
-            _ => core::ptr::write_volatile(address as *mut u32, value as u32),
-        }
+    match bytes {
+        // SAFETY: the caller's promise.
+        1 => unsafe { core::ptr::write_volatile(address as *mut u8, value as u8) },
+        // SAFETY: the caller's promise.
+        2 => unsafe { core::ptr::write_volatile(address as *mut u16, value as u16) },
+        // SAFETY: the caller's promise.
+        _ => unsafe { core::ptr::write_volatile(address as *mut u32, value as u32) },
     }
 }
