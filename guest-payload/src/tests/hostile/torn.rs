@@ -121,9 +121,14 @@ fn tear(random: &mut Random) {
         }
         _ => mmu::table_descriptor(pick(random, &bad)),
     };
-    set(slot, descriptor);
-    for _ in 0..random.below(200) {
-        core::hint::spin_loop();
+    // Again and again: what EL2 walks must change between the guest's access and EL2's look.
+    for _ in 0..random.below(100) {
+        for now in [descriptor, good] {
+            set(slot, now);
+            for _ in 0..random.below(25) {
+                core::hint::spin_loop();
+            }
+        }
     }
     set(slot, good);
     match random.below(4) {
