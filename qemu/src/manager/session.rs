@@ -37,6 +37,8 @@ pub struct Summary {
     pub churn: Option<u64>,
     /// Where the engine's events are.
     pub events: Option<PathBuf>,
+    /// The machine was gone before the plan was done.
+    pub cut_short: bool,
     /// What was asked for and did not happen, in sentences.
     pub failures: Vec<String>,
 }
@@ -139,6 +141,7 @@ impl Session {
                 Err(error)
             }
             _ => {
+                self.summary.cut_short = result.is_err();
                 self.judge();
                 Ok(self.summary)
             }
