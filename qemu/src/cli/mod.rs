@@ -5,6 +5,7 @@ mod services;
 pub use services::{Dirty, Granularity, Services, Switch};
 
 use crate::machine::Gic;
+use crate::setup::guest::Kernel;
 use crate::size::Size;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -33,6 +34,7 @@ Examples:
   cargo hv linux --run 'nproc; free'          run a command in the guest, print its output, exit with its status
   cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
   cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
+  cargo hv linux --kernel debian-6.12         a newer kernel of Debian's; it uses 52-bit addresses where the CPU can
   cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
   cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
   cargo hv linux --audit --run 'sha256sum /hv/busybox'
@@ -80,9 +82,10 @@ pub enum Command {
 /// `cargo hv linux`.
 #[derive(Debug, Args)]
 pub struct Linux {
-    /// The guest's kernel, an arm64 Image [default: Debian's cloud kernel]
-    #[arg(long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
+    /// The guest's kernel: an arm64 Image, or Debian's newest cloud kernel of a series, as in debian-6.12 [default:
+    /// Debian's cloud kernel]
+    #[arg(long, value_name = "FILE|debian-N.N")]
+    pub kernel: Option<Kernel>,
     /// The guest's initramfs [default: busybox and a shell]
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
@@ -377,6 +380,7 @@ mod tests {
             &["payload", "--matrix", "--cpu", "max"],
             &["payload", "--image", "x", "--filter", "y"],
             &["linux", "--timeout", "0"],
+            &["linux", "--kernel", "debian-new"],
             &["bench", "--kernel", "Image"],
             &["bench", "--check", "--renew"],
             &["bench", "--quick"],

@@ -27,9 +27,10 @@ const TIMEOUT: u64 = 300;
 /// # Errors
 /// If something can't be set up.
 pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
-    for file in [&options.kernel, &options.initrd].into_iter().flatten() {
+    if let Some(file) = &options.initrd {
         std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
     }
+    let kernel = options.kernel.as_ref().map(|kernel| kernel.get(workspace)).transpose()?;
     let mut plan = options.services.plan()?;
     anyhow::ensure!(
         plan.is_none() || !options.common.icount,
@@ -58,8 +59,8 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     if let Some(affinity) = options.services.weaken {
         machine.append += &format!(" late-cpu=repaint weaken={affinity}");
     }
-    let kernel = match &options.kernel {
-        Some(kernel) => kernel.clone(),
+    let kernel = match kernel {
+        Some(kernel) => kernel,
         None => Guest::get(workspace)?.kernel,
     };
     let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
@@ -81,7 +82,12 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let summary = session.map(manager::Running::finish).transpose();
     let status = status?;
     let Some(summary) = summary? else { return Ok(status) };
-    let mut good = tell(&summary);
+    let ended = matches!(status, Status::Success | Status::Command(_));
+    let mut good = tell(&summary, ended);
+    if ended && summary.cut_short && options.run.is_some() {
+        eprintln!("hv: the machine was gone before the services had ended: their last round is missing");
+        good = false;
+    }
     if let Some(path) = &summary.events {
         let judgement = events::judge(path)?;
         events::tell(&judgement);
@@ -91,7 +97,14 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
 }
 
 /// Says what a session has found, the audit's line last. Says whether all is well.
-fn tell(summary: &Summary) -> bool {
+///
+/// Unless the guest has `ended` by itself, with its work done, no verdict goes to standard output: nothing missed by a guest
+/// that is dead proves nothing.
+fn tell(summary: &Summary, ended: bool) -> bool {
+    let verdict = |line: &str| match ended {
+        true => println!("{line}"),
+        false => eprintln!("hv: no verdict, but up to then: {line}"),
+    };
     if let Some(mechanism) = summary.mechanism {
         let how = session::describe(mechanism);
         eprintln!("hv: dirty log by {how}: {} rounds, {} dirty pages in all", summary.rounds, summary.pages);
@@ -111,11 +124,11 @@ fn tell(summary: &Summary) -> bool {
         let counted: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
         eprintln!("hv: meanwhile on all CPUs: {}", counted.join(", "));
-        println!(
+        verdict(&format!(
             "split-storm: rounds {rounds}, invalid windows {}, translation faults {}",
             of("invalid-windows"),
             of("fault-translation")
-        );
+        ));
     }
     if let Some(rounds) = summary.churn {
         eprintln!("hv: {rounds} rounds of random changes of the table");
@@ -124,7 +137,10 @@ fn tell(summary: &Summary) -> bool {
         eprintln!("hv: {failure}");
     }
     if let Some(line) = summary.audit_line() {
-        println!("{line}");
+        verdict(&line);
+    }
+    if !ended {
+        eprintln!("hv: the guest did not come to the end of its work, so what the services found is no result");
     }
     summary.is_good()
 }
@@ -195,8 +211,8 @@ fn shell(
     eprintln!("hv: Booting Linux; Ctrl-A X leaves");
     let outcome = interact(&workspace.folder("logs")?.join("linux.log"))?;
     let status = match ending::judge(&outcome) {
-        // QEMU ended well and the hypervisor knows nothing of it: the user left.
-        Status::NoResult => Status::Success,
+        // QEMU ended well and the hypervisor knows nothing of it: the user left, unless because the guest had crashed.
+        Status::NoResult if !kernel_panic(&outcome) => Status::Success,
         other => other,
     };
     let text = ending::explain(status, &outcome, options.common.timeout.unwrap_or_default());

@@ -73,6 +73,7 @@ impl Session {
                 Err(error)
             }
             _ => {
+                self.summary.cut_short = result.is_err();
                 self.judge();
                 Ok(self.summary)
             }

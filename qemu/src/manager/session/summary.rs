@@ -27,6 +27,8 @@ pub struct Summary {
     pub churn: Option<u64>,
     /// Where the engine's events are.
     pub events: Option<PathBuf>,
+    /// The machine was gone before the plan was done.
+    pub cut_short: bool,
     /// What was asked for and did not happen, in sentences.
     pub failures: Vec<String>,
 }
