@@ -1,6 +1,6 @@
 //! The guest's table, behind the lock that faults take: [`hypervisor::reader_lock`] with each CPU's own flag.
 
-use crate::el2::cpu::{self, this_cpu};
+use crate::el2::base::cpu::{self, this_cpu};
 use crate::el2::guest_memory::{self, Platform};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
