@@ -1,10 +1,11 @@
 //! EL2's own end: what happened, where, and how it came there; then the machine is turned off.
 
-use crate::el2::console::print_without_lock;
-use crate::el2::power::{self, End};
-use crate::el2::registers::read_register;
-use crate::el2::symbols::Address;
-use crate::el2::{cpu, revoke};
+use crate::el2::base::console::print_without_lock;
+use crate::el2::base::firmware::End;
+use crate::el2::base::registers::read_register;
+use crate::el2::base::symbols::Address;
+use crate::el2::base::{cpu, firmware};
+use crate::el2::guest_memory::revoke;
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -105,7 +106,7 @@ fn begin() {
 fn end() -> ! {
     revoke::revoke_again();
     print_without_lock(format_args!("end: {}", End::Panic.name()));
-    power::stop(End::Panic)
+    firmware::stop(End::Panic)
 }
 
 /// Stops this CPU for good. It is at work in the guest's table no more.

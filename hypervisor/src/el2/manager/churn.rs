@@ -1,7 +1,8 @@
 //! Random changes of the guest's table while the guest runs: what a test of the engine on a machine is made of.
 
-use crate::el2::manager::dirty::{self, Region, Table};
-use crate::el2::manager::watch;
+use crate::el2::guest_memory::watch;
+use crate::el2::manager::dirty;
+use crate::el2::manager::dirty::{Region, Table};
 use crate::el2::manager::why::Why;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;

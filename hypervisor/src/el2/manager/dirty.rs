@@ -1,10 +1,9 @@
 //! The dirty log of all of the guest's memory: one of the engine's logs for each range of RAM.
 
-use crate::el2::events;
-use crate::el2::frames::FRAMES;
-use crate::el2::guest_memory::Platform;
+use crate::el2::base::frames::FRAMES;
+use crate::el2::guest_memory::table_lock::TableLock;
+use crate::el2::guest_memory::{Platform, events};
 use crate::el2::manager::why::Why;
-use crate::el2::table_lock::TableLock;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use hypervisor_abi::events::{Call, Record};

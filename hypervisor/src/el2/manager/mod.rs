@@ -3,16 +3,16 @@
 
 mod audit;
 mod churn;
-mod dirty;
+pub mod dirty;
 mod port;
 mod service;
-pub mod watch;
 mod why;
 
-use crate::el2::boot::Refusal;
-use crate::el2::cpu::{self, CpuArea};
-use crate::el2::registers::read_register;
-use crate::el2::{control, crash, power, secondary};
+use crate::el2::base::cpu::CpuArea;
+use crate::el2::base::registers::read_register;
+use crate::el2::base::{cpu, firmware};
+use crate::el2::boot::{Refusal, el2_setup, secondary};
+use crate::el2::crash;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
@@ -112,14 +112,17 @@ pub fn start() {
     if let Some(core) = CORE.get()
         && let Err(error) = secondary::start(core.area, core.mpidr, || true)
     {
-        power::refuse(format_args!("the management core, CPU {:#x}, cannot be started: PSCI says {error}", core.mpidr));
+        firmware::refuse(format_args!(
+            "the management core, CPU {:#x}, cannot be started: PSCI says {error}",
+            core.mpidr
+        ));
     }
 }
 
 /// What the management core does, for ever.
 pub fn run() -> ! {
     // The registers that TLB maintenance depends on; and the guest's, which are not used.
-    control::apply();
+    el2_setup::apply();
     let service = CORE.get().and_then(|core| core.service.lock().take());
     let Some(mut service) = service else { crash::park() };
     loop {

@@ -1,12 +1,14 @@
 //! What the host can ask for, and the answers.
 
+use crate::el2::base::cpu;
+use crate::el2::base::registers::read_register;
 use crate::el2::boot::Refusal;
-use crate::el2::manager::dirty::{self, Drops, Region, Table};
+use crate::el2::guest_memory::{events, watch};
+use crate::el2::manager::dirty::{Drops, Region, Table};
 use crate::el2::manager::port::{Port, Received};
 use crate::el2::manager::why::Why;
-use crate::el2::manager::{attend, audit, churn, guest_has_ended, watch};
-use crate::el2::registers::read_register;
-use crate::el2::{cpu, crash, events, guest_memory};
+use crate::el2::manager::{attend, audit, churn, dirty, guest_has_ended};
+use crate::el2::{crash, guest_memory};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use hypervisor::policy;

@@ -1,6 +1,11 @@
 //! From the first Rust code to the guest's first instruction.
 
-use crate::el2::{console, control, cpu, frames, guest, guest_memory, heap, manager, memory, power, secondary};
+pub mod el2_setup;
+pub mod guest;
+pub mod secondary;
+
+use crate::el2::base::{console, cpu, firmware, frames, heap, own_map};
+use crate::el2::{guest_memory, manager};
 use alloc::string::{String, ToString};
 use core::arch::global_asm;
 use hypervisor::machine::{Conduit, GuestRegisters, Machine, find_uart};
@@ -11,12 +16,12 @@ use log::LevelFilter;
 
 global_asm!(
     include_str!("boot.S"),
-    vectors = sym crate::el2::exceptions::vectors,
+    vectors = sym crate::el2::exits::vectors,
     boot_area = sym cpu::BOOT_AREA,
     stack_top = const cpu::CpuArea::STACK_TOP,
-    early_tables = sym memory::EARLY_TABLES,
-    fill_early_tables = sym memory::fill_early_tables,
-    root_table = sym memory::ROOT_TABLE,
+    early_tables = sym own_map::EARLY_TABLES,
+    fill_early_tables = sym own_map::fill_early_tables,
+    root_table = sym own_map::ROOT_TABLE,
     primary_main = sym primary_main,
     secondary_main = sym secondary::main,
     wrong_exception_level = sym wrong_exception_level,
@@ -35,7 +40,7 @@ impl<E: core::error::Error> From<E> for Refusal {
 /// the image begins.
 extern "C" fn primary_main(tree: u64, image: u64) -> ! {
     heap::init();
-    if memory::early_map_device(console::LAST_RESORT as u64) {
+    if own_map::early_map_device(console::LAST_RESORT as u64) {
         // SAFETY: the early map has it as device memory. Where it is no PL011, the machine is not one that the image
         // can say anything on yet.
         unsafe { console::open(console::LAST_RESORT) };
@@ -44,7 +49,7 @@ extern "C" fn primary_main(tree: u64, image: u64) -> ! {
     cpu::this_cpu().enter_el2();
     match start(tree, image) {
         Ok(guest) => guest.enter(),
-        Err(Refusal(reason)) => power::refuse(reason),
+        Err(Refusal(reason)) => firmware::refuse(reason),
     }
 }
 
@@ -53,7 +58,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let (tree, tree_range) = read_tree(tree)?;
     match find_uart(&tree) {
         // SAFETY: the tree says that a PL011 is there, and it has just been mapped.
-        Some(uart) if memory::early_map_device(uart.start()) => unsafe { console::open(uart.start() as usize) },
+        Some(uart) if own_map::early_map_device(uart.start()) => unsafe { console::open(uart.start() as usize) },
         _ => console::close(),
     }
     let machine = Machine::read(&tree)?;
@@ -70,16 +75,16 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
 
     let registers = GuestRegisters::new(&machine, &options.grant_dma)?;
     let device = manager::find_device(&machine, &options)?;
-    let own = memory::OwnMemory::choose(&machine, tree_range, device.is_some());
+    let own = own_map::OwnMemory::choose(&machine, tree_range, device.is_some());
     machine.check_placement(own.range, tree_range)?;
     // SAFETY: the early map has the pool, which has been found to belong to nothing else.
     unsafe { frames::FRAMES.init(own.pool) };
     secondary::allocate_areas(&machine)?;
-    memory::switch_to_own_map(&machine, &own, device, &registers)?;
+    own_map::switch_to_own_map(&machine, &own, device, &registers)?;
 
     let features = secondary::start_all(&machine)?;
     secondary::settle(&options);
-    control::check(&machine)?;
+    el2_setup::check(&machine)?;
     let guest = guest::load(&machine, &options, &own)?;
     guest_memory::create(&machine, &options, &guest, features, registers)?;
     manager::prepare(&machine, &options, &guest.memory, device)?;
@@ -97,14 +102,14 @@ fn read_tree(address: u64) -> Result<(CheckedTree, hypervisor::range::PhysRange)
     if address == 0 {
         return Err(no_tree("x0 is 0"));
     }
-    if !address.is_multiple_of(8) || !memory::early_reaches(address) {
+    if !address.is_multiple_of(8) || !own_map::early_reaches(address) {
         return Err(no_tree(&alloc::format!("x0 is {address:#x}, which is not a multiple of 8 in reach")));
     }
     // SAFETY: the early map has the gibibyte that the address lies in, and 8 bytes do not leave it.
     let header = unsafe { core::ptr::read(address as *const [u8; 8]) };
     let in_tree = |error| Refusal(alloc::format!("the device tree at {address:#x} cannot be used: {error}"));
     let size = tree_check::total_size(header).map_err(in_tree)?;
-    if !memory::early_reaches(address + size as u64 - 1) {
+    if !own_map::early_reaches(address + size as u64 - 1) {
         return Err(no_tree("it runs over the end of what the image can reach so early"));
     }
     // SAFETY: the early map has all of it, and nothing writes there while it is read.
@@ -130,7 +135,7 @@ extern "C" fn wrong_exception_level(tree: u64, level: u64) -> ! {
         "refused: started at EL{level}, but this hypervisor needs EL2: give the CPU its virtualization extensions \
          (QEMU: -M virt,virtualization=on) and start the image at EL2"
     ));
-    console::print(format_args!("end: {}", power::End::Refused.name()));
+    console::print(format_args!("end: {}", firmware::End::Refused.name()));
 
     let tree = tree.as_ref().map(Tree::open);
     let method = tree.as_ref().and_then(|tree| tree.root()?.child("psci")?.string("method"));

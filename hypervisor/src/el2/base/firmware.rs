@@ -1,6 +1,7 @@
 //! Ends: power-off, reset, refusal.
 
-use crate::el2::{console, manager, report};
+use crate::el2::base::{console, totals};
+use crate::el2::manager;
 use smccc::{Smc, psci};
 
 /// How the run ends.
@@ -31,7 +32,7 @@ impl End {
 /// The guest has asked for the end: reports what it cost, and ends.
 pub fn end_guest(end: End) -> ! {
     manager::guest_ends();
-    report::print();
+    totals::print();
     console::print(format_args!("end: {}", end.name()));
     stop(end)
 }

@@ -1,8 +1,8 @@
 //! What each CPU has of its own: state, counters and stacks.
 
-use crate::el2::frames::FRAMES;
+use crate::el2::base::frames::FRAMES;
+use crate::el2::base::registers::{read_register, write_register};
 use crate::el2::guest_memory::GuestMemory;
-use crate::el2::registers::{read_register, write_register};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;

@@ -3,8 +3,8 @@
 //! These are the first page of each GICv3 redistributor, and devices that share their page with something else. What is
 //! mapped has no way to memory. The ITSs, the frames for virtual LPIs, GICH and GICV are neither mapped nor guarded.
 
+use crate::el2::base::device;
 use crate::el2::boot::Refusal;
-use crate::el2::device;
 use alloc::vec::Vec;
 use hypervisor::machine::{GuestRegisters, Machine};
 use hypervisor::range::PhysRange;

@@ -2,9 +2,10 @@
 //!
 //! Source: Linux, Documentation/arch/arm64/booting.rst, section 4; the values are [`CpuId`]'s.
 
+use crate::el2::base::registers::{isb, read_register, write_register};
+use crate::el2::base::{cpu, totals};
 use crate::el2::boot::Refusal;
-use crate::el2::registers::{isb, read_register, write_register};
-use crate::el2::{cpu, exceptions, guest_memory, report};
+use crate::el2::{exits, guest_memory};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::{Gic, Machine};
@@ -65,10 +66,10 @@ pub fn apply() {
     write_register!("sctlr_el1", 0x30d0_0800);
     write_register!("cpacr_el1", 0);
     write_register!("cntkctl_el1", 0);
-    if report::counts_instructions() {
-        exceptions::use_timed_vectors();
+    if totals::counts_instructions() {
+        exits::use_timed_vectors();
     } else if Features::from_id_registers(&id.stage2(), ConflictAborts::Handled).lse {
-        exceptions::use_lse_vectors();
+        exits::use_lse_vectors();
     }
     // Everything above holds before the guest is entered; the ERET would see to that, too.
     isb();

@@ -1,9 +1,10 @@
 //! Stage-2 aborts: the engine first, then the registers that EL2 guards, and what is left the guest hears of.
 
-use crate::el2::exceptions::{Frame, Next, Registers, skip_instruction};
-use crate::el2::manager::watch;
-use crate::el2::registers::{isb, read_register, write_register};
-use crate::el2::{cpu, crash, gic, guest_memory, inject};
+use crate::el2::base::cpu;
+use crate::el2::base::registers::{isb, read_register, write_register};
+use crate::el2::exits::{Frame, Next, Registers, inject, skip_instruction};
+use crate::el2::guest_memory::{gic, watch};
+use crate::el2::{crash, guest_memory};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;

@@ -1,9 +1,10 @@
 //! The guest's table, behind the lock that faults take: [`hypervisor::reader_lock`] with each CPU's own flag.
 
-use crate::el2::cpu::{self, this_cpu};
-use crate::el2::crash;
-use crate::el2::guest_memory::{self, Platform};
-use crate::el2::registers::read_register;
+use crate::el2::base::cpu;
+use crate::el2::base::cpu::this_cpu;
+use crate::el2::base::registers::read_register;
+use crate::el2::guest_memory::Platform;
+use crate::el2::{crash, guest_memory};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use hypervisor::reader_lock::{Flag, ReaderLock};

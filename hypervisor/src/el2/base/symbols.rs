@@ -1,6 +1,6 @@
 //! Names of the image's own functions.
 
-use crate::el2::memory;
+use crate::el2::base::own_map;
 use core::fmt;
 use hypervisor::symbol_table::SymbolTable;
 
@@ -21,7 +21,7 @@ pub struct Address(pub u64);
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)?;
-        let Some(offset) = self.0.checked_sub(memory::image_start()).and_then(|offset| u32::try_from(offset).ok())
+        let Some(offset) = self.0.checked_sub(own_map::image_start()).and_then(|offset| u32::try_from(offset).ok())
         else {
             return Ok(());
         };

@@ -1,7 +1,7 @@
 //! Exceptions that EL2 makes the guest take.
 
-use crate::el2::cpu;
-use crate::el2::registers::{read_register, write_register};
+use crate::el2::base::cpu;
+use crate::el2::base::registers::{read_register, write_register};
 use hypervisor::injection::{self, Exception};
 
 /// ESR_ELx.IL: the instruction has 32 bits.

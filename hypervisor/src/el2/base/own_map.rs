@@ -3,8 +3,9 @@
 //! Everything is mapped where it lies. What can be executed cannot be written, and what can be written cannot be
 //! executed; below each stack lies a page that is not mapped at all.
 
+use crate::el2::base::{cpu, registers};
 use crate::el2::boot::Refusal;
-use crate::el2::{cpu, events, registers};
+use crate::el2::guest_memory::events;
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};

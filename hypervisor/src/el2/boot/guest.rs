@@ -1,8 +1,9 @@
 //! Loading the guest: kernel, initramfs, device tree.
 
-use crate::el2::boot::Refusal;
-use crate::el2::memory::OwnMemory;
-use crate::el2::{control, cpu, crash, manager, registers, report, secondary};
+use crate::el2::base::own_map::OwnMemory;
+use crate::el2::base::{cpu, registers, totals};
+use crate::el2::boot::{Refusal, el2_setup, secondary};
+use crate::el2::{crash, manager};
 use alloc::vec::Vec;
 use hypervisor::guest_tree;
 use hypervisor::image::{self, Request};
@@ -80,7 +81,7 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     log::info!("hypervisor: memory at {}, {} KiB of it for tables", own.range, own.pool.size() >> 10);
     // The first CPU was off so far, in the guest's eyes: this cannot fail.
     let _ = cpu::this_cpu().power.turn_on(plan.entry, room.start());
-    report::count_instructions(options.icount);
+    totals::count_instructions(options.icount);
     Ok(Guest { memory, crash: options.crash })
 }
 
@@ -101,7 +102,7 @@ impl Guest {
             crash::on_purpose(kind);
         }
         drop(self);
-        control::apply();
+        el2_setup::apply();
         manager::start();
         let (entry, context) = cpu::this_cpu().power.turned_on();
         secondary::enter(entry, context)

@@ -3,9 +3,10 @@
 //! The table forbids writes in both cases; what a CPU does when it meets that is decided here. A store that is only
 //! reported opens its page, which stays open until reports are next asked for: one report a page and round.
 
+use crate::el2::base::cpu;
+use crate::el2::base::registers::read_register;
+use crate::el2::guest_memory;
 use crate::el2::manager::dirty::protect;
-use crate::el2::registers::read_register;
-use crate::el2::{cpu, guest_memory};
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;

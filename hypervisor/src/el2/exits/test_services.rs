@@ -1,13 +1,13 @@
 //! More calls for the payload, off unless `hypercalls=on`: what the tables look like, memory that runs out, stores that
 //! are watched, and whether anything has changed that must not.
 
-use crate::el2::frames::FRAMES;
+use crate::el2::base::frames::FRAMES;
+use crate::el2::base::own_map;
+use crate::el2::base::registers::read_register;
+use crate::el2::exits::services::{Table, done, range};
 use crate::el2::guest_memory;
-use crate::el2::manager::watch;
-use crate::el2::memory;
-use crate::el2::registers::read_register;
-use crate::el2::services::{Table, done, range};
-use crate::el2::table_lock::TableLock;
+use crate::el2::guest_memory::table_lock::TableLock;
+use crate::el2::guest_memory::watch;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};
@@ -21,7 +21,7 @@ pub fn call(id: u32, table: &TableLock, x: &mut [u64; 19]) -> Result<(), i64> {
     match id {
         function::LEAF => leaf(&table.read(), x),
         function::INTEGRITY => {
-            (x[1], x[2], x[3]) = (memory::integrity(), control_registers(), leaves(&table.read()));
+            (x[1], x[2], x[3]) = (own_map::integrity(), control_registers(), leaves(&table.read()));
             Ok(())
         }
         function::REFUSE_FRAMES => {

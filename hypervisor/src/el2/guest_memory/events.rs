@@ -86,9 +86,9 @@ mod unkept {
 #[cfg(feature = "events")]
 mod kept {
     use super::{BYTES, Record};
-    use crate::el2::cpu;
+    use crate::el2::base::cpu;
+    use crate::el2::base::frames::FRAMES;
     use crate::el2::crash;
-    use crate::el2::frames::FRAMES;
     use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
     use hypervisor_abi::events::RECORD;
     use spin::Mutex;

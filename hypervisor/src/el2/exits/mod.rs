@@ -1,7 +1,16 @@
 //! Exits from the guest: one table from exception class to handler.
 
-use crate::el2::registers::{read_register, write_register};
-use crate::el2::{abort, cpu, crash, hypercall, inject, system_register};
+pub mod abort;
+pub mod hypercall;
+pub mod inject;
+pub mod psci;
+pub mod services;
+pub mod system_register;
+pub mod test_services;
+
+use crate::el2::base::cpu;
+use crate::el2::base::registers::{read_register, write_register};
+use crate::el2::crash;
 use core::arch::global_asm;
 use core::mem::{MaybeUninit, offset_of};
 use hypervisor::exit_counts::Exit;

@@ -2,11 +2,13 @@
 //!
 //! In between it is off in the firmware's eyes, too: no CPU waits at EL2 for the guest to want it.
 
-use crate::el2::boot::Refusal;
-use crate::el2::cpu::{self, CpuArea};
-use crate::el2::registers::read_register;
-use crate::el2::shape::Shape;
-use crate::el2::{control, events, exceptions, guest_memory, manager, report};
+use crate::el2::base::cpu::CpuArea;
+use crate::el2::base::registers::read_register;
+use crate::el2::base::{cpu, totals};
+use crate::el2::boot::{Refusal, el2_setup};
+use crate::el2::guest_memory::events;
+use crate::el2::guest_memory::shape::Shape;
+use crate::el2::{exits, guest_memory, manager};
 use alloc::vec::Vec;
 use core::fmt;
 use hypervisor::late_cpu::{self, Answer};
@@ -143,7 +145,7 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
             aarch64_cpu::asm::wfi();
         }
     }
-    control::apply();
+    el2_setup::apply();
     let (entry, context) = cpu.power.turned_on();
     enter(entry, context)
 }
@@ -219,8 +221,8 @@ fn join() -> Result<(), Kept> {
 
 /// Enters the guest for the first time since the CPU was turned on: at `entry`, with `context` in x0.
 pub fn enter(entry: u64, context: u64) -> ! {
-    if report::counts_instructions() {
+    if totals::counts_instructions() {
         cpu::this_cpu().leave_el2();
     }
-    exceptions::enter_guest(entry, context)
+    exits::enter_guest(entry, context)
 }

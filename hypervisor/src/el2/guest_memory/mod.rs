@@ -1,17 +1,23 @@
 //! The guest's memory: one stage-2 table, that maps what the guest is given to where it lies.
 
+pub mod events;
+pub mod gic;
+pub mod revoke;
+pub mod shape;
+pub mod table_lock;
+pub mod watch;
+
+use crate::el2::base::cpu;
+use crate::el2::base::cpu::this_cpu;
+use crate::el2::base::frames::FRAMES;
+use crate::el2::base::registers::{isb, read_register, write_register};
 use crate::el2::boot::Refusal;
-use crate::el2::cpu::{self, this_cpu};
-use crate::el2::crash;
-use crate::el2::events;
-use crate::el2::frames::FRAMES;
-use crate::el2::gic;
-use crate::el2::guest::Guest;
-use crate::el2::manager;
-use crate::el2::registers::{isb, read_register, write_register};
-use crate::el2::services::Logs;
-use crate::el2::shape::Shape;
-use crate::el2::table_lock::TableLock;
+use crate::el2::boot::guest::Guest;
+use crate::el2::exits::services::Logs;
+use crate::el2::guest_memory::shape::Shape;
+use crate::el2::guest_memory::table_lock::TableLock;
+
+use crate::el2::{crash, manager};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicPtr;
@@ -175,7 +181,7 @@ unsafe impl Maintenance for Platform {
 pub struct GuestMemory {
     /// The engine's table. First, as every fault takes its address.
     pub table: TableLock,
-    /// Whether the guest may call [`crate::el2::services`].
+    /// Whether the guest may call [`crate::el2::exits::services`].
     pub services: bool,
     /// What it has started by them.
     pub logs: Logs,

@@ -1,7 +1,9 @@
 //! PSCI as the guest sees it (DEN0022). The firmware's own PSCI does the work; who is on is known here.
 
-use crate::el2::power::{self, End};
-use crate::el2::{cpu, guest_memory, manager, secondary};
+use crate::el2::base::firmware::End;
+use crate::el2::base::{cpu, firmware};
+use crate::el2::boot::secondary;
+use crate::el2::{guest_memory, manager};
 use arm_psci::{EntryPoint, ErrorCode, Function, FunctionId, MigrateInfoType, PowerState, PsciFeature, Version};
 use hypervisor::power_state::{Power, TurnOnError};
 
@@ -52,8 +54,8 @@ fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
         Function::CpuSuspend { state, entry } => suspend(state, entry),
         Function::AffinityInfo { mpidr, lowest_affinity_level } => affinity_info(mpidr.into(), lowest_affinity_level),
         Function::MigrateInfoType => Ok(MigrateInfoType::MigrationNotRequired.into()),
-        Function::SystemOff => power::end_guest(End::PowerOff),
-        Function::SystemReset => power::end_guest(End::Reset),
+        Function::SystemOff => firmware::end_guest(End::PowerOff),
+        Function::SystemReset => firmware::end_guest(End::Reset),
         Function::Features { psci_func_id } => features(psci_func_id),
         _ => Err(ErrorCode::NotSupported),
     }

@@ -3,10 +3,11 @@
 //! Every argument is the guest's. Ranges and buffers are checked against what it is given, and a call that is refused has
 //! changed nothing.
 
-use crate::el2::exceptions::{Frame, Next};
+use crate::el2::base::cpu;
+use crate::el2::exits::{Frame, Next, abort, test_services};
+use crate::el2::guest_memory;
+use crate::el2::guest_memory::table_lock::Reading;
 use crate::el2::guest_memory::{GuestMemory, Platform};
-use crate::el2::table_lock::Reading;
-use crate::el2::{abort, cpu, guest_memory, test_services};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;

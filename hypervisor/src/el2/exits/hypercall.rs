@@ -1,7 +1,7 @@
 //! Calls that the guest makes by HVC and SMC: the SMC Calling Convention (DEN0028), and who answers which range.
 
-use crate::el2::exceptions::{Frame, Next, skip_instruction};
-use crate::el2::{cpu, memory, psci, services};
+use crate::el2::base::{cpu, own_map};
+use crate::el2::exits::{Frame, Next, psci, services, skip_instruction};
 use hypervisor::exit_counts::Exit;
 use hypervisor_abi::{REVISION, UID, function, status};
 use smccc::arch::{
@@ -118,7 +118,7 @@ fn vendor(id: u32, x: &mut [u64; 19]) -> i64 {
             x[1] = REVISION.1.into();
             REVISION.0.into()
         }
-        function::OWN_MEMORY => match memory::own_range(x[1]) {
+        function::OWN_MEMORY => match own_map::own_range(x[1]) {
             Some(range) => {
                 (x[1], x[2]) = (range.start(), range.size());
                 status::SUCCESS
