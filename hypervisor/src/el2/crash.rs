@@ -8,12 +8,9 @@ use crate::el2::base::symbols::Address;
 use crate::el2::guest_memory;
 use core::fmt;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use hypervisor::options::Crash;
 use hypervisor::syndrome;
-
-/// Set once a CPU crashes: the others stop where they come to EL2.
-static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// What vectors.S saves of an exception from EL2.
 #[repr(C)]
@@ -96,9 +93,9 @@ fn begin() {
         print_without_lock(format_args!("panic: a crash while reporting a crash"));
         end();
     }
-    if STOPPED.swap(true, Ordering::AcqRel) {
+    if firmware::stop_all() {
         // Another CPU reports its crash already, and turns the machine off.
-        park();
+        firmware::park();
     }
     guest_memory::revoke();
 }
@@ -106,20 +103,6 @@ fn begin() {
 fn end() -> ! {
     print_without_lock(format_args!("end: {}", End::Panic.name()));
     firmware::stop(End::Panic)
-}
-
-/// Stops this CPU for good.
-pub fn park() -> ! {
-    loop {
-        aarch64_cpu::asm::wfi();
-    }
-}
-
-/// Called where a CPU comes to EL2 because its memory is gone: never returns if that is due to a crash.
-pub fn park_if_stopped() {
-    if STOPPED.load(Ordering::Acquire) {
-        park();
-    }
 }
 
 /// Prints who called whom, innermost first, by the frame records that x29 chains (AAPCS64, 6.4.6).

@@ -2,23 +2,15 @@
 //!
 //! Source: Linux, Documentation/arch/arm64/booting.rst, section 4; the values are [`CpuId`]'s.
 
+use crate::el2::base::refusal::Refusal;
 use crate::el2::base::registers::{isb, read_register, write_register};
 use crate::el2::base::{cpu, totals};
-use crate::el2::boot::Refusal;
 use crate::el2::{exits, guest_memory};
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::{Gic, Machine};
 use stage2::Features;
 use stage2::features::ConflictAborts;
-
-/// Whether the guest's GIC is a GICv3, used through system registers.
-static GIC_REGISTERS: AtomicBool = AtomicBool::new(false);
-
-/// Whether the guest's GIC is used through system registers.
-pub fn has_gic_registers() -> bool {
-    GIC_REGISTERS.load(Relaxed)
-}
 
 /// Checks that the executing CPU can do what the machine needs, and notes what depends on the machine.
 ///
@@ -37,7 +29,7 @@ pub fn check(machine: &Machine) -> Result<(), Refusal> {
     if gic_v3 && !cpu::read_id().has_gic_registers() {
         return Err(Refusal("the device tree has a GICv3, but the CPU has no GIC system registers".into()));
     }
-    GIC_REGISTERS.store(gic_v3, Relaxed);
+    cpu::GIC_REGISTERS.store(gic_v3, Relaxed);
     Ok(())
 }
 
@@ -124,7 +116,7 @@ fn optional_features(id: &CpuId) {
 fn gic(id: &CpuId) {
     /// SRE: system registers at EL2. Enable: EL1 may use them, too, and change ICC_SRE_EL1.
     const SRE_ENABLE: u64 = 1 << 0 | 1 << 3;
-    if has_gic_registers() {
+    if cpu::has_gic_registers() {
         write_register!("S3_4_C12_C9_5", SRE_ENABLE);
         // ICH_HCR_EL2 exists from here on.
         isb();

@@ -1,11 +1,11 @@
 //! Stage-2 aborts: the engine first, then the registers that EL2 guards, and what is left the guest hears of.
 
-use crate::el2::base::cpu;
 use crate::el2::base::registers::{read_register, write_register};
+use crate::el2::base::{cpu, firmware};
+use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
 use crate::el2::exits::inject;
-use crate::el2::exits::{Frame, Next, Registers, skip_instruction};
+use crate::el2::guest_memory;
 use crate::el2::guest_memory::{gic, watch};
-use crate::el2::{crash, guest_memory};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
@@ -40,7 +40,7 @@ fn answer(esr: u64) -> Next {
             return Next::RESUME;
         };
         let page = ipa.align_down(stage2::PAGE_SIZE);
-        if guest_memory::first_write(page, va) {
+        if guest_memory::fault::first_write(page, va) {
             // Counted as the engine's first write: see `cpu::PerCpu::exits`.
             return Next::RESUME;
         }
@@ -54,7 +54,7 @@ fn answer(esr: u64) -> Next {
 /// write to a page saves no register for it.
 #[inline(never)]
 fn data_in_block(page: Ipa, va: u64, esr: u64) -> Next {
-    if guest_memory::first_write_to_block(page, va) {
+    if guest_memory::fault::first_write_to_block(page, va) {
         return Next::RESUME;
     }
     cpu::this_cpu().exits.count(Exit::DataAbort);
@@ -70,7 +70,7 @@ pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
 #[inline(never)]
 fn handle(esr: u64) -> Next {
     match decode(esr) {
-        Decoded::Abort(abort) => settle(&abort, guest_memory::fault(&abort)),
+        Decoded::Abort(abort) => settle(&abort, guest_memory::fault::fault(&abort)),
         Decoded::Changed => Next::RESUME,
         Decoded::Foreign => Next::with_all_registers(unresolved),
     }
@@ -82,7 +82,7 @@ fn settle(abort: &Abort, outcome: Outcome) -> Next {
     match outcome {
         Outcome::Retry => Next::RESUME,
         Outcome::Frozen => {
-            guest_memory::wait_for_thaw();
+            guest_memory::table().inspect(|table| table.wait_for_thaw());
             Next::RESUME
         }
         Outcome::Denied if watch::lets_through(abort) => Next::RESUME,
@@ -126,7 +126,7 @@ fn decode(esr: u64) -> Decoded {
 
 /// An access that nothing is mapped for, or that is forbidden.
 extern "C" fn unresolved(registers: &mut Registers) {
-    crash::park_if_stopped();
+    firmware::park_if_stopped();
     let esr = read_register!("esr_el2");
     if let Decoded::Abort(abort) = decode(esr)
         && let Some(access) = Access::from_syndrome(esr)

@@ -1,9 +1,9 @@
 //! PSCI as the guest sees it (DEN0022). The firmware's own PSCI does the work; who is on is known here.
 
-use crate::el2::base::cpu;
 use crate::el2::base::firmware::{self, End};
-use crate::el2::boot::secondary;
-use crate::el2::{guest_memory, manager};
+use crate::el2::base::{console, cpu, totals};
+use crate::el2::guest_memory;
+use crate::el2::manager::{self, presence};
 use arm_psci::{EntryPoint, ErrorCode, Function, FunctionId, MigrateInfoType, PowerState, PsciFeature, Version};
 use hypervisor::power_state::{Power, TurnOnError};
 
@@ -54,11 +54,19 @@ fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
         Function::CpuSuspend { state, entry } => suspend(state, entry),
         Function::AffinityInfo { mpidr, lowest_affinity_level } => affinity_info(mpidr.into(), lowest_affinity_level),
         Function::MigrateInfoType => Ok(MigrateInfoType::MigrationNotRequired.into()),
-        Function::SystemOff => firmware::end_guest(End::PowerOff),
-        Function::SystemReset => firmware::end_guest(End::Reset),
+        Function::SystemOff => end_guest(End::PowerOff),
+        Function::SystemReset => end_guest(End::Reset),
         Function::Features { psci_func_id } => features(psci_func_id),
         _ => Err(ErrorCode::NotSupported),
     }
+}
+
+/// The guest has asked for the end: reports what it cost, and ends.
+fn end_guest(end: End) -> ! {
+    presence::guest_ends();
+    totals::print();
+    console::print(format_args!("end: {}", end.name()));
+    firmware::stop(end)
 }
 
 fn features(of: PsciFeature) -> Result<u32, ErrorCode> {
@@ -85,7 +93,7 @@ fn cpu_on(mpidr: u64, entry: EntryPoint) -> Result<u32, ErrorCode> {
         TurnOnError::AlreadyOn => ErrorCode::AlreadyOn,
         TurnOnError::OnPending => ErrorCode::OnPending,
     })?;
-    secondary::start(target, mpidr).map(|()| 0).map_err(|error| {
+    firmware::start(target, mpidr).map(|()| 0).map_err(|error| {
         log::error!("CPU {mpidr:#x} cannot be started: PSCI says {error}");
         target.cpu.power.turned_off();
         ErrorCode::InternalFailure
@@ -96,7 +104,7 @@ fn cpu_on(mpidr: u64, entry: EntryPoint) -> Result<u32, ErrorCode> {
 fn cpu_off() -> Result<u32, ErrorCode> {
     let power = &cpu::this_cpu().power;
     power.turned_off();
-    secondary::turn_off();
+    firmware::turn_off();
     // Still here, so still on, at the same place.
     let _ = power.turn_on(0, 0);
     let _ = power.turned_on();

@@ -4,20 +4,16 @@
 //! changed nothing.
 
 use crate::el2::base::cpu;
-use crate::el2::exits::{Frame, Next};
+use crate::el2::exits::arguments::{INVALID, done, range};
+use crate::el2::exits::frame::{Frame, Next};
 use crate::el2::exits::{abort, test_services};
-use crate::el2::guest_memory;
-use crate::el2::guest_memory::table_lock::Reading;
-use crate::el2::guest_memory::{GuestMemory, Platform};
-use alloc::boxed::Box;
-use alloc::vec::Vec;
+use crate::el2::guest_memory::guest_logs::{Accepted, LOGS, Slot};
+use crate::el2::guest_memory::table_lock::{Reading, Table};
+use crate::el2::guest_memory::{self, GuestMemory};
 use core::sync::atomic::AtomicU64;
 use hypervisor::thawed::Thawed;
 use hypervisor_abi::{function, log, permissions, status};
-use spin::Mutex;
-use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, PAGE_SIZE, Permissions, Stage2};
-
-pub type Table = Stage2<Platform>;
+use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, PAGE_SIZE, Permissions};
 
 /// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have the
 /// features that it is compiled for.
@@ -137,60 +133,6 @@ extern "C" fn other(frame: &mut Frame) -> Next {
     })
 }
 
-/// Logs at a time.
-const LOGS: usize = 4;
-
-/// A log of the guest's.
-struct Slot {
-    log: Option<Log>,
-    /// Words of a bitmap of its pages.
-    needed: usize,
-    accepted: Accepted,
-    /// The last log's bitmap: who logs again mostly logs the same.
-    spare: Option<&'static [AtomicU64]>,
-}
-
-impl Slot {
-    const NONE: Self = Self { log: None, needed: 0, accepted: Accepted::NONE, spare: None };
-
-    /// `words` words for a log, with anything in them.
-    fn storage(&mut self, words: usize) -> Result<&'static [AtomicU64], i64> {
-        if let Some(spare) = self.spare.take() {
-            if spare.len() == words {
-                return Ok(spare);
-            }
-            // SAFETY: it was leaked from a box, below, and the engine uses it no more: it has given it back.
-            drop(unsafe { Box::from_raw(core::ptr::from_ref(spare).cast_mut()) });
-        }
-        Ok(Box::leak(zeroed(words)?))
-    }
-}
-
-/// The guest's logs: its calls make them, and nobody else. Taken before the table's lock.
-pub struct Logs(Mutex<[Slot; LOGS]>);
-
-impl Logs {
-    pub const fn new() -> Self {
-        Self(Mutex::new([const { Slot::NONE }; LOGS]))
-    }
-}
-
-const INVALID: i64 = status::INVALID_PARAMETERS;
-
-/// The status that an error of the engine's amounts to.
-pub fn done<T>(result: Result<T, Error>) -> Result<T, i64> {
-    result.map_err(|error| match error {
-        Error::OutOfMemory { .. } => status::NO_MEMORY,
-        Error::LogOverlap { .. } | Error::TooManyLogs => status::BUSY,
-        Error::NoHardwareDirtyState => status::NOT_SUPPORTED,
-        _ => INVALID,
-    })
-}
-
-pub fn range(start: u64, bytes: u64) -> Result<IpaRange, i64> {
-    IpaRange::from_size(Ipa(start), bytes).map_err(|_| INVALID)
-}
-
 fn size(code: u64) -> Option<LeafSize> {
     LeafSize::DESCENDING.into_iter().find(|&size| size as u64 == code)
 }
@@ -216,14 +158,6 @@ fn protect(memory: &GuestMemory, x: &[u64; 19]) -> Result<(), i64> {
     // Rights to a device's registers are not the guest's to change.
     memory.is_ram_range(range).then_some(()).ok_or(INVALID)?;
     done(memory.table.read().protect(range, wanted))
-}
-
-/// Memory for a log, if there is any: a guest's wish is no reason to run out of it.
-fn zeroed<T: Default>(words: usize) -> Result<Box<[T]>, i64> {
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(words).map_err(|_| status::NO_MEMORY)?;
-    memory.resize_with(words, T::default);
-    Ok(memory.into_boxed_slice())
 }
 
 fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
@@ -281,21 +215,7 @@ unsafe fn words<'t>(_: &'t Thawed<Reading<'_>>, address: u64, count: usize) -> &
     unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }
 }
 
-/// The buffer that a log was last reported into: who harvests again and again uses the same.
-#[derive(Clone, Copy)]
-struct Accepted {
-    /// Where it begins.
-    address: u64,
-    /// While the table's is this, the guest may write it.
-    epoch: u64,
-    /// It has pages of a log.
-    logged: bool,
-}
-
 impl Accepted {
-    /// No table has come so far.
-    const NONE: Self = Self { address: 0, epoch: u64::MAX, logged: false };
-
     /// Looks at a buffer of `count` words, and remembers it. What the guest may not write it may not have written for it.
     #[cold]
     #[inline(never)]

@@ -2,9 +2,8 @@
 
 use crate::el2::base::cpu;
 use crate::el2::base::registers::read_register;
-use crate::el2::boot::el2_setup;
+use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
 use crate::el2::exits::inject;
-use crate::el2::exits::{Frame, Next, Registers, skip_instruction};
 use hypervisor::exit_counts::Exit;
 use hypervisor::id_registers;
 
@@ -39,7 +38,7 @@ extern "C" fn emulate(registers: &mut Registers) {
     match access.encoding {
         // ID group 3 (HCR_EL2.TID3), the reserved ones included.
         (3, 0, 0, crm @ 1..=7, op2) if access.is_read => {
-            let value = id_registers::guest_view(crm, op2, read_id(crm, op2), el2_setup::has_gic_registers());
+            let value = id_registers::guest_view(crm, op2, read_id(crm, op2), cpu::has_gic_registers());
             registers.set(access.register, value);
         }
         // ACTLR_EL1 (HCR_EL2.TACR): nothing to control.

@@ -4,9 +4,9 @@
 use crate::el2::base::frames::FRAMES;
 use crate::el2::base::own_map;
 use crate::el2::base::registers::read_register;
-use crate::el2::exits::services::{Table, done, range};
+use crate::el2::exits::arguments::{done, range};
 use crate::el2::guest_memory;
-use crate::el2::guest_memory::table_lock::TableLock;
+use crate::el2::guest_memory::table_lock::{Table, TableLock};
 use crate::el2::guest_memory::watch;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;

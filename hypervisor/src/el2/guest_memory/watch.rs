@@ -6,7 +6,7 @@
 use crate::el2::base::cpu;
 use crate::el2::base::registers::read_register;
 use crate::el2::guest_memory;
-use crate::el2::manager::dirty::protect;
+use crate::el2::guest_memory::operations::protect;
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;

@@ -1,0 +1,83 @@
+//! What is done to the guest's table while the guest runs: each call of the engine with its lock, in pieces.
+
+use crate::el2::guest_memory::events;
+use crate::el2::guest_memory::table_lock::{Table, TableLock};
+use alloc::string::{String, ToString};
+use hypervisor_abi::events::Call;
+use stage2::{Error, Ipa, IpaRange, LeafSize, Permissions};
+
+/// What is done at once while the guest's faults wait for it, or the lock is held at all.
+const PIECE: u64 = 32 << 20;
+
+/// Changes the table: waits for faults in flight, and lets no new ones overtake.
+pub fn exclusively<R>(table: &TableLock, act: impl FnOnce(&mut Table) -> R) -> R {
+    act(&mut table.write())
+}
+
+/// Cuts a range into pieces that end at multiples of `bytes`, a power of two.
+fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
+    let mut start = range.start();
+    core::iter::from_fn(move || {
+        let end = start.align_down(bytes).offset(bytes).min(range.end());
+        let piece = IpaRange::new(start, end).ok()?;
+        start = end;
+        Some(piece)
+    })
+}
+
+/// Splits a range while the guest uses it.
+pub fn split(table: &TableLock, range: IpaRange, to: LeafSize) -> Result<(), String> {
+    let split = |piece| {
+        let table = table.read();
+        events::fallible(Call::Split, Some(piece), || table.split(piece, to))
+    };
+    pieces(range, PIECE).try_for_each(split).map_err(|error| error.to_string())
+}
+
+/// Changes what the guest may do to a range.
+///
+/// # Errors
+///
+/// The engine's.
+pub fn protect(table: &TableLock, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
+    let table = table.read();
+    events::fallible(Call::Protect, Some(range), || table.protect(range, permissions))
+}
+
+/// Stops every walk, or says why not.
+///
+/// # Errors
+///
+/// The engine's.
+pub fn freeze(table: &TableLock) -> Result<(), Error> {
+    exclusively(table, |table| events::fallible(Call::Freeze, None, || table.freeze()))
+}
+
+/// Lets walks go on.
+pub fn thaw(table: &TableLock) {
+    exclusively(table, |table| events::operation(Call::Thaw, None, || table.thaw(), |()| true));
+}
+
+/// Makes the leaves of a range as large as they can be, at once.
+///
+/// # Errors
+///
+/// The engine's.
+pub fn collapse_piece(table: &TableLock, range: IpaRange) -> Result<(), Error> {
+    exclusively(table, |table| events::fallible(Call::Collapse, Some(range), || table.collapse(range)))
+}
+
+/// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
+pub fn collapse<'r>(table: &TableLock, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), String> {
+    let largest = LeafSize::Block1G.bytes();
+    for range in ranges {
+        let end = Ipa(range.end().0.next_multiple_of(largest));
+        let end = end.min(table.read().geometry().range().end());
+        let whole = IpaRange::new(range.start().align_down(largest), end).map_err(|error| error.to_string())?;
+        for large in pieces(whole, largest) {
+            let small = pieces(large, PIECE).chain([large]);
+            small.into_iter().try_for_each(|piece| collapse_piece(table, piece)).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
