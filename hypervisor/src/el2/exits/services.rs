@@ -28,24 +28,42 @@ pub fn count() -> i64 {
     if may { 11 + test_services::COUNT } else { 0 }
 }
 
-/// For all CPUs.
-pub static SERVICES: Services = services(protect_pages, harvest_log, clear_log);
-
-/// For CPUs with FEAT_LSE.
-pub static LSE_SERVICES: Services = services(protect_pages_lse, harvest_log_lse, clear_log_lse);
-
-const fn services(protect: Service, harvest: Service, clear: Service) -> Services {
-    let mut services: Services = [other; NUMBERS];
-    services[(function::PROTECT - function::FEATURES) as usize] = protect;
-    services[(function::LOG_HARVEST - function::FEATURES) as usize] = harvest;
-    services[(function::LOG_PEEK - function::FEATURES) as usize] = peek_log;
-    services[(function::LOG_CLEAR - function::FEATURES) as usize] = clear;
-    services[(function::LOG_STOP - function::FEATURES) as usize] = stop_log;
-    services
+/// A whole handler that serves, compiled for a feature if one is named.
+macro_rules! handler {
+    ([$($feature:literal)?] $ask:ident, $service:expr) => {{
+        $(#[target_feature(enable = $feature)])?
+        extern "C" fn handler(frame: &mut Frame) -> Next {
+            serve::<$ask>(frame, $service)
+        }
+        handler as Service
+    }};
 }
 
+/// The table: who answers each call.
+macro_rules! services {
+    ($feature:tt) => {{
+        let mut services: Services = [handler!([] FIRST, other); NUMBERS];
+        services[row(function::PROTECT)] = handler!($feature FIRST, |memory, x| protect(memory, x));
+        services[row(function::LOG_HARVEST)] = handler!($feature ON_FAILURE, |memory, x| report(memory, true, x));
+        services[row(function::LOG_PEEK)] = handler!([] ON_FAILURE, |memory, x| report(memory, false, x));
+        services[row(function::LOG_CLEAR)] = handler!($feature ON_FAILURE, clear);
+        services[row(function::LOG_STOP)] = handler!([] ON_FAILURE, stop);
+        services
+    }};
+}
+
+const fn row(id: u32) -> usize {
+    (id - function::FEATURES) as usize
+}
+
+/// For all CPUs.
+pub static SERVICES: Services = services!([]);
+
+/// For CPUs with FEAT_LSE.
+pub static LSE_SERVICES: Services = services!(["lse"]);
+
 /// Numbers from the first to the last.
-const NUMBERS: usize = (function::WATCH_TAKE - function::FEATURES + 1) as usize;
+const NUMBERS: usize = row(function::WATCH_TAKE) + 1;
 
 /// Who answers call `id`, if it is one of these.
 #[inline(always)]
@@ -53,69 +71,34 @@ pub fn find(services: &Services, id: u32) -> Option<Service> {
     services.get(id.wrapping_sub(function::FEATURES) as usize).copied()
 }
 
+/// When it is asked whether the guest may call a service: before all else.
+const FIRST: bool = true;
+/// Only where it fails: a call about a log does without services, since then there is no log.
+const ON_FAILURE: bool = false;
+
 /// Has `service` answer the call, if the guest may call it.
 #[inline(always)]
-fn serve(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>) -> Next {
-    let result = match guest_memory::guest_memory() {
-        Some(memory) if memory.services => service(memory, &mut frame.x),
+fn serve<const ASK_FIRST: bool>(
+    frame: &mut Frame,
+    service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>,
+) -> Next {
+    let memory = guest_memory::guest_memory();
+    let may = |memory: &GuestMemory| memory.services;
+    let result = match memory {
+        Some(memory) if !ASK_FIRST || may(memory) => service(memory, &mut frame.x),
         _ => Err(status::NOT_SUPPORTED),
     };
-    frame.x[0] = result.map_or_else(|status| status, |()| status::SUCCESS) as u64;
-    Next::RESUME
-}
-
-/// [`serve`] for a call about a log. Without services there is no log, so that it fails, and only then it is asked why.
-#[inline(always)]
-fn serve_log(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>) -> Next {
-    let memory = guest_memory::guest_memory();
-    let result = memory.map_or(Err(INVALID), |memory| service(memory, &mut frame.x));
     frame.x[0] = match result {
         Ok(()) => status::SUCCESS,
-        Err(status) if memory.is_some_and(|memory| memory.services) => status,
+        Err(status) if ASK_FIRST || memory.is_some_and(may) => status,
         Err(_) => status::NOT_SUPPORTED,
     } as u64;
     Next::RESUME
 }
 
-extern "C" fn protect_pages(frame: &mut Frame) -> Next {
-    serve(frame, |memory, x| protect(memory, x))
-}
-
-#[target_feature(enable = "lse")]
-extern "C" fn protect_pages_lse(frame: &mut Frame) -> Next {
-    serve(frame, |memory, x| protect(memory, x))
-}
-
-extern "C" fn harvest_log(frame: &mut Frame) -> Next {
-    serve_log(frame, |memory, x| report(memory, true, x))
-}
-
-#[target_feature(enable = "lse")]
-extern "C" fn harvest_log_lse(frame: &mut Frame) -> Next {
-    serve_log(frame, |memory, x| report(memory, true, x))
-}
-
-extern "C" fn peek_log(frame: &mut Frame) -> Next {
-    serve_log(frame, |memory, x| report(memory, false, x))
-}
-
-extern "C" fn clear_log(frame: &mut Frame) -> Next {
-    serve_log(frame, clear)
-}
-
-#[target_feature(enable = "lse")]
-extern "C" fn clear_log_lse(frame: &mut Frame) -> Next {
-    serve_log(frame, clear)
-}
-
-extern "C" fn stop_log(frame: &mut Frame) -> Next {
-    serve_log(frame, stop)
-}
-
-/// All that has no handler of its own.
-extern "C" fn other(frame: &mut Frame) -> Next {
-    let id = frame.x[0] as u32;
-    serve(frame, |memory, x| match id {
+/// All that has no row of its own.
+fn other(memory: &'static GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
+    match x[0] as u32 {
         function::FEATURES => {
             let table = memory.table.read();
             let dirty_state = table.has_hardware_dirty_state().into();
@@ -129,8 +112,8 @@ extern "C" fn other(frame: &mut Frame) -> Next {
         }
         function::COLLAPSE => range(x[1], x[2]).and_then(|range| done(memory.table.write().collapse(range))),
         function::LOG_START => start(memory, x),
-        _ => test_services::call(id, &memory.table, x),
-    })
+        id => test_services::call(id, &memory.table, x),
+    }
 }
 
 fn size(code: u64) -> Option<LeafSize> {
