@@ -11,7 +11,7 @@ use crate::el2::guest_memory::guest_logs::{Accepted, LOGS, Slot};
 use crate::el2::guest_memory::table_lock::{Reading, Table};
 use crate::el2::guest_memory::{self, GuestMemory};
 use core::sync::atomic::AtomicU64;
-use hypervisor::thawed::Thawed;
+use hypervisor::not_frozen::NotFrozen;
 use hypervisor_abi::{function, log, permissions, status};
 use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, PAGE_SIZE, Permissions};
 
@@ -193,7 +193,7 @@ fn pages_of(memory: &GuestMemory, address: u64, count: usize) -> Result<IpaRange
 /// They are RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
 /// atomic words.
 #[inline(always)]
-unsafe fn words<'t>(_: &'t Thawed<Reading<'_>>, address: u64, count: usize) -> &'t [AtomicU64] {
+unsafe fn words<'t>(_: &'t NotFrozen<Reading<'_>>, address: u64, count: usize) -> &'t [AtomicU64] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }
 }
@@ -221,7 +221,7 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
-    let table = memory.table.read_thawed();
+    let table = memory.table.read_not_frozen();
     let epoch = table.epoch();
     if accepted.address != x[2] || accepted.epoch != epoch {
         accepted.look(memory, &table, x[2], needed, epoch)?;
@@ -254,7 +254,7 @@ fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let Slot { log: Some(log), needed, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let count = (x[3] as usize).min(*needed);
     pages_of(memory, x[2], count)?;
-    let table = memory.table.read_thawed();
+    let table = memory.table.read_not_frozen();
     // SAFETY: it was looked at.
     let words = unsafe { words(&table, x[2], count) };
     done(table.clear_from(log, words))

@@ -6,8 +6,8 @@ use crate::el2::guest_memory::events::InUse;
 use crate::el2::guest_memory::platform::Platform;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+use hypervisor::not_frozen::NotFrozen;
 use hypervisor::reader_lock::{Flag, ReaderLock};
-use hypervisor::thawed::Thawed;
 use stage2::{Maintenance, Stage2};
 
 /// The engine's table, on the platform in use.
@@ -41,8 +41,8 @@ impl TableLock {
 
     /// [`TableLock::read`], once the table is not frozen. Who holds a [`Reading`] already must not wait for that.
     #[inline(always)]
-    pub fn read_thawed(&self) -> Thawed<Reading<'_>> {
-        Thawed::read(|| self.read(), |table| table.is_frozen(), || self.wait_for_thaw())
+    pub fn read_not_frozen(&self) -> NotFrozen<Reading<'_>> {
+        NotFrozen::read(|| self.read(), |table| table.is_frozen(), || self.wait_for_thaw())
     }
 
     /// Waits at EL2 while the table is frozen. The pauses leave the lock to whoever is to thaw it.
