@@ -1,10 +1,7 @@
 //! EL2's own end: what happened, where, and how it came there; then the machine is turned off.
 
-use crate::el2::base::console::print_without_lock;
-use crate::el2::base::cpu;
 use crate::el2::base::firmware::{self, End};
-use crate::el2::base::registers::read_register;
-use crate::el2::base::symbols::Address;
+use crate::el2::base::{console::print_without_lock, cpu, registers::read_register, symbols::Address};
 use crate::el2::guest_memory;
 use core::fmt;
 use core::panic::PanicInfo;

@@ -202,15 +202,15 @@ pub fn read_id() -> CpuId {
         mpidr: read_register!("mpidr_el1"),
         pfr0: read_register!("id_aa64pfr0_el1"),
         pfr1: read_register!("id_aa64pfr1_el1"),
-        zfr0: read_register!(encoded ID_AA64ZFR0_EL1),
-        smfr0: read_register!(encoded ID_AA64SMFR0_EL1),
+        zfr0: read_register!("S3_0_C0_C4_4"),
+        smfr0: read_register!("S3_0_C0_C4_5"),
         dfr0: read_register!("id_aa64dfr0_el1"),
         isar0: read_register!("id_aa64isar0_el1"),
         isar1: read_register!("id_aa64isar1_el1"),
-        isar2: read_register!(encoded ID_AA64ISAR2_EL1),
+        isar2: read_register!("S3_0_C0_C6_2"),
         mmfr0: read_register!("id_aa64mmfr0_el1"),
         mmfr1: read_register!("id_aa64mmfr1_el1"),
-        mmfr2: read_register!(encoded ID_AA64MMFR2_EL1),
+        mmfr2: read_register!("S3_0_C0_C7_2"),
     }
 }
 

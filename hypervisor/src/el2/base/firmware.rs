@@ -1,8 +1,6 @@
 //! What the firmware is asked for: CPUs on and off, and the ends: power-off, reset, refusal.
 
-use crate::el2::base::console;
-use crate::el2::base::cpu::CpuArea;
-use crate::el2::base::registers::read_register;
+use crate::el2::base::{console, cpu::CpuArea, registers::read_register};
 use core::sync::atomic::{AtomicBool, Ordering};
 use smccc::psci::error::Error as PsciError;
 use smccc::{Smc, psci};

@@ -3,8 +3,7 @@
 //! Everything is mapped where it lies. What can be executed cannot be written, and what can be written cannot be
 //! executed; below each stack lies a page that is not mapped at all.
 
-use crate::el2::base::refusal::Refusal;
-use crate::el2::base::{cpu, registers};
+use crate::el2::base::{cpu, refusal::Refusal, registers};
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};

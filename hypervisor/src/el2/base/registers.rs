@@ -1,20 +1,7 @@
 //! System registers by name, for those that `aarch64-cpu` does not have, and cache maintenance.
 
-/// Reads a system register by the name that the assembler knows, or `encoded` by one of [`encoded`].
+/// Reads a system register by the name that the assembler knows, or `S3_0_C0_C7_2` for one that it may not know.
 macro_rules! read_register {
-    (encoded $register:ident) => {{
-        use crate::el2::base::registers::encoded::$register;
-        let value: u64;
-        // SAFETY: reading a register that this CPU has, which the caller has made sure of, has no side effect.
-        unsafe {
-            core::arch::asm!(
-                "mrs {}, S3_{}_C{}_C{}_{}", out(reg) value,
-                const $register.0, const $register.1, const $register.2, const $register.3,
-                options(nomem, nostack, preserves_flags)
-            );
-        }
-        value
-    }};
     ($name:expr) => {{
         let value: u64;
         // SAFETY: reading a system register that this CPU has, which the caller has made sure of, has no side effect.
@@ -25,7 +12,7 @@ macro_rules! read_register {
     }};
 }
 
-/// Writes a system register by name. The value takes effect with the next ISB or ERET.
+/// Writes a system register by name, or `encoded` by one of [`encoded`]. The value takes effect with the next ISB or ERET.
 ///
 /// Not for registers that EL2's own translation depends on: only those that control or hold state of EL1 and EL0.
 macro_rules! write_register {
@@ -53,7 +40,7 @@ macro_rules! write_register {
 
 pub(crate) use {read_register, write_register};
 
-/// How MRS and MSR name a register that an assembler need not know (D24.1.2): op1, CRn, CRm, op2; op0 is 3.
+/// How MSR names a register that an assembler need not know: op1, CRn, CRm, op2; op0 is 3.
 pub struct Encoding(pub u8, pub u8, pub u8, pub u8);
 
 /// Such registers, under the names that they have in the Arm ARM.
@@ -78,10 +65,6 @@ pub mod encoded {
     pub const HFGITR2_EL2: Encoding = Encoding(4, 3, 1, 7);
     pub const ICC_SRE_EL2: Encoding = Encoding(4, 12, 9, 5);
     pub const ICH_HCR_EL2: Encoding = Encoding(4, 12, 11, 0);
-    pub const ID_AA64ZFR0_EL1: Encoding = Encoding(0, 0, 4, 4);
-    pub const ID_AA64SMFR0_EL1: Encoding = Encoding(0, 0, 4, 5);
-    pub const ID_AA64ISAR2_EL1: Encoding = Encoding(0, 0, 6, 2);
-    pub const ID_AA64MMFR2_EL1: Encoding = Encoding(0, 0, 7, 2);
 }
 
 /// `ISB`: the register writes before it hold for what comes after.

@@ -2,9 +2,8 @@
 //!
 //! Source: Linux, Documentation/arch/arm64/booting.rst, section 4; the values are [`CpuId`]'s.
 
-use crate::el2::base::refusal::Refusal;
 use crate::el2::base::registers::{isb, read_register, write_register};
-use crate::el2::base::{cpu, totals};
+use crate::el2::base::{cpu, refusal::Refusal, totals};
 use crate::el2::{exits, guest_memory};
 use core::sync::atomic::Ordering::Relaxed;
 use hypervisor::cpu_id::CpuId;

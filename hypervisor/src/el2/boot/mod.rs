@@ -4,8 +4,7 @@ pub mod el2_setup;
 pub mod guest;
 pub mod secondary;
 
-use crate::el2::base::refusal::Refusal;
-use crate::el2::base::{console, cpu, firmware, frames, heap, own_map};
+use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal};
 use crate::el2::{guest_memory, manager};
 use alloc::string::ToString;
 use core::arch::global_asm;

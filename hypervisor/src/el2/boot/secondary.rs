@@ -3,8 +3,7 @@
 //! In between it is off in the firmware's eyes, too: no CPU waits at EL2 for the guest to want it.
 
 use crate::el2::base::cpu::{self, CpuArea};
-use crate::el2::base::refusal::Refusal;
-use crate::el2::base::{firmware, totals};
+use crate::el2::base::{firmware, refusal::Refusal, totals};
 use crate::el2::boot::el2_setup;
 use crate::el2::guest_memory::events;
 use crate::el2::{exits, guest_memory, manager};

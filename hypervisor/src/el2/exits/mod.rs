@@ -10,8 +10,7 @@ pub mod services;
 pub mod system_register;
 pub mod test_services;
 
-use crate::el2::base::cpu;
-use crate::el2::base::registers::write_register;
+use crate::el2::base::{cpu, registers::write_register};
 use crate::el2::crash;
 use crate::el2::exits::frame::{Frame, Next, skip_instruction};
 use core::arch::global_asm;

@@ -1,7 +1,6 @@
 //! System register accesses that trap: ID registers, and what the guest must not have.
 
-use crate::el2::base::cpu;
-use crate::el2::base::registers::read_register;
+use crate::el2::base::{cpu, registers::read_register};
 use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
 use crate::el2::exits::inject;
 use hypervisor::exit_counts::Exit;

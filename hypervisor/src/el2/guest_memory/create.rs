@@ -1,9 +1,8 @@
 //! Makes the guest's table.
 
 use crate::el2::base::refusal::Refusal;
-use crate::el2::guest_memory::guest_logs::Logs;
 use crate::el2::guest_memory::table_lock::{Table, TableLock};
-use crate::el2::guest_memory::{GUEST_MEMORY, GuestMemory, events, gic, set_registers};
+use crate::el2::guest_memory::{GUEST_MEMORY, GuestMemory, events, gic, guest_logs::Logs, set_registers};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Release;

@@ -12,8 +12,7 @@ pub mod watch;
 
 use crate::el2::base::cpu::this_cpu;
 use crate::el2::base::registers::{isb, write_register};
-use crate::el2::guest_memory::guest_logs::Logs;
-use crate::el2::guest_memory::table_lock::TableLock;
+use crate::el2::guest_memory::{guest_logs::Logs, table_lock::TableLock};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};

@@ -1,18 +1,13 @@
 //! What is done to the guest's table while the guest runs: each call of the engine with its lock, in pieces.
 
 use crate::el2::guest_memory::events;
-use crate::el2::guest_memory::table_lock::{Table, TableLock};
+use crate::el2::guest_memory::table_lock::TableLock;
 use alloc::string::{String, ToString};
 use hypervisor_abi::events::Call;
 use stage2::{Error, Ipa, IpaRange, LeafSize, Permissions};
 
 /// What is done at once while the guest's faults wait for it, or the lock is held at all.
 const PIECE: u64 = 32 << 20;
-
-/// Changes the table: waits for faults in flight, and lets no new ones overtake.
-pub fn exclusively<R>(table: &TableLock, act: impl FnOnce(&mut Table) -> R) -> R {
-    act(&mut table.write())
-}
 
 /// Cuts a range into pieces that end at multiples of `bytes`, a power of two.
 fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
@@ -50,12 +45,14 @@ pub fn protect(table: &TableLock, range: IpaRange, permissions: Permissions) -> 
 ///
 /// The engine's.
 pub fn freeze(table: &TableLock) -> Result<(), Error> {
-    exclusively(table, |table| events::fallible(Call::Freeze, None, || table.freeze()))
+    let mut table = table.write();
+    events::fallible(Call::Freeze, None, || table.freeze())
 }
 
 /// Lets walks go on.
 pub fn thaw(table: &TableLock) {
-    exclusively(table, |table| events::operation(Call::Thaw, None, || table.thaw(), |()| true));
+    let mut table = table.write();
+    events::operation(Call::Thaw, None, || table.thaw(), |()| true);
 }
 
 /// Makes the leaves of a range as large as they can be, at once.
@@ -64,7 +61,8 @@ pub fn thaw(table: &TableLock) {
 ///
 /// The engine's.
 pub fn collapse_piece(table: &TableLock, range: IpaRange) -> Result<(), Error> {
-    exclusively(table, |table| events::fallible(Call::Collapse, Some(range), || table.collapse(range)))
+    let mut table = table.write();
+    events::fallible(Call::Collapse, Some(range), || table.collapse(range))
 }
 
 /// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.

@@ -1,7 +1,6 @@
 //! The engine's doors to this machine.
 
-use crate::el2::base::cpu::this_cpu;
-use crate::el2::base::frames::FRAMES;
+use crate::el2::base::{cpu::this_cpu, frames::FRAMES};
 use stage2::aarch64::{El2, Identity, NonSecure};
 use stage2::{Counters, Dsb, Maintenance, PAGE_SIZE, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
 

@@ -2,8 +2,7 @@
 
 use crate::el2::base::cpu::{self, this_cpu};
 use crate::el2::base::firmware;
-use crate::el2::guest_memory::events::InUse;
-use crate::el2::guest_memory::platform::Platform;
+use crate::el2::guest_memory::{events::InUse, platform::Platform};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use hypervisor::not_frozen::NotFrozen;

@@ -1,7 +1,6 @@
 //! Random changes of the guest's table while the guest runs: what a test of the engine on a machine is made of.
 
-use crate::el2::guest_memory::table_lock::TableLock;
-use crate::el2::guest_memory::{operations, watch};
+use crate::el2::guest_memory::{operations, table_lock::TableLock, watch};
 use crate::el2::manager::dirty::Region;
 use alloc::string::{String, ToString};
 use hypervisor::policy::Policy;

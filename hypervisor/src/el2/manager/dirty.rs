@@ -1,9 +1,8 @@
 //! The dirty log of all of the guest's memory: one of the engine's logs for each range of RAM.
 
 use crate::el2::base::frames::FRAMES;
-use crate::el2::guest_memory::events;
-use crate::el2::guest_memory::operations::{exclusively, split};
-use crate::el2::guest_memory::table_lock::TableLock;
+use crate::el2::guest_memory::operations::split;
+use crate::el2::guest_memory::{events, table_lock::TableLock};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
@@ -90,9 +89,10 @@ impl Region {
         };
         let options = LogOptions { mechanism: how, all_dirty };
         let storage = self.storage.ok_or("this range is logged already")?;
-        let log = exclusively(table, |table| {
+        let log = {
+            let mut table = table.write();
             events::fallible(Call::Start, Some(self.range), || table.start_log(self.range, storage, options))
-        });
+        };
         self.log = Some(log.map_err(|error| error.to_string())?);
         self.storage = None;
         self.heat.fill(0);
@@ -111,8 +111,8 @@ impl Region {
     pub fn stop(&mut self, table: &TableLock) {
         if let Some(log) = self.log.take() {
             let range = log.range();
-            self.storage =
-                exclusively(table, |table| events::operation(Call::End, Some(range), || table.end_log(log), |_| true));
+            let mut table = table.write();
+            self.storage = events::operation(Call::End, Some(range), || table.end_log(log), |_| true);
         }
     }
 

@@ -9,8 +9,7 @@ pub mod presence;
 mod service;
 
 use crate::el2::base::cpu::{self, CpuArea};
-use crate::el2::base::firmware;
-use crate::el2::base::refusal::Refusal;
+use crate::el2::base::{firmware, refusal::Refusal};
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
 use hypervisor::range::PhysRange;

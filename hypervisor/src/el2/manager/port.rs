@@ -1,9 +1,6 @@
 //! The way to the host: a virtio console that the guest never sees, polled.
 
-use crate::el2::base::frames::FRAMES;
-use crate::el2::base::refusal::Refusal;
-use crate::el2::base::registers::read_register;
-use crate::el2::base::{firmware, own_map};
+use crate::el2::base::{firmware, frames::FRAMES, own_map, refusal::Refusal, registers::read_register};
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 use hypervisor::machine::Machine;

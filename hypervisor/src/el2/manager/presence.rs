@@ -1,7 +1,6 @@
 //! Who is there: the host, and the guest.
 
-use crate::el2::base::firmware;
-use crate::el2::base::registers::read_register;
+use crate::el2::base::{firmware, registers::read_register};
 use crate::el2::guest_memory::events;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,11 +1,7 @@
 //! What the host can ask for, and the answers.
 
-use crate::el2::base::refusal::Refusal;
-use crate::el2::base::registers::read_register;
-use crate::el2::base::{cpu, firmware};
-use crate::el2::guest_memory;
-use crate::el2::guest_memory::table_lock::TableLock;
-use crate::el2::guest_memory::{events, operations, watch};
+use crate::el2::base::{cpu, firmware, refusal::Refusal, registers::read_register};
+use crate::el2::guest_memory::{self, events, operations, table_lock::TableLock, watch};
 use crate::el2::manager::dirty::{self, Drops, Region};
 use crate::el2::manager::port::{Port, Received};
 use crate::el2::manager::presence::{attend, guest_has_ended};
