@@ -39,15 +39,21 @@ macro_rules! handler {
     }};
 }
 
+/// The table's rows that are compiled for no feature, once: what is called seldom, and `other` for all the rest.
+const SELDOM: Services = {
+    let mut services: Services = [handler!([] FIRST, other); NUMBERS];
+    services[row(function::LOG_PEEK)] = handler!([] ON_FAILURE, |memory, x| report(memory, false, x));
+    services[row(function::LOG_STOP)] = handler!([] ON_FAILURE, stop);
+    services
+};
+
 /// The table: who answers each call.
 macro_rules! services {
     ($feature:tt) => {{
-        let mut services: Services = [handler!([] FIRST, other); NUMBERS];
+        let mut services = SELDOM;
         services[row(function::PROTECT)] = handler!($feature FIRST, |memory, x| protect(memory, x));
         services[row(function::LOG_HARVEST)] = handler!($feature ON_FAILURE, |memory, x| report(memory, true, x));
-        services[row(function::LOG_PEEK)] = handler!([] ON_FAILURE, |memory, x| report(memory, false, x));
         services[row(function::LOG_CLEAR)] = handler!($feature ON_FAILURE, clear);
-        services[row(function::LOG_STOP)] = handler!([] ON_FAILURE, stop);
         services
     }};
 }
