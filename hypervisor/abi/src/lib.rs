@@ -6,10 +6,12 @@
 //! [`status::NOT_SUPPORTED`] and changes nothing.
 #![no_std]
 
-#[cfg(feature = "manager")]
+#[cfg(any(feature = "manager", feature = "events"))]
 pub mod events;
 #[cfg(feature = "manager")]
 pub mod manager;
+#[cfg(feature = "events")]
+pub mod recorded;
 
 /// Function identifiers.
 pub mod function {

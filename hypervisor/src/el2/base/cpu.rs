@@ -2,7 +2,6 @@
 
 use crate::el2::base::frames::FRAMES;
 use crate::el2::base::registers::{read_register, write_register};
-use crate::el2::guest_memory::GuestMemory;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
@@ -107,8 +106,8 @@ pub struct PerCpu {
     pub power: PowerState,
     /// What the ID registers say; set when the CPU first arrives at EL2.
     pub id: Once<CpuId>,
-    /// Noted by [`crate::el2::guest_memory::guest_memory`].
-    pub guest_memory: AtomicPtr<GuestMemory>,
+    /// What the guest's memory is known by, once this CPU has noted it; the floor above knows its type.
+    pub guest_memory: AtomicPtr<()>,
     /// Set when the CPU reports a crash, so that a crash in the report ends it.
     pub crashing: AtomicBool,
 }
@@ -220,4 +219,12 @@ pub fn read_id() -> CpuId {
 pub fn show_identity(id: &CpuId) {
     write_register!("vpidr_el2", id.midr);
     write_register!("vmpidr_el2", id.mpidr);
+}
+
+/// Whether the guest's GIC is a GICv3, used through system registers.
+pub static GIC_REGISTERS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the guest's GIC is used through system registers.
+pub fn has_gic_registers() -> bool {
+    GIC_REGISTERS.load(Relaxed)
 }

@@ -1,8 +1,20 @@
-//! Ends: power-off, reset, refusal.
+//! What the firmware is asked for: CPUs on and off, and the ends: power-off, reset, refusal.
 
-use crate::el2::base::{console, totals};
-use crate::el2::manager;
+use crate::el2::base::{
+    console,
+    cpu::{CpuArea, this_cpu},
+    registers::read_register,
+};
+use core::sync::atomic::{AtomicBool, Ordering};
+use smccc::psci::error::Error as PsciError;
 use smccc::{Smc, psci};
+
+unsafe extern "C" {
+    fn secondary_entry();
+}
+
+/// Set once a CPU crashes: the others stop where they come to EL2.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// How the run ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,14 +41,6 @@ impl End {
     }
 }
 
-/// The guest has asked for the end: reports what it cost, and ends.
-pub fn end_guest(end: End) -> ! {
-    manager::guest_ends();
-    totals::print();
-    console::print(format_args!("end: {}", end.name()));
-    stop(end)
-}
-
 /// Says why nothing can be run, and ends.
 pub fn refuse(reason: impl core::fmt::Display) -> ! {
     console::print(format_args!("refused: {reason}"));
@@ -54,4 +58,59 @@ pub fn stop(end: End) -> ! {
     loop {
         aarch64_cpu::asm::wfi();
     }
+}
+
+/// Stops all CPUs, each where it comes to EL2, but for the one that executes this. Whether that was so already.
+pub fn stop_all() -> bool {
+    STOPPED.swap(true, Ordering::AcqRel)
+}
+
+/// Stops this CPU for good. It is at work in the guest's table no more.
+pub fn park() -> ! {
+    this_cpu().reading.0.store(0, Ordering::Release);
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
+}
+
+/// Called where a CPU comes to EL2 because its memory is gone: never returns if that is due to a crash.
+pub fn park_if_stopped() {
+    if STOPPED.load(Ordering::Acquire) {
+        park();
+    }
+}
+
+/// Asks the firmware to start a CPU, which goes to the entry of `boot.S`. Waits while it is still on its way down from before, and is
+/// still `wanted`.
+///
+/// # Errors
+///
+/// What the firmware says.
+pub fn start(area: &'static CpuArea, mpidr: u64, wanted: impl Fn() -> bool) -> Result<(), PsciError> {
+    let entry = secondary_entry as *const () as u64;
+    let context = core::ptr::from_ref(area).expose_provenance() as u64;
+    let mut result = Err(PsciError::InternalFailure);
+    let _ = wait_until(|| {
+        result = psci::cpu_on::<Smc>(mpidr, entry, context);
+        result != Err(PsciError::AlreadyOn) || !wanted()
+    });
+    result
+}
+
+/// Turns the executing CPU off. Returns only if the firmware refuses.
+pub fn turn_off() {
+    let _ = psci::cpu_off::<Smc>();
+}
+
+/// Waits until `condition` holds; nothing if it does not within a second.
+pub fn wait_until(mut condition: impl FnMut() -> bool) -> Option<()> {
+    let now = || read_register!("cntpct_el0");
+    let (start, second) = (now(), read_register!("cntfrq_el0"));
+    while !condition() {
+        if now().wrapping_sub(start) > second {
+            return condition().then_some(());
+        }
+        core::hint::spin_loop();
+    }
+    Some(())
 }

@@ -7,6 +7,7 @@ pub mod firmware;
 pub mod frames;
 pub mod heap;
 pub mod own_map;
+pub mod refusal;
 pub mod registers;
 pub mod symbols;
 pub mod totals;

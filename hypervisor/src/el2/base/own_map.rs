@@ -3,9 +3,7 @@
 //! Everything is mapped where it lies. What can be executed cannot be written, and what can be written cannot be
 //! executed; below each stack lies a page that is not mapped at all.
 
-use crate::el2::base::{cpu, registers};
-use crate::el2::boot::Refusal;
-use crate::el2::guest_memory::events;
+use crate::el2::base::{cpu, refusal::Refusal, registers};
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
@@ -135,8 +133,8 @@ pub struct OwnMemory {
 impl OwnMemory {
     /// The image, and behind it as much as tables may take if all RAM is mapped by pages, with some to spare; or as much
     /// as there is up to whatever lies there. If that is too little, the range overlaps it, which
-    /// [`Machine::check_placement`] finds.
-    pub fn choose(machine: &Machine, tree: PhysRange, manager: bool) -> Self {
+    /// [`Machine::check_placement`] finds. `events`: bytes for a record of events.
+    pub fn choose(machine: &Machine, tree: PhysRange, manager: bool, events: u64) -> Self {
         /// Areas of CPUs, and whatever does not grow with RAM.
         const FIXED: u64 = 2 << 20;
         /// Below this it is not worth trying.
@@ -148,7 +146,7 @@ impl OwnMemory {
         let wanted = ram / 512 / 4 * 5 + FIXED;
         // The management core keeps a hash of 8 bytes for each page, and device memory.
         let wanted = if manager { wanted + ram / 512 + (1 << 20) } else { wanted };
-        let wanted = wanted + events::BYTES;
+        let wanted = wanted + events;
 
         let kept = machine.reserved.iter().copied();
         let modules = [Some(machine.kernel.range), machine.initrd.as_ref().map(|initrd| initrd.range), Some(tree)];

@@ -1,6 +1,6 @@
 //! System registers by name, for those that `aarch64-cpu` does not have, and cache maintenance.
 
-/// Reads a system register by the name that the assembler knows, or `S3_4_C1_C2_2` for one that it may not know.
+/// Reads a system register by the name that the assembler knows, or `S3_0_C0_C7_2` for one that it may not know.
 macro_rules! read_register {
     ($name:expr) => {{
         let value: u64;
@@ -12,10 +12,22 @@ macro_rules! read_register {
     }};
 }
 
-/// Writes a system register by name. The value takes effect with the next ISB or ERET.
+/// Writes a system register by name, or `encoded` by one of [`encoded`]. The value takes effect with the next ISB or ERET.
 ///
 /// Not for registers that EL2's own translation depends on: only those that control or hold state of EL1 and EL0.
 macro_rules! write_register {
+    (encoded $register:ident, $value:expr) => {{
+        use crate::el2::base::registers::encoded::$register;
+        let value: u64 = $value;
+        // SAFETY: the register holds or controls state of EL1 and EL0 only, as the macro's text asks; the CPU has it.
+        unsafe {
+            core::arch::asm!(
+                "msr S3_{}_C{}_C{}_{}, {}",
+                const $register.0, const $register.1, const $register.2, const $register.3,
+                in(reg) value, options(nostack, preserves_flags)
+            );
+        }
+    }};
     ($name:expr, $value:expr) => {{
         let value: u64 = $value;
         // SAFETY: the register holds or controls state of EL1 and EL0 only, so no memory of EL2's changes under Rust; the
@@ -27,6 +39,33 @@ macro_rules! write_register {
 }
 
 pub(crate) use {read_register, write_register};
+
+/// How MSR names a register that an assembler need not know: op1, CRn, CRm, op2; op0 is 3.
+pub struct Encoding(pub u8, pub u8, pub u8, pub u8);
+
+/// Such registers, under the names that they have in the Arm ARM.
+pub mod encoded {
+    use super::Encoding;
+
+    pub const HCRX_EL2: Encoding = Encoding(4, 1, 2, 2);
+    pub const ZCR_EL2: Encoding = Encoding(4, 1, 2, 0);
+    pub const SMCR_EL2: Encoding = Encoding(4, 1, 2, 6);
+    pub const TRFCR_EL2: Encoding = Encoding(4, 1, 2, 1);
+    pub const MPAM2_EL2: Encoding = Encoding(4, 10, 5, 0);
+    pub const HFGRTR_EL2: Encoding = Encoding(4, 1, 1, 4);
+    pub const HFGWTR_EL2: Encoding = Encoding(4, 1, 1, 5);
+    pub const HFGITR_EL2: Encoding = Encoding(4, 1, 1, 6);
+    pub const HDFGRTR_EL2: Encoding = Encoding(4, 3, 1, 4);
+    pub const HDFGWTR_EL2: Encoding = Encoding(4, 3, 1, 5);
+    pub const HAFGRTR_EL2: Encoding = Encoding(4, 3, 1, 6);
+    pub const HDFGRTR2_EL2: Encoding = Encoding(4, 3, 1, 0);
+    pub const HDFGWTR2_EL2: Encoding = Encoding(4, 3, 1, 1);
+    pub const HFGRTR2_EL2: Encoding = Encoding(4, 3, 1, 2);
+    pub const HFGWTR2_EL2: Encoding = Encoding(4, 3, 1, 3);
+    pub const HFGITR2_EL2: Encoding = Encoding(4, 3, 1, 7);
+    pub const ICC_SRE_EL2: Encoding = Encoding(4, 12, 9, 5);
+    pub const ICH_HCR_EL2: Encoding = Encoding(4, 12, 11, 0);
+}
 
 /// `ISB`: the register writes before it hold for what comes after.
 #[inline(always)]

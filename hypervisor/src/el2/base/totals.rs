@@ -1,7 +1,6 @@
 //! What the run has cost, told at its end.
 
-use crate::el2::base::registers::read_register;
-use crate::el2::base::{console, cpu};
+use crate::el2::base::{console, cpu, registers::read_register};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use hypervisor::exit_counts::Totals;
 use stage2::Event;

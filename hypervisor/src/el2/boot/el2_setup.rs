@@ -3,22 +3,13 @@
 //! Source: Linux, Documentation/arch/arm64/booting.rst, section 4; the values are [`CpuId`]'s.
 
 use crate::el2::base::registers::{isb, read_register, write_register};
-use crate::el2::base::{cpu, totals};
-use crate::el2::boot::Refusal;
+use crate::el2::base::{cpu, refusal::Refusal, totals};
 use crate::el2::{exits, guest_memory};
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::{Gic, Machine};
 use stage2::Features;
 use stage2::features::ConflictAborts;
-
-/// Whether the guest's GIC is a GICv3, used through system registers.
-static GIC_REGISTERS: AtomicBool = AtomicBool::new(false);
-
-/// Whether the guest's GIC is used through system registers.
-pub fn has_gic_registers() -> bool {
-    GIC_REGISTERS.load(Relaxed)
-}
 
 /// Checks that the executing CPU can do what the machine needs, and notes what depends on the machine.
 ///
@@ -37,7 +28,7 @@ pub fn check(machine: &Machine) -> Result<(), Refusal> {
     if gic_v3 && !cpu::read_id().has_gic_registers() {
         return Err(Refusal("the device tree has a GICv3, but the CPU has no GIC system registers".into()));
     }
-    GIC_REGISTERS.store(gic_v3, Relaxed);
+    cpu::GIC_REGISTERS.store(gic_v3, Relaxed);
     Ok(())
 }
 
@@ -75,48 +66,44 @@ pub fn apply() {
     isb();
 }
 
-/// Registers that exist only with the feature they belong to, by the names that old assemblers take.
+/// Registers that exist only with the feature they belong to.
 fn optional_features(id: &CpuId) {
     // FP and SVE controls below are trapped by CPTR_EL2 until it is in force.
     isb();
     if id.has_hcrx() {
-        write_register!("S3_4_C1_C2_2", id.hcrx());
+        write_register!(encoded HCRX_EL2, id.hcrx());
     }
     if id.has_sve() {
-        // ZCR_EL2.LEN: the longest vectors.
-        write_register!("S3_4_C1_C2_0", 0xf);
+        // LEN: the longest vectors.
+        write_register!(encoded ZCR_EL2, 0xf);
     }
     if id.has_sme() {
-        // SMCR_EL2; SMPRIMAP_EL2 is not in use (HCRX_EL2.SMPME = 0).
-        write_register!("S3_4_C1_C2_6", id.smcr());
+        // SMPRIMAP_EL2 is not in use (HCRX_EL2.SMPME = 0).
+        write_register!(encoded SMCR_EL2, id.smcr());
     }
     if id.has_trace_filter() {
-        // TRFCR_EL2.
-        write_register!("S3_4_C1_C2_1", 0);
+        write_register!(encoded TRFCR_EL2, 0);
     }
     if id.has_mpam() {
-        // MPAM2_EL2.{TRAPMPAM0EL1, TRAPMPAM1EL1}: the guest's partition stays the one that reset chose.
-        write_register!("S3_4_C10_C5_0", 3 << 48);
+        // {TRAPMPAM0EL1, TRAPMPAM1EL1}: the guest's partition stays the one that reset chose.
+        write_register!(encoded MPAM2_EL2, 3 << 48);
     }
     if id.has_fine_grained_traps() {
-        // HFGRTR_EL2, HFGWTR_EL2, HFGITR_EL2, HDFGRTR_EL2, HDFGWTR_EL2.
-        write_register!("S3_4_C1_C1_4", id.hfgrtr());
-        write_register!("S3_4_C1_C1_5", id.hfgrtr());
-        write_register!("S3_4_C1_C1_6", 0);
-        write_register!("S3_4_C3_C1_4", 0);
-        write_register!("S3_4_C3_C1_5", 0);
+        write_register!(encoded HFGRTR_EL2, id.hfgrtr());
+        write_register!(encoded HFGWTR_EL2, id.hfgrtr());
+        write_register!(encoded HFGITR_EL2, 0);
+        write_register!(encoded HDFGRTR_EL2, 0);
+        write_register!(encoded HDFGWTR_EL2, 0);
         if id.has_activity_monitors() {
-            // HAFGRTR_EL2.
-            write_register!("S3_4_C3_C1_6", 0);
+            write_register!(encoded HAFGRTR_EL2, 0);
         }
     }
     if id.has_fine_grained_traps2() {
-        // HDFGRTR2_EL2, HDFGWTR2_EL2, HFGRTR2_EL2, HFGWTR2_EL2, HFGITR2_EL2.
-        write_register!("S3_4_C3_C1_0", 0);
-        write_register!("S3_4_C3_C1_1", 0);
-        write_register!("S3_4_C3_C1_2", 0);
-        write_register!("S3_4_C3_C1_3", 0);
-        write_register!("S3_4_C3_C1_7", 0);
+        write_register!(encoded HDFGRTR2_EL2, 0);
+        write_register!(encoded HDFGWTR2_EL2, 0);
+        write_register!(encoded HFGRTR2_EL2, 0);
+        write_register!(encoded HFGWTR2_EL2, 0);
+        write_register!(encoded HFGITR2_EL2, 0);
     }
 }
 
@@ -124,12 +111,12 @@ fn optional_features(id: &CpuId) {
 fn gic(id: &CpuId) {
     /// SRE: system registers at EL2. Enable: EL1 may use them, too, and change ICC_SRE_EL1.
     const SRE_ENABLE: u64 = 1 << 0 | 1 << 3;
-    if has_gic_registers() {
-        write_register!("S3_4_C12_C9_5", SRE_ENABLE);
+    if cpu::has_gic_registers() {
+        write_register!(encoded ICC_SRE_EL2, SRE_ENABLE);
         // ICH_HCR_EL2 exists from here on.
         isb();
-        write_register!("S3_4_C12_C11_0", 0);
+        write_register!(encoded ICH_HCR_EL2, 0);
     } else if id.has_gic_registers() {
-        write_register!("S3_4_C12_C9_5", 0);
+        write_register!(encoded ICC_SRE_EL2, 0);
     }
 }

@@ -1,8 +1,7 @@
 //! Loading the guest: kernel, initramfs, device tree.
 
-use crate::el2::base::own_map::OwnMemory;
-use crate::el2::base::{cpu, registers, totals};
-use crate::el2::boot::{Refusal, el2_setup, secondary};
+use crate::el2::base::{cpu, own_map::OwnMemory, refusal::Refusal, registers, totals};
+use crate::el2::boot::{el2_setup, secondary};
 use crate::el2::{crash, manager};
 use alloc::vec::Vec;
 use hypervisor::guest_tree;

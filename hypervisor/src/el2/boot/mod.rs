@@ -4,9 +4,9 @@ pub mod el2_setup;
 pub mod guest;
 pub mod secondary;
 
-use crate::el2::base::{console, cpu, firmware, frames, heap, own_map};
+use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal};
 use crate::el2::{guest_memory, manager};
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use core::arch::global_asm;
 use hypervisor::machine::{Conduit, GuestRegisters, Machine, find_uart};
 use hypervisor::options::Options;
@@ -26,15 +26,6 @@ global_asm!(
     secondary_main = sym secondary::main,
     wrong_exception_level = sym wrong_exception_level,
 );
-
-/// Why the hypervisor will not run: a sentence for people.
-pub struct Refusal(pub String);
-
-impl<E: core::error::Error> From<E> for Refusal {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
-    }
-}
 
 /// The first Rust code at EL2, on the first CPU, with the MMU on. `tree` is what the loader left in x0, `image` where
 /// the image begins.
@@ -75,7 +66,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
 
     let registers = GuestRegisters::new(&machine, &options.grant_dma)?;
     let device = manager::find_device(&machine, &options)?;
-    let own = own_map::OwnMemory::choose(&machine, tree_range, device.is_some());
+    let own = own_map::OwnMemory::choose(&machine, tree_range, device.is_some(), guest_memory::events::BYTES);
     machine.check_placement(own.range, tree_range)?;
     // SAFETY: the early map has the pool, which has been found to belong to nothing else.
     unsafe { frames::FRAMES.init(own.pool) };
@@ -86,7 +77,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     secondary::settle(&options);
     el2_setup::check(&machine)?;
     let guest = guest::load(&machine, &options, &own)?;
-    guest_memory::create(&machine, &options, &guest, features, registers)?;
+    guest_memory::create::create(&machine, &options, &guest.memory, features, registers)?;
     manager::prepare(&machine, &options, &guest.memory, device)?;
     Ok(guest)
 }

@@ -2,10 +2,9 @@
 //!
 //! In between it is off in the firmware's eyes, too: no CPU waits at EL2 for the guest to want it.
 
-use crate::el2::base::cpu::CpuArea;
-use crate::el2::base::registers::read_register;
-use crate::el2::base::{cpu, totals};
-use crate::el2::boot::{Refusal, el2_setup};
+use crate::el2::base::cpu::{self, CpuArea};
+use crate::el2::base::{firmware, refusal::Refusal, totals};
+use crate::el2::boot::el2_setup;
 use crate::el2::guest_memory::events;
 use crate::el2::guest_memory::shape::Shape;
 use crate::el2::{exits, guest_memory, manager};
@@ -15,16 +14,11 @@ use hypervisor::late_cpu::{self, Answer};
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
 use hypervisor_abi::events::Call;
-use smccc::psci::error::Error as PsciError;
 use smccc::psci::{AffinityState, LowestAffinityLevel};
 use smccc::{Smc, psci};
 use spin::Once;
 use stage2::features::{ConflictAborts, HardwareUpdate};
 use stage2::{BbmLevel, Features};
-
-unsafe extern "C" {
-    fn secondary_entry();
-}
 
 /// Gives each CPU of the machine its area, the executing one its own.
 ///
@@ -80,46 +74,12 @@ pub fn start_all(machine: &Machine) -> Result<Features, Refusal> {
 
 /// Starts one CPU and waits until it has told what it is and is off again.
 fn visit(area: &'static CpuArea, mpidr: u64) -> Result<(), &'static str> {
-    start(area, mpidr, || true).map_err(|_| "cannot be started: PSCI refuses; take it out of the device tree")?;
-    wait_until(|| area.cpu.id.get().is_some()).ok_or("was started but does not arrive at EL2")?;
+    firmware::start(area, mpidr, || true)
+        .map_err(|_| "cannot be started: PSCI refuses; take it out of the device tree")?;
+    firmware::wait_until(|| area.cpu.id.get().is_some()).ok_or("was started but does not arrive at EL2")?;
     // It is gone when the firmware says so; until then it cannot be started again.
     let off = || psci::affinity_info::<Smc>(mpidr, LowestAffinityLevel::All) == Ok(AffinityState::Off);
-    wait_until(off).ok_or("was started but does not turn off again")
-}
-
-/// Asks the firmware to start a CPU, which goes to [`main`]. Waits while it is still on its way down from before, and is still
-/// `wanted`.
-///
-/// # Errors
-///
-/// What the firmware says.
-pub fn start(area: &'static CpuArea, mpidr: u64, wanted: impl Fn() -> bool) -> Result<(), PsciError> {
-    let entry = secondary_entry as *const () as u64;
-    let context = core::ptr::from_ref(area).expose_provenance() as u64;
-    let mut result = Err(PsciError::InternalFailure);
-    let _ = wait_until(|| {
-        result = psci::cpu_on::<Smc>(mpidr, entry, context);
-        result != Err(PsciError::AlreadyOn) || !wanted()
-    });
-    result
-}
-
-/// Turns the executing CPU off. Returns only if the firmware refuses.
-pub fn turn_off() {
-    let _ = psci::cpu_off::<Smc>();
-}
-
-/// Waits until `condition` holds; nothing if it does not within a second.
-fn wait_until(mut condition: impl FnMut() -> bool) -> Option<()> {
-    let now = || read_register!("cntpct_el0");
-    let (start, second) = (now(), read_register!("cntfrq_el0"));
-    while !condition() {
-        if now().wrapping_sub(start) > second {
-            return condition().then_some(());
-        }
-        core::hint::spin_loop();
-    }
-    Some(())
+    firmware::wait_until(off).ok_or("was started but does not turn off again")
 }
 
 /// The first Rust code on a CPU that was started by [`start`].
@@ -128,19 +88,20 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
     cpu.enter_el2();
     if cpu.id.get().is_none() {
         cpu.id.call_once(cpu::read_id);
-        turn_off();
+        firmware::turn_off();
         // The firmware refuses to turn it off: whoever waits for that will say so.
         loop {
             aarch64_cpu::asm::wfi();
         }
     }
     if manager::is_core(area) {
+        el2_setup::apply();
         manager::run();
     }
     if let Err(why) = join() {
         log::error!("CPU {:#x} is not let in: {why}", cpu::read_id().affinity());
         cpu.power.turned_off();
-        turn_off();
+        firmware::turn_off();
         loop {
             aarch64_cpu::asm::wfi();
         }

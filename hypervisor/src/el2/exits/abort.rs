@@ -1,10 +1,10 @@
 //! Stage-2 aborts: the engine first, then the registers that EL2 guards, and what is left the guest hears of.
 
-use crate::el2::base::cpu;
 use crate::el2::base::registers::{isb, read_register, write_register};
-use crate::el2::exits::{Frame, Next, Registers, inject, skip_instruction};
-use crate::el2::guest_memory::{gic, watch};
-use crate::el2::{crash, guest_memory};
+use crate::el2::base::{cpu, firmware};
+use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
+use crate::el2::exits::inject;
+use crate::el2::guest_memory::{self, gic, watch};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
@@ -30,7 +30,7 @@ fn answer(esr: u64) -> Next {
             Err(why) => return untranslated(va, esr, why),
         };
         let page = ipa.align_down(stage2::PAGE_SIZE);
-        if guest_memory::first_write(page, va) {
+        if guest_memory::fault::first_write(page, va) {
             // Counted as the engine's first write: see `cpu::PerCpu::exits`.
             return Next::RESUME;
         }
@@ -45,7 +45,7 @@ fn answer(esr: u64) -> Next {
 /// write to a page saves no register for it.
 #[inline(never)]
 fn data_in_block(page: Ipa, va: u64, esr: u64) -> Next {
-    if guest_memory::first_write_to_block(page, va) {
+    if guest_memory::fault::first_write_to_block(page, va) {
         return Next::RESUME;
     }
     cpu::this_cpu().exits.count(Exit::DataAbort);
@@ -82,10 +82,10 @@ fn handle(esr: u64) -> Next {
         }
     };
     let abort = syndrome.at(ipa, va);
-    match guest_memory::fault(&abort) {
+    match guest_memory::fault::fault(&abort) {
         Outcome::Retry => Next::RESUME,
         Outcome::Frozen => {
-            guest_memory::wait_for_thaw();
+            guest_memory::table().inspect(|table| table.wait_for_thaw());
             Next::RESUME
         }
         Outcome::Denied if watch::lets_through(&abort) => Next::RESUME,
@@ -103,7 +103,7 @@ fn retranslate(va: u64, esr: u64, why: Untranslated) -> Next {
         write_register!("esr_el2", esr);
         write_register!("far_el2", va);
     }
-    match guest_memory::untranslated(va, why) {
+    match guest_memory::fault::untranslated(va, why) {
         Outcome::Retry => Next::RESUME,
         _ => Next::with_all_registers(unresolved),
     }
@@ -136,7 +136,7 @@ pub fn inject(esr: u64, address: u64, ipa: Ipa, walk_devices: bool) -> Option<()
 
 /// An access that nothing is mapped for, or that is forbidden.
 extern "C" fn unresolved(registers: &mut Registers) {
-    crash::park_if_stopped();
+    firmware::park_if_stopped();
     let (esr, va) = (read_register!("esr_el2"), read_register!("far_el2"));
     if emulate(registers, esr, va).is_some() {
         return skip_instruction(esr);

@@ -1,7 +1,8 @@
 //! Calls that the guest makes by HVC and SMC: the SMC Calling Convention (DEN0028), and who answers which range.
 
 use crate::el2::base::{cpu, own_map};
-use crate::el2::exits::{Frame, Next, psci, services, skip_instruction};
+use crate::el2::exits::frame::{Frame, Next, skip_instruction};
+use crate::el2::exits::{psci, services};
 use hypervisor::exit_counts::Exit;
 use hypervisor_abi::{REVISION, UID, function, status};
 use smccc::arch::{

@@ -1,9 +1,9 @@
 //! PSCI as the guest sees it (DEN0022). The firmware's own PSCI does the work; who is on is known here.
 
-use crate::el2::base::firmware::End;
-use crate::el2::base::{cpu, firmware};
-use crate::el2::boot::secondary;
-use crate::el2::{guest_memory, manager};
+use crate::el2::base::firmware::{self, End};
+use crate::el2::base::{console, cpu, totals};
+use crate::el2::guest_memory;
+use crate::el2::manager::{self, presence};
 use arm_psci::{EntryPoint, ErrorCode, Function, FunctionId, MigrateInfoType, PowerState, PsciFeature, Version};
 use hypervisor::power_state::{Power, TurnOnError};
 
@@ -54,11 +54,19 @@ fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
         Function::CpuSuspend { state, entry } => suspend(state, entry),
         Function::AffinityInfo { mpidr, lowest_affinity_level } => affinity_info(mpidr.into(), lowest_affinity_level),
         Function::MigrateInfoType => Ok(MigrateInfoType::MigrationNotRequired.into()),
-        Function::SystemOff => firmware::end_guest(End::PowerOff),
-        Function::SystemReset => firmware::end_guest(End::Reset),
+        Function::SystemOff => end_guest(End::PowerOff),
+        Function::SystemReset => end_guest(End::Reset),
         Function::Features { psci_func_id } => features(psci_func_id),
         _ => Err(ErrorCode::NotSupported),
     }
+}
+
+/// The guest has asked for the end: reports what it cost, and ends.
+fn end_guest(end: End) -> ! {
+    presence::guest_ends();
+    totals::print();
+    console::print(format_args!("end: {}", end.name()));
+    firmware::stop(end)
 }
 
 fn features(of: PsciFeature) -> Result<u32, ErrorCode> {
@@ -83,7 +91,7 @@ fn cpu_on(mpidr: u64, entry: EntryPoint) -> Result<u32, ErrorCode> {
     let address = check_entry(entry)?;
     let power = &target.cpu.power;
     let ticket = power.turn_on(address, entry.context_id()).map_err(already)?;
-    secondary::start(target, mpidr, || power.is_pending(ticket)).map(|()| 0).map_err(|error| {
+    firmware::start(target, mpidr, || power.is_pending(ticket)).map(|()| 0).map_err(|error| {
         power.could_not_start(ticket);
         match power.get() {
             Power::Off => {
@@ -108,7 +116,7 @@ fn already(error: TurnOnError) -> ErrorCode {
 fn cpu_off() -> Result<u32, ErrorCode> {
     let power = &cpu::this_cpu().power;
     power.turned_off();
-    secondary::turn_off();
+    firmware::turn_off();
     // Still here, so still on, at the same place.
     power.stays_on();
     Err(ErrorCode::Denied)

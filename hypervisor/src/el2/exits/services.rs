@@ -4,19 +4,16 @@
 //! changed nothing.
 
 use crate::el2::base::cpu;
-use crate::el2::exits::{Frame, Next, abort, test_services};
-use crate::el2::guest_memory;
-use crate::el2::guest_memory::table_lock::Reading;
-use crate::el2::guest_memory::{GuestMemory, Platform};
-use alloc::boxed::Box;
-use alloc::vec::Vec;
+use crate::el2::exits::arguments::{INVALID, done, range};
+use crate::el2::exits::frame::{Frame, Next};
+use crate::el2::exits::{abort, test_services};
+use crate::el2::guest_memory::guest_logs::{Accepted, LOGS, Slot};
+use crate::el2::guest_memory::table_lock::{Reading, Table};
+use crate::el2::guest_memory::{self, GuestMemory};
 use core::sync::atomic::AtomicU64;
-use hypervisor::thawed::Thawed;
+use hypervisor::not_frozen::NotFrozen;
 use hypervisor_abi::{function, inject, log, permissions, status};
-use spin::Mutex;
-use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, PAGE_SIZE, Permissions, Stage2};
-
-pub type Table = Stage2<Platform>;
+use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, PAGE_SIZE, Permissions};
 
 /// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have the
 /// features that it is compiled for.
@@ -31,24 +28,48 @@ pub fn count() -> i64 {
     if may { 11 + test_services::COUNT } else { 0 }
 }
 
-/// For all CPUs.
-pub static SERVICES: Services = services(protect_pages, harvest_log, clear_log);
-
-/// For CPUs with FEAT_LSE.
-pub static LSE_SERVICES: Services = services(protect_pages_lse, harvest_log_lse, clear_log_lse);
-
-const fn services(protect: Service, harvest: Service, clear: Service) -> Services {
-    let mut services: Services = [other; NUMBERS];
-    services[(function::PROTECT - function::FEATURES) as usize] = protect;
-    services[(function::LOG_HARVEST - function::FEATURES) as usize] = harvest;
-    services[(function::LOG_PEEK - function::FEATURES) as usize] = peek_log;
-    services[(function::LOG_CLEAR - function::FEATURES) as usize] = clear;
-    services[(function::LOG_STOP - function::FEATURES) as usize] = stop_log;
-    services
+/// A whole handler that serves, compiled for a feature if one is named.
+macro_rules! handler {
+    ([$($feature:literal)?] $ask:ident, $service:expr) => {{
+        $(#[target_feature(enable = $feature)])?
+        extern "C" fn handler(frame: &mut Frame) -> Next {
+            serve::<$ask>(frame, $service)
+        }
+        handler as Service
+    }};
 }
 
+/// The table's rows that are compiled for no feature, once: what is called seldom, and `other` for all the rest.
+const SELDOM: Services = {
+    let mut services: Services = [handler!([] FIRST, other); NUMBERS];
+    services[row(function::LOG_PEEK)] = handler!([] ON_FAILURE, |memory, x| report(memory, false, x));
+    services[row(function::LOG_STOP)] = handler!([] ON_FAILURE, stop);
+    services
+};
+
+/// The table: who answers each call.
+macro_rules! services {
+    ($feature:tt) => {{
+        let mut services = SELDOM;
+        services[row(function::PROTECT)] = handler!($feature FIRST, |memory, x| protect(memory, x));
+        services[row(function::LOG_HARVEST)] = handler!($feature ON_FAILURE, |memory, x| report(memory, true, x));
+        services[row(function::LOG_CLEAR)] = handler!($feature ON_FAILURE, clear);
+        services
+    }};
+}
+
+const fn row(id: u32) -> usize {
+    (id - function::FEATURES) as usize
+}
+
+/// For all CPUs.
+pub static SERVICES: Services = services!([]);
+
+/// For CPUs with FEAT_LSE.
+pub static LSE_SERVICES: Services = services!(["lse"]);
+
 /// Numbers from the first to the last.
-const NUMBERS: usize = (function::WATCH_TAKE - function::FEATURES + 1) as usize;
+const NUMBERS: usize = row(function::WATCH_TAKE) + 1;
 
 /// Who answers call `id`, if it is one of these.
 #[inline(always)]
@@ -56,69 +77,34 @@ pub fn find(services: &Services, id: u32) -> Option<Service> {
     services.get(id.wrapping_sub(function::FEATURES) as usize).copied()
 }
 
+/// When it is asked whether the guest may call a service: before all else.
+const FIRST: bool = true;
+/// Only where it fails: a call about a log does without services, since then there is no log.
+const ON_FAILURE: bool = false;
+
 /// Has `service` answer the call, if the guest may call it.
 #[inline(always)]
-fn serve(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>) -> Next {
-    let result = match guest_memory::guest_memory() {
-        Some(memory) if memory.services => service(memory, &mut frame.x),
+fn serve<const ASK_FIRST: bool>(
+    frame: &mut Frame,
+    service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>,
+) -> Next {
+    let memory = guest_memory::guest_memory();
+    let may = |memory: &GuestMemory| memory.services;
+    let result = match memory {
+        Some(memory) if !ASK_FIRST || may(memory) => service(memory, &mut frame.x),
         _ => Err(status::NOT_SUPPORTED),
     };
-    frame.x[0] = result.map_or_else(|status| status, |()| status::SUCCESS) as u64;
-    Next::RESUME
-}
-
-/// [`serve`] for a call about a log. Without services there is no log, so that it fails, and only then it is asked why.
-#[inline(always)]
-fn serve_log(frame: &mut Frame, service: impl FnOnce(&'static GuestMemory, &mut [u64; 19]) -> Result<(), i64>) -> Next {
-    let memory = guest_memory::guest_memory();
-    let result = memory.map_or(Err(INVALID), |memory| service(memory, &mut frame.x));
     frame.x[0] = match result {
         Ok(()) => status::SUCCESS,
-        Err(status) if memory.is_some_and(|memory| memory.services) => status,
+        Err(status) if ASK_FIRST || memory.is_some_and(may) => status,
         Err(_) => status::NOT_SUPPORTED,
     } as u64;
     Next::RESUME
 }
 
-extern "C" fn protect_pages(frame: &mut Frame) -> Next {
-    serve(frame, |memory, x| protect(memory, x))
-}
-
-#[target_feature(enable = "lse")]
-extern "C" fn protect_pages_lse(frame: &mut Frame) -> Next {
-    serve(frame, |memory, x| protect(memory, x))
-}
-
-extern "C" fn harvest_log(frame: &mut Frame) -> Next {
-    serve_log(frame, |memory, x| report(memory, true, x))
-}
-
-#[target_feature(enable = "lse")]
-extern "C" fn harvest_log_lse(frame: &mut Frame) -> Next {
-    serve_log(frame, |memory, x| report(memory, true, x))
-}
-
-extern "C" fn peek_log(frame: &mut Frame) -> Next {
-    serve_log(frame, |memory, x| report(memory, false, x))
-}
-
-extern "C" fn clear_log(frame: &mut Frame) -> Next {
-    serve_log(frame, clear)
-}
-
-#[target_feature(enable = "lse")]
-extern "C" fn clear_log_lse(frame: &mut Frame) -> Next {
-    serve_log(frame, clear)
-}
-
-extern "C" fn stop_log(frame: &mut Frame) -> Next {
-    serve_log(frame, stop)
-}
-
-/// All that has no handler of its own.
-extern "C" fn other(frame: &mut Frame) -> Next {
-    let id = frame.x[0] as u32;
-    serve(frame, |memory, x| match id {
+/// All that has no row of its own.
+fn other(memory: &'static GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
+    match x[0] as u32 {
         function::FEATURES => {
             let table = memory.table.read();
             let dirty_state = table.has_hardware_dirty_state().into();
@@ -134,62 +120,8 @@ extern "C" fn other(frame: &mut Frame) -> Next {
         }
         function::COLLAPSE => range(x[1], x[2]).and_then(|range| done(memory.table.write().collapse(range))),
         function::LOG_START => start(memory, x),
-        _ => test_services::call(id, &memory.table, x),
-    })
-}
-
-/// Logs at a time.
-const LOGS: usize = 4;
-
-/// A log of the guest's.
-struct Slot {
-    log: Option<Log>,
-    /// Words of a bitmap of its pages.
-    needed: usize,
-    accepted: Accepted,
-    /// The last log's bitmap: who logs again mostly logs the same.
-    spare: Option<&'static [AtomicU64]>,
-}
-
-impl Slot {
-    const NONE: Self = Self { log: None, needed: 0, accepted: Accepted::NONE, spare: None };
-
-    /// `words` words for a log, with anything in them.
-    fn storage(&mut self, words: usize) -> Result<&'static [AtomicU64], i64> {
-        if let Some(spare) = self.spare.take() {
-            if spare.len() == words {
-                return Ok(spare);
-            }
-            // SAFETY: it was leaked from a box, below, and the engine uses it no more: it has given it back.
-            drop(unsafe { Box::from_raw(core::ptr::from_ref(spare).cast_mut()) });
-        }
-        Ok(Box::leak(zeroed(words)?))
+        id => test_services::call(id, &memory.table, x),
     }
-}
-
-/// The guest's logs: its calls make them, and nobody else. Taken before the table's lock.
-pub struct Logs(Mutex<[Slot; LOGS]>);
-
-impl Logs {
-    pub const fn new() -> Self {
-        Self(Mutex::new([const { Slot::NONE }; LOGS]))
-    }
-}
-
-const INVALID: i64 = status::INVALID_PARAMETERS;
-
-/// The status that an error of the engine's amounts to.
-pub fn done<T>(result: Result<T, Error>) -> Result<T, i64> {
-    result.map_err(|error| match error {
-        Error::OutOfMemory { .. } => status::NO_MEMORY,
-        Error::LogOverlap { .. } | Error::TooManyLogs => status::BUSY,
-        Error::NoHardwareDirtyState => status::NOT_SUPPORTED,
-        _ => INVALID,
-    })
-}
-
-pub fn range(start: u64, bytes: u64) -> Result<IpaRange, i64> {
-    IpaRange::from_size(Ipa(start), bytes).map_err(|_| INVALID)
 }
 
 fn size(code: u64) -> Option<LeafSize> {
@@ -217,14 +149,6 @@ fn protect(memory: &GuestMemory, x: &[u64; 19]) -> Result<(), i64> {
     // Rights to a device's registers are not the guest's to change.
     memory.is_ram_range(range).then_some(()).ok_or(INVALID)?;
     done(memory.table.read().protect(range, wanted))
-}
-
-/// Memory for a log, if there is any: a guest's wish is no reason to run out of it.
-fn zeroed<T: Default>(words: usize) -> Result<Box<[T]>, i64> {
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(words).map_err(|_| status::NO_MEMORY)?;
-    memory.resize_with(words, T::default);
-    Ok(memory.into_boxed_slice())
 }
 
 fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
@@ -277,26 +201,12 @@ fn pages_of(memory: &GuestMemory, address: u64, count: usize) -> Result<IpaRange
 /// They are RAM of the guest's, which EL2 maps where it lies, for good. The guest and this use it at the same time, as
 /// atomic words.
 #[inline(always)]
-unsafe fn words<'t>(_: &'t Thawed<Reading<'_>>, address: u64, count: usize) -> &'t [AtomicU64] {
+unsafe fn words<'t>(_: &'t NotFrozen<Reading<'_>>, address: u64, count: usize) -> &'t [AtomicU64] {
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts(address as *const AtomicU64, count) }
 }
 
-/// The buffer that a log was last reported into: who harvests again and again uses the same.
-#[derive(Clone, Copy)]
-struct Accepted {
-    /// Where it begins.
-    address: u64,
-    /// While the table's is this, the guest may write it.
-    epoch: u64,
-    /// It has pages of a log.
-    logged: bool,
-}
-
 impl Accepted {
-    /// No table has come so far.
-    const NONE: Self = Self { address: 0, epoch: u64::MAX, logged: false };
-
     /// Looks at a buffer of `count` words, and remembers it. What the guest may not write it may not have written for it.
     #[cold]
     #[inline(never)]
@@ -319,7 +229,7 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
-    let table = memory.table.read_thawed();
+    let table = memory.table.read_not_frozen();
     let epoch = table.epoch();
     if accepted.address != x[2] || accepted.epoch != epoch {
         accepted.look(memory, &table, x[2], needed, epoch)?;
@@ -352,7 +262,7 @@ fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let Slot { log: Some(log), needed, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let count = (x[3] as usize).min(*needed);
     pages_of(memory, x[2], count)?;
-    let table = memory.table.read_thawed();
+    let table = memory.table.read_not_frozen();
     // SAFETY: it was looked at.
     let words = unsafe { words(&table, x[2], count) };
     done(table.clear_from(log, words))

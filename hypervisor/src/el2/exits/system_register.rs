@@ -1,9 +1,8 @@
 //! System register accesses that trap: ID registers, and what the guest must not have.
 
-use crate::el2::base::cpu;
-use crate::el2::base::registers::read_register;
-use crate::el2::boot::el2_setup;
-use crate::el2::exits::{Frame, Next, Registers, inject, skip_instruction};
+use crate::el2::base::{cpu, registers::read_register};
+use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
+use crate::el2::exits::inject;
 use hypervisor::exit_counts::Exit;
 use hypervisor::id_registers;
 use stage2::Errata;
@@ -42,7 +41,7 @@ extern "C" fn emulate(registers: &mut Registers) {
             let hide_sme = Errata::of(read_register!("midr_el1")).hide_sme;
             let raw = read_id(crm, op2);
             let raw = if hide_sme { id_registers::without_sme(crm, op2, raw) } else { raw };
-            let value = id_registers::guest_view(crm, op2, raw, el2_setup::has_gic_registers());
+            let value = id_registers::guest_view(crm, op2, raw, cpu::has_gic_registers());
             registers.set(access.register, value);
         }
         // ACTLR_EL1 (HCR_EL2.TACR): nothing to control.

@@ -1,13 +1,10 @@
 //! More calls for the payload, off unless `hypercalls=on`: what the tables look like, memory that runs out, stores that
 //! are watched, and whether anything has changed that must not.
 
-use crate::el2::base::frames::FRAMES;
-use crate::el2::base::own_map;
-use crate::el2::base::registers::read_register;
-use crate::el2::exits::services::{Table, done, range};
-use crate::el2::guest_memory;
-use crate::el2::guest_memory::table_lock::TableLock;
-use crate::el2::guest_memory::watch;
+use crate::el2::base::{frames::FRAMES, own_map, registers::read_register};
+use crate::el2::exits::arguments::{done, range};
+use crate::el2::guest_memory::table_lock::{Table, TableLock};
+use crate::el2::guest_memory::{self, watch};
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};

@@ -7,9 +7,9 @@ use hypervisor_abi::events::{Call, Record};
 use stage2::IpaRange;
 
 #[cfg(feature = "events")]
-pub use kept::{is_kept, load, lost, make_room, ordered, prepare, push, stored, take};
+pub use kept::{InUse, PLATFORM, attend, is_kept, lost, make_room, prepare, push, take};
 #[cfg(not(feature = "events"))]
-pub use unkept::{is_kept, load, lost, make_room, ordered, prepare, push, stored, take};
+pub use unkept::{InUse, PLATFORM, attend, is_kept, lost, make_room, prepare, push, take};
 
 /// Bytes of memory for events that the host has not asked for yet.
 pub const BYTES: u64 = if cfg!(feature = "events") { 64 << 20 } else { 0 };
@@ -44,21 +44,12 @@ pub fn fallible<T, E>(call: Call, range: Option<IpaRange>, act: impl FnOnce() ->
 #[cfg(not(feature = "events"))]
 mod unkept {
     use super::Record;
+    use crate::el2::guest_memory::platform::Platform;
 
-    #[inline(always)]
-    pub fn ordered<R>(act: impl FnOnce() -> R, _: impl FnOnce(&R) -> Option<Record>) -> R {
-        act()
-    }
+    /// The platform in use: nothing is recorded.
+    pub type InUse = Platform;
 
-    #[inline(always)]
-    pub fn stored<R>(act: impl FnOnce() -> R, _: impl FnOnce(&R) -> Option<Record>) -> R {
-        act()
-    }
-
-    #[inline(always)]
-    pub fn load(act: impl Fn() -> u64, _: impl FnOnce(u64) -> Record) -> u64 {
-        act()
-    }
+    pub const PLATFORM: InUse = Platform;
 
     #[inline(always)]
     pub fn push(_: impl FnOnce() -> Record) {}
@@ -68,6 +59,9 @@ mod unkept {
 
     #[inline(always)]
     pub fn prepare() {}
+
+    #[inline(always)]
+    pub fn attend(_: bool) {}
 
     /// Whether events are kept.
     pub const fn is_kept() -> bool {
@@ -87,10 +81,13 @@ mod unkept {
 mod kept {
     use super::{BYTES, Record};
     use crate::el2::base::cpu;
+    use crate::el2::base::firmware;
     use crate::el2::base::frames::FRAMES;
-    use crate::el2::crash;
-    use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    use crate::el2::base::registers::read_register;
+    use crate::el2::guest_memory::platform::Platform;
+    use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
     use hypervisor_abi::events::RECORD;
+    use hypervisor_abi::recorded::{Recorded, Recorder};
     use spin::Mutex;
     use stage2::PAGE_SIZE;
 
@@ -106,6 +103,8 @@ mod kept {
     }
 
     static RING: Mutex<Ring> = Mutex::new(Ring { memory: None, written: 0, taken: 0, lost: 0 });
+    /// Whether there is a host that takes them.
+    static ATTENDED: AtomicBool = AtomicBool::new(false);
     /// Events that the host does not have yet.
     static WAITING: AtomicUsize = AtomicUsize::new(0);
     /// A bit for each CPU that has stored descriptors and executed no DSB since: who reads them meanwhile orders them with
@@ -148,46 +147,64 @@ mod kept {
         cpu::all().position(|area| core::ptr::eq(area, cpu::this_area())).unwrap_or(0) as u8
     }
 
-    /// Does what is an event, and writes it down before anyone does the next.
-    pub fn ordered<R>(act: impl FnOnce() -> R, record: impl FnOnce(&R) -> Option<Record>) -> R {
-        let pe = pe();
-        let mut ring = RING.lock();
-        let result = act();
-        if let Some(record) = record(&result) {
-            if record.orders_stores() {
-                UNORDERED.fetch_and(!(1 << pe), Ordering::SeqCst);
+    /// The ring, as [`Recorded`] knows it.
+    #[derive(Debug)]
+    pub struct Events;
+
+    /// The platform in use: [`Platform`], whose events are recorded.
+    pub type InUse = Recorded<Platform, Events>;
+
+    pub const PLATFORM: InUse = Recorded::new(Platform, Events);
+
+    // SAFETY: `load` returns what was loaded last.
+    unsafe impl Recorder for Events {
+        fn ordered<R>(&self, act: impl FnOnce() -> R, record: impl FnOnce(&R) -> Option<Record>) -> R {
+            let pe = pe();
+            let mut ring = RING.lock();
+            let result = act();
+            if let Some(record) = record(&result) {
+                if record.orders_stores() {
+                    UNORDERED.fetch_and(!(1 << pe), Ordering::SeqCst);
+                }
+                ring.push(record, pe);
             }
-            ring.push(record, pe);
+            result
         }
-        result
-    }
 
-    /// The same for a store.
-    pub fn stored<R>(act: impl FnOnce() -> R, record: impl FnOnce(&R) -> Option<Record>) -> R {
-        ordered(
-            || {
-                // Before the store: who loads what it stored finds the bit.
-                UNORDERED.fetch_or(1 << pe(), Ordering::SeqCst);
-                act()
-            },
-            record,
-        )
-    }
+        fn stored<R>(&self, act: impl FnOnce() -> R, record: impl FnOnce(&R) -> Option<Record>) -> R {
+            self.ordered(
+                || {
+                    // Before the store: who loads what it stored finds the bit.
+                    UNORDERED.fetch_or(1 << pe(), Ordering::SeqCst);
+                    act()
+                },
+                record,
+            )
+        }
 
-    /// Loads a descriptor. It is an event if it may be one that another CPU has not ordered yet.
-    pub fn load(act: impl Fn() -> u64, record: impl FnOnce(u64) -> Record) -> u64 {
-        let pe = pe();
-        let others = || UNORDERED.load(Ordering::SeqCst) & !(1 << pe) != 0;
-        if !others() {
-            let value = act();
+        fn load(&self, act: impl Fn() -> u64, record: impl FnOnce(u64) -> Record) -> u64 {
+            let pe = pe();
+            let others = || UNORDERED.load(Ordering::SeqCst) & !(1 << pe) != 0;
             if !others() {
-                return value;
+                let value = act();
+                if !others() {
+                    return value;
+                }
             }
+            let mut ring = RING.lock();
+            let value = act();
+            ring.push(record(value), pe);
+            value
         }
-        let mut ring = RING.lock();
-        let value = act();
-        ring.push(record(value), pe);
-        value
+
+        fn push(&self, record: Record) {
+            push(|| record);
+        }
+
+        /// VTTBR_EL2, bits 63:48.
+        fn held_vmid(&self) -> u16 {
+            (read_register!("vttbr_el2") >> 48) as u16
+        }
     }
 
     /// Writes something down that is no access of the engine's.
@@ -200,10 +217,15 @@ mod kept {
     /// table's lock.
     pub fn make_room() {
         const ENOUGH: usize = CAPACITY / 4 * 3;
-        while WAITING.load(Ordering::Relaxed) > ENOUGH && crate::el2::manager::is_attended() {
-            crash::park_if_stopped();
+        while WAITING.load(Ordering::Relaxed) > ENOUGH && ATTENDED.load(Ordering::Relaxed) {
+            firmware::park_if_stopped();
             core::hint::spin_loop();
         }
+    }
+
+    /// The host is there, or has gone.
+    pub fn attend(attended: bool) {
+        ATTENDED.store(attended, Ordering::Relaxed);
     }
 
     /// Moves the oldest records to `bytes`, and says how many bytes they are.

@@ -4,7 +4,7 @@
 //! mapped has no way to memory. The ITSs, the frames for virtual LPIs, GICH and GICV are neither mapped nor guarded.
 
 use crate::el2::base::device;
-use crate::el2::boot::Refusal;
+use crate::el2::base::refusal::Refusal;
 use alloc::vec::Vec;
 use hypervisor::machine::{GuestRegisters, Machine};
 use hypervisor::range::PhysRange;

@@ -1,8 +1,8 @@
 //! What the guest's table looks like, in a line.
 
-use crate::el2::guest_memory::Platform;
+use crate::el2::guest_memory::table_lock::Table;
 use core::fmt;
-use stage2::{BbmLevel, Census, LeafSize, PAGE_SIZE, Stage2};
+use stage2::{BbmLevel, Census, LeafSize, PAGE_SIZE};
 
 /// Of what leaves a table consists, as it is printed.
 pub struct Shape {
@@ -13,7 +13,7 @@ pub struct Shape {
 
 impl Shape {
     /// The table's as it is now.
-    pub fn of(table: &Stage2<Platform>) -> Self {
+    pub fn of(table: &Table) -> Self {
         Self { census: table.census(), ipa_bits: table.geometry().ipa_bits(), bbm: table.bbm_level() }
     }
 }

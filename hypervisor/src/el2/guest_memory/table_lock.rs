@@ -1,21 +1,23 @@
 //! The guest's table, behind the lock that faults take: [`hypervisor::reader_lock`] with each CPU's own flag.
 
-use crate::el2::base::cpu;
-use crate::el2::base::cpu::this_cpu;
+use crate::el2::base::cpu::{self, this_cpu};
+use crate::el2::base::firmware;
 use crate::el2::base::registers::read_register;
-use crate::el2::guest_memory::Platform;
-use crate::el2::{crash, guest_memory};
+use crate::el2::guest_memory::{events::InUse, platform::Platform};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+use hypervisor::not_frozen::NotFrozen;
 use hypervisor::reader_lock::{Flag, ReaderLock};
-use hypervisor::thawed::Thawed;
 use stage2::{Maintenance, Stage2};
 
-/// The guest's table. There is one: the CPUs' flags are this lock's.
+/// The engine's table, on the platform in use.
+pub type Table = Stage2<InUse>;
+
+/// The guest's table behind its lock. There is one: the CPUs' flags are this lock's.
 #[repr(C)]
 pub struct TableLock {
     lock: ReaderLock,
-    table: UnsafeCell<Stage2<Platform>>,
+    table: UnsafeCell<Table>,
 }
 
 // SAFETY: the table is reached through the guards below only: by many CPUs to read, or by one to write. EL2 is not
@@ -24,7 +26,7 @@ unsafe impl Sync for TableLock {}
 
 impl TableLock {
     /// The lock around the only table.
-    pub fn new(table: Stage2<Platform>) -> Self {
+    pub fn new(table: Table) -> Self {
         Self { lock: ReaderLock::default(), table: UnsafeCell::new(table) }
     }
 
@@ -39,8 +41,18 @@ impl TableLock {
 
     /// [`TableLock::read`], once the table is not frozen. Who holds a [`Reading`] already must not wait for that.
     #[inline(always)]
-    pub fn read_thawed(&self) -> Thawed<Reading<'_>> {
-        Thawed::read(|| self.read(), |table| table.is_frozen(), guest_memory::wait_for_thaw)
+    pub fn read_not_frozen(&self) -> NotFrozen<Reading<'_>> {
+        NotFrozen::read(|| self.read(), |table| table.is_frozen(), || self.wait_for_thaw())
+    }
+
+    /// Waits at EL2 while the table is frozen. The pauses leave the lock to whoever is to thaw it.
+    #[cold]
+    pub fn wait_for_thaw(&self) {
+        const PAUSE: usize = 1000;
+        while self.read().is_frozen() {
+            firmware::park_if_stopped();
+            (0..PAUSE).for_each(|_| core::hint::spin_loop());
+        }
     }
 
     /// [`TableLock::read`], or nothing while there is a writer.
@@ -57,7 +69,7 @@ impl TableLock {
     pub fn write(&self) -> Writing<'_> {
         self.lock.begin_write(cpu::all().map(|area| &area.cpu.reading), wait);
         // Once another CPU has crashed, nothing that needs the table for itself begins: a thaw would put back what was revoked.
-        crash::park_if_stopped();
+        firmware::park_if_stopped();
         Writing(self)
     }
 
@@ -81,13 +93,13 @@ fn wait() {
 /// The table, read.
 pub struct Reading<'l> {
     lock: &'l ReaderLock,
-    table: &'l Stage2<Platform>,
+    table: &'l Table,
     own: &'static Flag,
     nested: usize,
 }
 
 impl Deref for Reading<'_> {
-    type Target = Stage2<Platform>;
+    type Target = Table;
 
     #[inline(always)]
     fn deref(&self) -> &Self::Target {
@@ -106,7 +118,7 @@ impl Drop for Reading<'_> {
 pub struct Writing<'l>(&'l TableLock);
 
 impl Deref for Writing<'_> {
-    type Target = Stage2<Platform>;
+    type Target = Table;
 
     fn deref(&self) -> &Self::Target {
         // SAFETY: the lock is held for writing; `&self` lets nobody change it meanwhile.

@@ -3,10 +3,8 @@
 //! The table forbids writes in both cases; what a CPU does when it meets that is decided here. A store that is only
 //! reported opens its page, which stays open until reports are next asked for: one report a page and round.
 
-use crate::el2::base::cpu;
-use crate::el2::base::registers::read_register;
-use crate::el2::guest_memory;
-use crate::el2::manager::dirty::protect;
+use crate::el2::base::{cpu, registers::read_register};
+use crate::el2::guest_memory::{self, operations::protect};
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;

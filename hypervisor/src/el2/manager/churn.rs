@@ -1,8 +1,7 @@
 //! Random changes of the guest's table while the guest runs: what a test of the engine on a machine is made of.
 
-use crate::el2::guest_memory::watch;
-use crate::el2::manager::dirty;
-use crate::el2::manager::dirty::{Region, Table};
+use crate::el2::guest_memory::{operations, table_lock::TableLock, watch};
+use crate::el2::manager::dirty::Region;
 use crate::el2::manager::why::Why;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
@@ -42,10 +41,10 @@ impl Chance {
 /// # Errors
 ///
 /// The engine's sentence, when a change fails for more than a lack of memory.
-pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Result<(), Why> {
+pub fn churn(table: &TableLock, regions: &[Region], seed: u64, changes: u32) -> Result<(), Why> {
     if changes == 0 {
         open_all(regions)?;
-        return dirty::collapse(table, regions.iter().map(|region| &region.range));
+        return Ok(operations::collapse(table, regions.iter().map(|region| &region.range))?);
     }
     let mut chance = Chance::new(seed);
     for _ in 0..changes {
@@ -55,7 +54,7 @@ pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Resu
             0..3 => {
                 let [.., run, page] = LeafSize::DESCENDING;
                 let size = [page, page, run, LeafSize::Block2M][chance.below(4) as usize % 4];
-                dirty::split(table, range, size)?;
+                operations::split(table, range, size)?;
             }
             3..5 => {
                 let room = watch::set(pages, Some(Policy::Report))?;
@@ -64,7 +63,7 @@ pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Resu
                 }
             }
             5 => drop(watch::set(pages, None)?),
-            _ => dirty::collapse_piece(table, range)?,
+            _ => operations::collapse_piece(table, range)?,
         }
     }
     Ok(())

@@ -1,10 +1,6 @@
 //! The way to the host: a virtio console that the guest never sees, polled.
 
-use crate::el2::base::frames::FRAMES;
-use crate::el2::base::own_map;
-use crate::el2::base::registers::read_register;
-use crate::el2::boot::Refusal;
-use crate::el2::crash;
+use crate::el2::base::{firmware, frames::FRAMES, own_map, refusal::Refusal, registers::read_register};
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 use hypervisor::machine::Machine;
@@ -163,7 +159,7 @@ impl Port {
                     self.on_their_way = 0;
                 }
                 _ => {
-                    crash::park_if_stopped();
+                    firmware::park_if_stopped();
                     core::hint::spin_loop();
                 }
             }

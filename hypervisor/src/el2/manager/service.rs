@@ -1,14 +1,12 @@
 //! What the host can ask for, and the answers.
 
-use crate::el2::base::cpu;
-use crate::el2::base::registers::read_register;
-use crate::el2::boot::Refusal;
-use crate::el2::guest_memory::{events, watch};
-use crate::el2::manager::dirty::{Drops, Region, Table};
+use crate::el2::base::{cpu, firmware, refusal::Refusal, registers::read_register};
+use crate::el2::guest_memory::{self, events, operations, table_lock::TableLock, watch};
+use crate::el2::manager::dirty::{self, Drops, Region};
 use crate::el2::manager::port::{Port, Received};
+use crate::el2::manager::presence::{attend, guest_has_ended};
 use crate::el2::manager::why::Why;
-use crate::el2::manager::{attend, audit, churn, dirty, guest_has_ended};
-use crate::el2::{crash, guest_memory};
+use crate::el2::manager::{audit, churn};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use hypervisor::policy;
@@ -112,9 +110,9 @@ impl Service {
             Request::Stop => self.stop(table),
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
             Request::Stores => self.stores(number),
-            Request::Freeze => dirty::freeze(table).map(done).map_err(Why::from),
+            Request::Freeze => Ok(operations::freeze(table).map(done)?),
             Request::Thaw => {
-                dirty::thaw(table);
+                operations::thaw(table);
                 Ok(Reply::Done)
             }
             Request::Storm => self.storm(table),
@@ -126,14 +124,14 @@ impl Service {
             Request::Counters => Ok(self.counters(number)),
             Request::Wait { milliseconds } => Ok(Reply::Waited { ended: self.wait(milliseconds) }),
             Request::Bye => {
-                dirty::thaw(table);
+                operations::thaw(table);
                 attend(false);
                 Ok(Reply::Done)
             }
         }
     }
 
-    fn hello(&mut self, table: &Table, number: u32, version: u16) -> Answer {
+    fn hello(&mut self, table: &TableLock, number: u32, version: u16) -> Answer {
         if version != VERSION {
             return Err(Why::Version(version));
         }
@@ -151,7 +149,7 @@ impl Service {
         })
     }
 
-    fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Answer {
+    fn start(&mut self, table: &TableLock, mechanism: Mechanism, all_dirty: bool) -> Answer {
         if self.running.is_some() {
             return Err("a log runs already: stop it first".into());
         }
@@ -171,15 +169,15 @@ impl Service {
         Ok(Reply::Started { mechanism, census })
     }
 
-    fn stop(&mut self, table: &Table) -> Answer {
+    fn stop(&mut self, table: &TableLock) -> Answer {
         let (_, before) = self.running.take().ok_or("no log runs")?;
         self.regions.iter_mut().for_each(|region| region.stop(table));
-        dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
+        operations::collapse(table, self.regions.iter().map(|region| &region.range))?;
         Ok(Reply::Stopped { before, after: dirty::census(table) })
     }
 
     /// Sends what was written, and counts it.
-    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, Why> {
+    fn take_pages(&mut self, table: &TableLock, number: u32, look_first: bool) -> Result<u64, Why> {
         let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
         let Self { port, regions, drops, chunk, .. } = self;
         let mut pages = 0;
@@ -194,15 +192,15 @@ impl Service {
         Ok(pages)
     }
 
-    fn harvest(&mut self, table: &Table, number: u32, look_first: bool) -> Answer {
+    fn harvest(&mut self, table: &TableLock, number: u32, look_first: bool) -> Answer {
         let pages = self.take_pages(table, number, look_first)?;
         Ok(Reply::Harvested { pages, table_bytes: table_bytes(), permission_faults: sum(Event::FaultPermission) })
     }
 
-    fn audit(&mut self, table: &Table, number: u32) -> Answer {
+    fn audit(&mut self, table: &TableLock, number: u32) -> Answer {
         let was_frozen = table.read().is_frozen();
         // With the lock for writing nobody is in a fault handler: every mark of every store so far is there.
-        dirty::freeze(table)?;
+        operations::freeze(table)?;
         let result = self.take_pages(table, number, false).map(|pages| {
             let mut findings = Findings::default();
             for region in &mut self.regions {
@@ -212,7 +210,7 @@ impl Service {
             (pages, findings)
         });
         if !was_frozen {
-            dirty::thaw(table);
+            operations::thaw(table);
         }
         let (pages, findings) = result?;
         let findings = core::mem::replace(&mut self.hashed, true).then_some(findings);
@@ -273,10 +271,10 @@ impl Service {
         Ok(Reply::EventsLeft { lost: events::lost() })
     }
 
-    fn storm(&mut self, table: &Table) -> Answer {
+    fn storm(&mut self, table: &TableLock) -> Answer {
         self.no_log_runs()?;
-        self.regions.iter().try_for_each(|region| dirty::split(table, region.range, LeafSize::Page))?;
-        dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
+        self.regions.iter().try_for_each(|region| operations::split(table, region.range, LeafSize::Page))?;
+        operations::collapse(table, self.regions.iter().map(|region| &region.range))?;
         Ok(Reply::Done)
     }
 
@@ -292,7 +290,7 @@ impl Service {
         let start = read_register!("cntpct_el0");
         let ticks = read_register!("cntfrq_el0") / 1000 * u64::from(milliseconds);
         while read_register!("cntpct_el0").wrapping_sub(start) < ticks && !guest_has_ended() && !self.port.has_input() {
-            crash::park_if_stopped();
+            firmware::park_if_stopped();
             core::hint::spin_loop();
         }
         guest_has_ended()

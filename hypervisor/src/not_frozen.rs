@@ -4,11 +4,11 @@ use core::ops::Deref;
 
 /// What was read when it was not frozen, and is held, so that it cannot be frozen now.
 #[derive(Debug)]
-pub struct Thawed<G>(G);
+pub struct NotFrozen<G>(G);
 
-impl<G> Thawed<G> {
-    /// Reads again and again, until what is read is not frozen. What was read is let go while `wait` runs: who is to thaw
-    /// it needs it.
+impl<G> NotFrozen<G> {
+    /// Reads again and again, until what is read is not frozen. What was read is let go while `wait` runs: the CPU
+    /// that is to thaw it needs it.
     #[inline(always)]
     pub fn read(read: impl Fn() -> G, is_frozen: impl Fn(&G) -> bool, wait: impl Fn()) -> Self {
         loop {
@@ -22,7 +22,7 @@ impl<G> Thawed<G> {
     }
 }
 
-impl<G> Deref for Thawed<G> {
+impl<G> Deref for NotFrozen<G> {
     type Target = G;
 
     #[inline(always)]
@@ -56,14 +56,14 @@ mod tests {
             Held(self)
         }
 
-        fn thawed(&self) -> (Thawed<Held<'_>>, usize) {
+        fn not_frozen(&self) -> (NotFrozen<Held<'_>>, usize) {
             let waits = Cell::new(0);
             let wait = || {
                 assert_eq!(self.held.get(), 0, "who thaws could not get the lock");
                 waits.set(waits.get() + 1);
                 self.frozen_for.set(self.frozen_for.get() - 1);
             };
-            (Thawed::read(|| self.read(), |held| held.0.frozen_for.get() > 0, wait), waits.get())
+            (NotFrozen::read(|| self.read(), |held| held.0.frozen_for.get() > 0, wait), waits.get())
         }
     }
 
@@ -71,9 +71,9 @@ mod tests {
     fn what_is_frozen_is_let_go_and_read_again_until_it_is_not() {
         for frozen_for in [0, 1, 2, 7] {
             let lock = Lock { held: Cell::new(0), frozen_for: Cell::new(frozen_for) };
-            let (thawed, waits) = lock.thawed();
-            assert_eq!((waits, thawed.0.0.frozen_for.get(), lock.held.get()), (frozen_for, 0, 1));
-            drop(thawed);
+            let (held, waits) = lock.not_frozen();
+            assert_eq!((waits, held.0.0.frozen_for.get(), lock.held.get()), (frozen_for, 0, 1));
+            drop(held);
             assert_eq!(lock.held.get(), 0);
         }
     }
