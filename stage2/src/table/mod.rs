@@ -120,7 +120,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0.
     #[must_use]
     pub fn vttbr(&self) -> u64 {
-        u64::from(self.config.vmid.get()) << 48 | self.hardware_root().0
+        u64::from(self.config.vmid.get()) << 48 | self.root().0
     }
 
     /// The value for VTCR_EL2 (D24.2.191): 4 KiB granule, walks inner shareable and write-back.
@@ -152,8 +152,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         vtcr
     }
 
-    /// The root that hardware walks from.
-    pub(crate) fn hardware_root(&self) -> PhysAddr {
+    /// The root that hardware walks from: the first of [`Geometry::root_tables`] adjacent frames.
+    #[must_use]
+    pub fn root(&self) -> PhysAddr {
         self.frozen.as_ref().map_or(self.root, |frozen| frozen.hardware_root)
     }
 

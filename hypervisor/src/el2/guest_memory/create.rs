@@ -36,7 +36,7 @@ pub fn create(
     events::prepare();
     let mut table = events::fallible(Call::New, None, || Stage2::new(events::PLATFORM, config))?;
     let (vttbr, vtcr) = (table.vttbr(), table.vtcr());
-    let root = (PhysAddr(vttbr & 0x0000_ffff_ffff_f000), table.geometry().root_tables());
+    let root = (table.root(), table.geometry().root_tables());
     events::push(|| Record::attach(vmid.get(), ipa_bits, root.0.0));
     // TLBIs act on the VMID that VTTBR_EL2 holds; mapping may need some.
     set_registers(vttbr, vtcr);

@@ -9,6 +9,7 @@ use crate::el2::manager::why::Why;
 use crate::el2::manager::{audit, churn};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use hypervisor::policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::events::RECORD;
@@ -96,7 +97,7 @@ impl Service {
         let Message { number, body } = message;
         match self.perform(number, body) {
             Ok(reply) => self.port.send(number, reply),
-            Err(why) => self.port.send(number, Reply::Refused(&why.sentence(&self.regions))),
+            Err(why) => self.port.send(number, Reply::Refused(&why.sentence(Memory(&self.regions)))),
         }
     }
 
@@ -309,4 +310,16 @@ fn sum(event: Event) -> u64 {
 /// Bytes of the guest's tables: every frame that the engine took and did not give back.
 fn table_bytes() -> u64 {
     sum(Event::FrameAllocated).wrapping_sub(sum(Event::FrameFreed)).wrapping_mul(PAGE_SIZE)
+}
+
+/// Where the guest's memory lies.
+struct Memory<'r>(&'r [Region]);
+
+impl fmt::Display for Memory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, Region { range, .. })| {
+            let separator = if index == 0 { "" } else { " and " };
+            write!(f, "{separator}{range:?}")
+        })
+    }
 }

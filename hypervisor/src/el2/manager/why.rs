@@ -1,6 +1,5 @@
 //! Why the management core does not do what it was asked for.
 
-use crate::el2::manager::dirty::Region;
 use core::fmt;
 use hypervisor::policy;
 use hypervisor::sentence::Sentence;
@@ -50,23 +49,11 @@ impl fmt::Display for Why {
 }
 
 impl Why {
-    /// The sentence that the host is sent, for a guest with these regions.
-    pub fn sentence(&self, regions: &[Region]) -> Sentence {
+    /// The sentence that the host is sent, for a guest with this memory.
+    pub fn sentence(&self, memory: impl fmt::Display) -> Sentence {
         match self {
-            Self::NoRange { .. } => Sentence::of(format_args!("{self}, which is {}", Memory(regions))),
+            Self::NoRange { .. } => Sentence::of(format_args!("{self}, which is {memory}")),
             _ => Sentence::of(self),
         }
-    }
-}
-
-/// Where the guest's memory lies.
-struct Memory<'r>(&'r [Region]);
-
-impl fmt::Display for Memory<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().enumerate().try_for_each(|(index, Region { range, .. })| {
-            let separator = if index == 0 { "" } else { " and " };
-            write!(f, "{separator}{range:?}")
-        })
     }
 }
