@@ -8,6 +8,7 @@ mod console;
 mod control;
 mod cpu;
 mod crash;
+mod efi;
 mod events;
 mod exceptions;
 mod frames;

@@ -8,6 +8,17 @@ use alloc::vec::Vec;
 /// What is given to a guest is given by whole pages.
 const PAGE_SIZE: u64 = 4096;
 
+/// Bytes that the hypervisor's pool may need on a machine with `ram` bytes: for the tables if all RAM is mapped by pages,
+/// with some to spare, and for the CPUs' areas; with a management core, for what it keeps, too.
+pub const fn pool_bytes(ram: u64, manager: bool) -> u64 {
+    /// Areas of CPUs, and whatever does not grow with RAM.
+    const FIXED: u64 = 2 << 20;
+    // A page of table for 2 MiB, a quarter more for what else services need.
+    let tables = ram / 512 / 4 * 5 + FIXED;
+    // The management core keeps a hash of 8 bytes for each page, and device memory.
+    if manager { tables + ram / 512 + (1 << 20) } else { tables }
+}
+
 /// Something with a name, and where it lies.
 type Placed<'a> = (&'a str, PhysRange);
 
