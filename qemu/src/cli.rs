@@ -31,6 +31,7 @@ Examples:
   cargo hv linux --run 'nproc; free'          run a command in the guest, print its output, exit with its status
   cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
   cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
+  cargo hv linux --firmware uefi              the same, started by UEFI and GRUB as on a server
   cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
   cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
   cargo hv linux --audit --run 'sha256sum /hv/busybox'
@@ -42,7 +43,7 @@ Examples:
   cargo hv test                               everything that CI checks
   cargo hv doctor                             what is installed, what is missing
 
-Whatever is missing (the Rust target, QEMU, the guest's kernel) is fetched the first time and kept under target/hv.
+Whatever is missing (the Rust target, QEMU, the guest's kernel, firmware) is fetched the first time and kept under target/hv.
 
 Environment:
   HV_QEMU         the QEMU to use, as --qemu
@@ -90,6 +91,9 @@ pub struct Linux {
     /// Run this in a shell in the guest, print what it prints, and exit with its status
     #[arg(long, value_name = "SHELL COMMAND", allow_hyphen_values = true)]
     pub run: Option<String>,
+    /// What starts the hypervisor: QEMU itself, or UEFI firmware and GRUB, as on a server
+    #[arg(long, value_enum, value_name = "none|uefi", default_value_t = Firmware::None)]
+    pub firmware: Firmware,
     /// What is done while the guest runs.
     #[command(flatten)]
     pub services: Services,
@@ -194,6 +198,15 @@ impl Services {
             drop_dirty: self.drop_dirty,
         }))
     }
+}
+
+/// What starts the hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    /// QEMU itself, as a boot loader that knows nothing but arm64 Images
+    None,
+    /// EDK2 and GRUB, from Debian's packages
+    Uefi,
 }
 
 /// How dirty pages are noticed.
@@ -472,6 +485,7 @@ mod tests {
             &["linux", "--gic", "4"][..],
             &["linux", "--smp", "0"],
             &["linux", "--memory", "big"],
+            &["linux", "--firmware", "bios"],
             &["payload", "--filter", "a b"],
             &["payload", "--matrix", "--cpu", "max"],
             &["payload", "--image", "x", "--filter", "y"],

@@ -5,6 +5,7 @@ use crate::ending::Status;
 use crate::images::{self, Image};
 use crate::progress::Step;
 use crate::setup::emulator::Emulator;
+use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
 use crate::setup::rust::Toolchain;
 use crate::workspace::{Workspace, cargo};
@@ -70,10 +71,11 @@ pub fn test(workspace: &Workspace) -> Result<Status> {
 
     // Set-up first: what follows may then take its time without a download in between.
     let ready = check("Set-up", &mut |step| {
-        step.detail("Rust, QEMU, the guest");
+        step.detail("Rust, QEMU, the guest, firmware");
         Toolchain::find_or_install(workspace)?.ensure_clippy()?;
         Emulator::find_or_install(std::env::var_os("HV_QEMU").as_deref().map(std::path::Path::new))?;
         Guest::get(workspace)?;
+        Firmware::get(workspace)?;
         Ok(ONE)
     });
     let host = |words: &[&str]| {
