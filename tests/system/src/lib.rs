@@ -8,6 +8,7 @@ use qemu::initramfs::{self, Command};
 use qemu::machine::Machine;
 use qemu::run::{self, Flow, Outcome};
 use qemu::setup::emulator::Emulator;
+use qemu::setup::firmware::Firmware;
 use qemu::setup::guest::Guest;
 use qemu::workspace::Workspace;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,12 @@ pub fn emulator() -> &'static Emulator {
 pub fn guest() -> &'static Guest {
     static GUEST: OnceLock<Guest> = OnceLock::new();
     GUEST.get_or_init(|| Guest::get(workspace()).expect("there is a guest"))
+}
+
+/// UEFI firmware and GRUB.
+pub fn firmware() -> &'static Firmware {
+    static FIRMWARE: OnceLock<Firmware> = OnceLock::new();
+    FIRMWARE.get_or_init(|| Firmware::get(workspace()).expect("there is firmware"))
 }
 
 /// The hypervisor's flat image.
@@ -158,19 +165,51 @@ pub fn machine() -> Machine {
 ///
 /// # Panics
 /// If the guest can't be loaded.
-pub fn linux(mut machine: Machine, shell: &str) -> Ran {
+pub fn linux(machine: Machine, shell: &str) -> Ran {
+    linux_started(machine, shell, |_, _| ())
+}
+
+/// The same on a machine that `start` changes when its guest is known; what it returns is kept until the end.
+///
+/// # Panics
+/// If the guest can't be loaded.
+pub fn linux_started<T>(mut machine: Machine, shell: &str, start: impl FnOnce(&mut Machine, &Scratch) -> T) -> Ran {
     let command = Command::new(shell);
     let scratch = scratch();
     let archive = initramfs::archive(&guest().busybox, Some(&command)).expect("busybox can be read");
     let initrd = scratch.file("initrd", &archive);
     let bootargs = "console=ttyAMA0 quiet loglevel=1 panic=-1 rdinit=/hv/init";
     machine.load_guest(&guest().kernel, Some(&initrd), bootargs).expect("the guest fits");
+    let _kept = start(&mut machine, &scratch);
     let (mut extract, mut output) = (Extract::new(&command.nonce), Vec::new());
     let outcome = observe(&machine, |bytes, _| {
         extract.push(bytes, |bytes| output.extend_from_slice(bytes));
         Flow::Continue
     });
     Ran { output: String::from_utf8_lossy(&output).into_owned(), status: extract.status(), outcome }
+}
+
+/// The device tree that QEMU makes for a machine.
+///
+/// # Panics
+/// If QEMU writes none.
+pub fn tree_of(scratch: &Scratch, machine: &Machine) -> Vec<u8> {
+    let path = scratch.path("tree.dtb");
+    let mut machine = machine.clone();
+    machine.extra.extend(["-machine".into(), format!("dumpdtb={}", path.display()).into()]);
+    run(&machine);
+    std::fs::read(path).expect("QEMU writes the device tree")
+}
+
+/// Replaces the only occurrence of some bytes.
+///
+/// # Panics
+/// If there are more or none.
+pub fn replace(tree: &mut [u8], from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let places: Vec<usize> = (0..=tree.len() - from.len()).filter(|&at| tree[at..].starts_with(from)).collect();
+    let [place] = places[..] else { panic!("{} occurrences", places.len()) };
+    tree[place..place + to.len()].copy_from_slice(to);
 }
 
 /// Runs `cargo hv linux` in its turn and alone, as a user does, with these options and this shell command.
