@@ -76,7 +76,7 @@ image_header:
     .ascii  "ARM\x64"
     .long   __pe_header
 
-    .section .text.boot, "ax"
+    .text
 // x0: the device tree. MMU and data cache are off; the image was cleaned to the point of coherency.
 primary_entry:
     msr     daifset, #0xf
@@ -152,7 +152,8 @@ park:
     wfi
     b       park
 
-    .section .text.boot_vectors, "ax"
+    // Between the headers and the end of their page, which not every firmware loads: an image that firmware started is at EL2.
+    .section .text.park_vectors, "ax"
     .balign 2048
 park_vectors:
     .rept   16

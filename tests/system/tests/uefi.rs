@@ -120,6 +120,21 @@ fn the_efi_shell_starts_it_with_files_of_the_disk() {
     assert!(ran.outcome.console.hypervisor().iter().any(|line| line.starts_with("exits of cpu 0")));
 }
 
+/// U-Boot's firmware loads the headers and the sections, and nothing in between.
+#[test]
+fn firmware_need_not_load_what_is_in_no_section() {
+    let scratch = scratch();
+    let mut machine = machine();
+    let mut image = image();
+    let headers = 0xf8 + 3 * 40;
+    assert!(image[headers..0x1000].iter().any(|&byte| byte != 0));
+    image[headers..0x1000].fill(0);
+    let disk = disk(&scratch, "fs0:\\unbroken.efi kernel=\\kernel");
+    disk.write("unbroken.efi", image).unwrap().write("kernel", bytes::guest()).unwrap();
+    disk.start(&mut machine, firmware());
+    assert_end!(run(&machine), End::PowerOff);
+}
+
 #[test]
 fn one_command_does_it_all() {
     let output = hv_linux(&["--firmware", "uefi"], "echo a; exit 3");
