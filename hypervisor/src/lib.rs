@@ -9,6 +9,7 @@ mod sync {
 }
 
 pub mod cpu_id;
+pub mod efi;
 pub mod exit_counts;
 pub mod guest_tree;
 pub mod id_registers;

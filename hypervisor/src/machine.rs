@@ -16,6 +16,7 @@ mod tests;
 pub use devices::find_uart;
 pub use error::MachineError;
 pub use guest_registers::GuestRegisters;
+pub use placement::pool_bytes;
 
 use crate::range::PhysRange;
 use crate::tree::Tree;

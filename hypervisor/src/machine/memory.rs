@@ -40,6 +40,9 @@ pub(super) fn read_reserved(tree: &Tree<'_>, root: Node<'_, '_>) -> Result<Vec<P
 
 /// The kernel and the initramfs: children of `/chosen` that are `multiboot,module`, as QEMU's `guest-loader` and
 /// Xen-capable boot loaders write them.
+///
+/// GRUB's `xen_module` does not say what a module is: among those that are `multiboot,module` and nothing else, the first
+/// is the kernel and the second the initramfs (Xen, docs/misc/arm/device-tree/booting.txt).
 pub(super) fn read_modules(
     root: Node<'_, '_>,
     chosen: Option<Node<'_, '_>>,
@@ -47,11 +50,15 @@ pub(super) fn read_modules(
     let chosen = chosen.ok_or(MachineError::NoKernel)?;
     let bus = Bus::of_root(root).with_counts_of(chosen);
     let (mut kernel, mut initrd) = (None, None);
+    let mut guesses = ["multiboot,kernel", "multiboot,ramdisk"].into_iter();
     for node in chosen.children().filter(|node| node.is_compatible("multiboot,module")) {
         let path = || format!("/chosen/{}", node.name());
-        let (slot, kind) = if node.is_compatible("multiboot,kernel") {
+        let said = node.strings("compatible").nth(1).is_some();
+        let guess = if said { None } else { guesses.next() };
+        let is = |kind| guess == Some(kind) || node.is_compatible(kind);
+        let (slot, kind) = if is("multiboot,kernel") {
             (&mut kernel, "kernel")
-        } else if node.is_compatible("multiboot,ramdisk") {
+        } else if is("multiboot,ramdisk") {
             (&mut initrd, "ramdisk")
         } else {
             return Err(MachineError::UnknownModule { path: path() });

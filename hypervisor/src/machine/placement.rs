@@ -5,6 +5,17 @@ use crate::range::PhysRange;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+/// Bytes that the hypervisor's pool may need on a machine with `ram` bytes: for the tables if all RAM is mapped by pages,
+/// with some to spare, and for the CPUs' areas; with a management core, for what it keeps, too.
+pub const fn pool_bytes(ram: u64, manager: bool) -> u64 {
+    /// Areas of CPUs, and whatever does not grow with RAM.
+    const FIXED: u64 = 2 << 20;
+    // A page of table for 2 MiB, a quarter more for what else services need.
+    let tables = ram / 512 / 4 * 5 + FIXED;
+    // The management core keeps a hash of 8 bytes for each page, and device memory.
+    if manager { tables + ram / 512 + (1 << 20) } else { tables }
+}
+
 impl Machine {
     /// Checks that nothing was loaded over anything else: the hypervisor and each module lie in RAM that the firmware
     /// does not keep, and they and the device tree lie apart.

@@ -232,6 +232,40 @@ fn modules_use_the_cell_counts_of_chosen() {
 }
 
 #[test]
+fn modules_without_a_kind_are_kernel_and_ramdisk_in_this_order() {
+    // In the tree's order.
+    const FIRST: &str = "module@0x4c000000";
+    const SECOND: &str = "module@0x48000000";
+    let kinds = |first: &'static [u8], second: &'static [u8]| {
+        move |tree: &mut TestNode| {
+            tree.at("chosen").at(FIRST).set("compatible", first);
+            tree.at("chosen").at(SECOND).set("compatible", second);
+        }
+    };
+    let plain = &b"multiboot,module\0"[..];
+    let [kernel, ramdisk] = [&b"multiboot,kernel\0multiboot,module\0"[..], b"multiboot,ramdisk\0multiboot,module\0"];
+    for (first, second) in [(plain, plain), (plain, ramdisk), (kernel, ramdisk)] {
+        let found = machine(GIC3, kinds(first, second));
+        assert_eq!((found.kernel.range.start(), found.initrd.unwrap().range.start()), (0x4c00_0000, 0x4800_0000));
+    }
+    assert_eq!(machine(GIC3, kinds(ramdisk, plain)).kernel.range.start(), 0x4800_0000);
+    assert_eq!(error(GIC3, kinds(plain, kernel)), MachineError::ModuleTwice { kind: "kernel" });
+    // GRUB writes a byte more than the string has.
+    let found = machine(GIC3, |tree| {
+        kinds(plain, plain)(tree);
+        tree.at("chosen").at(FIRST).set("bootargs", *b"console=ttyAMA0 quiet\0\xfd");
+    });
+    assert_eq!(found.kernel.bootargs.as_deref(), Some("console=ttyAMA0 quiet"));
+    let third = |tree: &mut TestNode| {
+        kinds(plain, plain)(tree);
+        let chosen = tree.at("chosen");
+        let more = TestNode { name: "module@0x4e000000".to_string(), ..chosen.at(SECOND).clone() };
+        chosen.add(more);
+    };
+    assert_eq!(error(GIC3, third), MachineError::UnknownModule { path: "/chosen/module@0x4e000000".to_string() });
+}
+
+#[test]
 fn an_initrd_is_optional() {
     let machine = machine(GIC3, |tree| {
         tree.at("chosen").take("module@0x4c000000");

@@ -35,6 +35,7 @@ Examples:
   cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
   cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
   cargo hv linux --kernel debian-6.12         a newer kernel of Debian's; it uses 52-bit addresses where the CPU can
+  cargo hv linux --firmware uefi              the same, started by UEFI and GRUB as on a server
   cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
   cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
   cargo hv linux --audit --run 'sha256sum /hv/busybox'
@@ -46,7 +47,7 @@ Examples:
   cargo hv test                               everything that CI checks, in 25 minutes; --quick in three
   cargo hv doctor                             what is installed, what is missing
 
-Whatever is missing (the Rust target, QEMU, the guest's kernel) is fetched the first time and kept under target/hv.
+Whatever is missing (the Rust target, QEMU, the guest's kernel, firmware) is fetched the first time and kept under target/hv.
 
 Environment:
   HV_QEMU         the QEMU to use, as --qemu
@@ -95,6 +96,9 @@ pub struct Linux {
     /// Run this in a shell in the guest, print what it prints, and exit with its status
     #[arg(long, value_name = "SHELL COMMAND", allow_hyphen_values = true)]
     pub run: Option<String>,
+    /// What starts the hypervisor: QEMU itself, or UEFI firmware and GRUB, as on a server
+    #[arg(long, value_enum, value_name = "none|uefi", default_value_t = Firmware::None)]
+    pub firmware: Firmware,
     /// What is done while the guest runs.
     #[command(flatten)]
     pub services: Services,
@@ -342,6 +346,15 @@ fn filter(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// What starts the hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    /// QEMU itself, as a boot loader that knows nothing but arm64 Images
+    None,
+    /// EDK2 and GRUB, from Debian's packages
+    Uefi,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,6 +389,7 @@ mod tests {
             &["linux", "--gic", "4"][..],
             &["linux", "--smp", "0"],
             &["linux", "--memory", "big"],
+            &["linux", "--firmware", "bios"],
             &["payload", "--filter", "a b"],
             &["payload", "--matrix", "--cpu", "max"],
             &["payload", "--image", "x", "--filter", "y"],

@@ -1,6 +1,6 @@
 //! `cargo hv linux`: Linux under the hypervisor, with a shell or with one command.
 
-use crate::cli::{Linux, Log};
+use crate::cli::{self, Linux, Log};
 use crate::console::Extract;
 use crate::ending::{self, Status};
 use crate::events;
@@ -11,8 +11,10 @@ use crate::manager::show::Show;
 use crate::manager::{self, session};
 use crate::progress::Step;
 use crate::run::{self, Flow};
+use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
 use crate::size;
+use crate::uefi;
 use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -68,12 +70,21 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
     let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
     let session = plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show))).transpose()?;
+    let _disk = match options.firmware {
+        cli::Firmware::None => None,
+        cli::Firmware::Uefi => {
+            let firmware = Firmware::get(workspace)?;
+            let folder = workspace.folder("images")?.join(format!("disk-{}", std::process::id()));
+            Some(uefi::start_by_grub(&mut machine, &firmware, &folder)?)
+        }
+    };
     let status = match &command {
         None => shell(workspace, options, |log| {
             run::interact(&emulator, &machine, options.common.timeout.map(std::time::Duration::from_secs), log)
         }),
         Some(command) => {
-            let step = Step::begin("Booting Linux");
+            let by = if machine.uefi.is_some() { " by UEFI and GRUB" } else { "" };
+            let step = Step::begin(format!("Booting Linux{by}"));
             run_command(options, command, step, &show, |observe| {
                 run::capture(&emulator, &machine, options.common.timeout_or(TIMEOUT), observe)
             })

@@ -10,7 +10,7 @@ use aarch64_paging::paging::{El2, MemoryRegion};
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use hypervisor::machine::{Gic, GuestRegisters, Machine};
+use hypervisor::machine::{Gic, GuestRegisters, Machine, pool_bytes};
 use hypervisor::page_hash::{WORDS, page_hash};
 use hypervisor::range::{PhysRange, merged, without};
 use spin::Once;
@@ -135,18 +135,12 @@ impl OwnMemory {
     /// as there is up to whatever lies there. If that is too little, the range overlaps it, which
     /// [`Machine::check_placement`] finds. `events`: bytes for a record of events.
     pub fn choose(machine: &Machine, tree: PhysRange, manager: bool, events: u64) -> Self {
-        /// Areas of CPUs, and whatever does not grow with RAM.
-        const FIXED: u64 = 2 << 20;
         /// Below this it is not worth trying.
         const LEAST: u64 = 1 << 20;
         let start = image_start() & !(BLOCK - 1);
         let image_end = (&raw const __image_end) as u64;
         let ram: u64 = machine.ram.iter().map(|range| range.size()).sum();
-        // A page of table for 2 MiB, a quarter more for what else services need.
-        let wanted = ram / 512 / 4 * 5 + FIXED;
-        // The management core keeps a hash of 8 bytes for each page, and device memory.
-        let wanted = if manager { wanted + ram / 512 + (1 << 20) } else { wanted };
-        let wanted = wanted + events;
+        let wanted = pool_bytes(ram, manager) + events;
 
         let kept = machine.reserved.iter().copied();
         let modules = [Some(machine.kernel.range), machine.initrd.as_ref().map(|initrd| initrd.range), Some(tree)];

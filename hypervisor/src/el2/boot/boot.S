@@ -64,8 +64,9 @@
     .section .text.header, "ax"
     .global image_header
 image_header:
+    // Its bytes begin with "MZ", for the file is a PE file as well (efi.S); it changes nothing but the condition flags.
+    ccmp    x18, #0, #0xd, pl
     b       primary_entry
-    .long   0
     .quad   0                           // text_offset
     .quad   __image_size
     .quad   0xa                         // little-endian, 4 KiB pages, anywhere in memory
@@ -73,8 +74,9 @@ image_header:
     .quad   0
     .quad   0
     .ascii  "ARM\x64"
-    .long   0
+    .long   __pe_header
 
+    .text
 // x0: the device tree. MMU and data cache are off; the image was cleaned to the point of coherency.
 primary_entry:
     msr     daifset, #0xf
@@ -87,22 +89,9 @@ primary_entry:
     b.ne    1f
     reset_el2
 1:
-    // Each R_AARCH64_RELATIVE (1027) entry: the word at base + offset is base + addend.
     adrp    x21, image_header
-    adrp    x1, __rela_start
-    add     x1, x1, :lo12:__rela_start
-    adrp    x2, __rela_end
-    add     x2, x2, :lo12:__rela_end
-2:  cmp     x1, x2
-    b.hs    3f
-    ldp     x3, x4, [x1], #16
-    ldr     x5, [x1], #8
-    cmp     x4, #1027
-    b.ne    park
-    add     x5, x5, x21
-    str     x5, [x21, x3]
-    b       2b
-3:
+    bl      relocate
+    mov     x30, xzr
     adrp    x1, __bss_start
     add     x1, x1, :lo12:__bss_start
     adrp    x2, __bss_end
@@ -163,6 +152,8 @@ park:
     wfi
     b       park
 
+    // Between the headers and the end of their page, which not every firmware loads: an image that firmware started is at EL2.
+    .section .text.park_vectors, "ax"
     .balign 2048
 park_vectors:
     .rept   16
@@ -170,8 +161,27 @@ park_vectors:
     b       park
     .endr
 
-// A CPU that PSCI has started. x0: its area. MMU and caches are off.
+// Each R_AARCH64_RELATIVE (1027) entry: the word at base + offset is base + addend. That can be done again after a copy
+// to another place. x21: where the image begins. Clobbers x1 to x5; needs no stack.
     .text
+    .global relocate
+relocate:
+    adrp    x1, __rela_start
+    add     x1, x1, :lo12:__rela_start
+    adrp    x2, __rela_end
+    add     x2, x2, :lo12:__rela_end
+1:  cmp     x1, x2
+    b.hs    2f
+    ldp     x3, x4, [x1], #16
+    ldr     x5, [x1], #8
+    cmp     x4, #1027
+    b.ne    park
+    add     x5, x5, x21
+    str     x5, [x21, x3]
+    b       1b
+2:  ret
+
+// A CPU that PSCI has started. x0: its area. MMU and caches are off.
     .global secondary_entry
 secondary_entry:
     msr     daifset, #0xf

@@ -1,5 +1,6 @@
 //! From the first Rust code to the guest's first instruction.
 
+mod efi;
 pub mod el2_setup;
 pub mod guest;
 pub mod secondary;

@@ -8,6 +8,7 @@ use crate::ending::Status;
 use crate::images::{self, Image};
 use crate::progress::Step;
 use crate::setup::emulator::Emulator;
+use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
 use crate::setup::rust::Toolchain;
 use crate::workspace::{Workspace, cargo};
@@ -156,6 +157,7 @@ fn set_up(task: Task<'_>) -> Result<Tally> {
     Toolchain::find_or_install(task.workspace)?.ensure_clippy()?;
     Emulator::find_or_install(std::env::var_os("HV_QEMU").as_deref().map(Path::new))?;
     Guest::get(task.workspace)?;
+    Firmware::get(task.workspace)?;
     Ok(Tally::one())
 }
 
