@@ -4,6 +4,8 @@
 //! suite starts. The upper half is for tests: an alias of any physical address at [`ALIAS`], with any attributes, undone
 //! after each test by [`clear_alias`]. Tables that a test needs come from its own memory.
 
+pub mod wide;
+
 use crate::machine::Machine;
 use crate::{boot, memory};
 use core::arch::asm;

@@ -3,7 +3,8 @@
 //! A feature is either usable by the guest, and then set up here as Linux's `Documentation/arch/arm64/booting.rst` wants
 //! it, or hidden by [`crate::id_registers`], and then trapped here as far as the architecture can trap it.
 
-use stage2::features::IdRegisters;
+use crate::id_registers::without_sme;
+use stage2::features::{Errata, IdRegisters};
 
 /// The identification registers of one CPU that anything depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +46,16 @@ impl CpuId {
     /// Affinity fields of MPIDR_EL1: what PSCI and the device tree name a CPU by.
     pub const fn affinity(&self) -> u64 {
         self.mpidr & 0xff_00ff_ffff
+    }
+
+    /// The same without what an erratum of the core forbids the guest to use: then all here is set up, and trapped, as on a
+    /// CPU that does not have it.
+    #[must_use]
+    pub fn without_errata(self) -> Self {
+        if !Errata::of(self.midr).hide_sme {
+            return self;
+        }
+        Self { pfr1: without_sme(4, 1, self.pfr1), smfr0: without_sme(4, 5, self.smfr0), ..self }
     }
 
     /// What the engine wants to know.
@@ -159,6 +170,9 @@ impl CpuId {
     pub const fn hcr(&self) -> u64 {
         /// Stage 2 is on.
         const VM: u64 = 1 << 0;
+        /// Walks of the guest's stage 1 through device memory fault: EL2 walks its tables, too, and what a device answers, an
+        /// external abort, would be an exception at EL2.
+        const PTW: u64 = 1 << 2;
         /// DC ISW cleans as well.
         const SWIO: u64 = 1 << 1;
         /// Reads of ID group 3 trap.
@@ -181,7 +195,7 @@ impl CpuId {
         const ATA: u64 = 1 << 56;
         // Zero on purpose: IMO, FMO and AMO (interrupts and SErrors are the guest's own), TGE, E2H, NV, FIEN (no
         // injected errors), TEA and TERR (the guest answers for its own external aborts).
-        let mut hcr = VM | SWIO | TID3 | TSC | TIDCP | TACR | RW;
+        let mut hcr = VM | PTW | SWIO | TID3 | TSC | TIDCP | TACR | RW;
         if self.has_limited_ordering_regions() {
             hcr |= TLOR;
         }
@@ -299,10 +313,24 @@ impl CpuId {
 mod tests {
     use super::*;
 
+    /// C1-Pro 4193714: up to r1p2.
+    #[test]
+    fn sme_is_hidden_and_trapped_where_its_stores_land_late() {
+        /// CPTR_EL2.TSM.
+        const TSM: u64 = 1 << 12;
+        let of =
+            |midr| CpuId { midr, pfr1: 0x0200_0020, smfr0: 1 << 63 | 1 << 32, ..CpuId::default() }.without_errata();
+        let (early, mended) = (of(0x411f_d8b2), of(0x411f_d8b3));
+        assert!(!early.has_sme() && early.pfr1 == 0x20 && early.smfr0 == 0);
+        assert_eq!((early.cptr() & TSM, early.hfgrtr()), (TSM, 0), "SME traps, and so do its registers");
+        assert!(mended.has_sme() && mended.smfr0 != 0);
+        assert_eq!(mended.cptr() & TSM, 0);
+    }
+
     #[test]
     fn a_plain_cpu_gets_no_bit_of_a_feature_that_it_lacks() {
         let id = CpuId::default();
-        assert_eq!(id.hcr(), 0x803c_0003);
+        assert_eq!(id.hcr(), 0x803c_0007);
         assert_eq!(id.cptr(), 0x33ff);
         assert_eq!(id.mdcr(6), 0);
         assert_eq!((id.hcrx(), id.hfgrtr()), (0, 0));

@@ -335,18 +335,21 @@ impl Writer {
             Ok(tree.fdt.property_phandle(CLOCK)?)
         })?;
         if let Some(uart) = &machine.uart {
-            self.primecell(UART_NAME, uart, &["uartclk", "apb_pclk"])?;
+            self.primecell(UART_NAME, uart, machine.uart_id, &["uartclk", "apb_pclk"])?;
         }
         if let Some(rtc) = &machine.rtc {
-            self.primecell("pl031", rtc, &["apb_pclk"])?;
+            self.primecell("pl031", rtc, None, &["apb_pclk"])?;
         }
         Ok(())
     }
 
-    fn primecell(&mut self, name: &str, device: &Device, clocks: &[&str]) -> Written {
+    fn primecell(&mut self, name: &str, device: &Device, id: Option<u32>, clocks: &[&str]) -> Written {
         self.node(&unit(name, device.registers), |tree| {
             tree.texts("compatible", &[&format!("arm,{name}"), "arm,primecell"])?;
             tree.reg(&[device.registers])?;
+            if let Some(id) = id {
+                tree.cell("arm,primecell-periphid", id)?;
+            }
             if let Some(interrupt) = device.interrupt {
                 tree.interrupts(&[interrupt])?;
             }

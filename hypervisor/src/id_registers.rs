@@ -17,15 +17,20 @@ enum Field {
     Same(u8),
     /// What the CPU says, but not more than this.
     AtMost(u8, u64),
+    /// The PMU's version: what the CPU says, but not more than PMUv3p8, and none where it is an implementation's own.
+    Pmu(u8),
     /// Always this.
     Always(u8, u64),
     /// The single bits of a mask.
     Bits(u64),
 }
 
-use Field::{Always, AtMost, Bits, Same};
+use Field::{Always, AtMost, Bits, Pmu, Same};
 
 const ALL: u64 = u64::MAX;
+
+/// PMUv3p8 in ID_AA64DFR0_EL1.PMUVer and ID_DFR0_EL1.PerfMon.
+const PMUV3P8: u64 = 8;
 
 /// ID_AA64*: everything that is shown.
 const REGISTERS: &[Register] = &[
@@ -52,9 +57,9 @@ const REGISTERS: &[Register] = &[
     // ID_AA64ZFR0_EL1 and ID_AA64SMFR0_EL1: instructions of SVE and SME only.
     Register { crm: 4, op2: 4, fields: &[Bits(ALL)] },
     Register { crm: 4, op2: 5, fields: &[Bits(ALL)] },
-    // ID_AA64DFR0_EL1: DebugVer up to Debugv8p8 (8p9 needs MDCR_EL2.EBWE), PMUVer up to PMUv3p8, BRPs, WRPs, CTX_CMPs,
+    // ID_AA64DFR0_EL1: DebugVer up to Debugv8p8 (8p9 needs MDCR_EL2.EBWE), PMUVer up to PMUv3p8 (the registers of 3p9 trap), BRPs, WRPs, CTX_CMPs,
     // DoubleLock. Not: TraceVer, PMSVer, TraceFilt, TraceBuffer, MTPMU, BRBE, HPMN0, PMSS.
-    Register { crm: 5, op2: 0, fields: &[AtMost(0, 10), Same(8), Same(12), Same(20), Same(28), Same(36)] },
+    Register { crm: 5, op2: 0, fields: &[AtMost(0, 10), Pmu(8), Same(12), Same(20), Same(28), Same(36)] },
     // ID_AA64ISAR0_EL1: all but TME (27:24).
     Register { crm: 6, op2: 0, fields: &[Bits(ALL & !(0xf << 24) & !0xf)] },
     // ID_AA64ISAR1_EL1: all but LS64 (63:60), which HCRX_EL2.EnALS would have to open.
@@ -121,6 +126,10 @@ impl Field {
         match *self {
             Same(low) => value(low) << low,
             AtMost(low, most) => value(low).min(most) << low,
+            Pmu(low) => match value(low) {
+                0xf => 0,
+                version => version.min(PMUV3P8) << low,
+            },
             Always(low, always) => always << low,
             Bits(mask) => raw & mask,
         }
@@ -138,7 +147,7 @@ pub fn guest_view(crm: u8, op2: u8, raw: u64, gic_registers: bool) -> u64 {
         // ID_PFR0_EL1: RAS at most 1, no AMU.
         (1, 0) => raw & !(0xf << 20) & !(0xf << 28) | (raw >> 28 & 0xf).min(1) << 28,
         // ID_DFR0_EL1: CopDbg and PerfMon, no trace.
-        (1, 2) => raw & (0xf | 0xf << 24),
+        (1, 2) => raw & 0xf | Pmu(24).view(raw),
         // ID_DFR1_EL1.
         (3, 5) => 0,
         (1..=3, _) => raw,
@@ -152,9 +161,30 @@ pub fn guest_view(crm: u8, op2: u8, raw: u64, gic_registers: bool) -> u64 {
     }
 }
 
+/// What the CPU reads from the ID register with `crm` and `op2`, as if it had no SME: ID_AA64PFR1_EL1.SME and all of
+/// ID_AA64SMFR0_EL1 are 0. For a core whose errata want that ([`stage2::Errata::hide_sme`]).
+pub const fn without_sme(crm: u8, op2: u8, raw: u64) -> u64 {
+    const SME: u64 = 0xf << 24;
+    match (crm, op2) {
+        (4, 1) => raw & !SME,
+        (4, 5) => 0,
+        _ => raw,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_sme_no_register_tells_of_it() {
+        // SME, and SMFR0. All else stays.
+        assert_eq!(guest_view(4, 1, without_sme(4, 1, ALL), true), guest_view(4, 1, ALL, true) & !(0xf << 24));
+        assert_eq!(guest_view(4, 5, without_sme(4, 5, ALL), true), 0);
+        for (crm, op2) in [(4, 0), (4, 4), (5, 0), (6, 0), (6, 1), (6, 2), (7, 0), (7, 1), (7, 2)] {
+            assert_eq!(without_sme(crm, op2, ALL), ALL);
+        }
+    }
 
     #[test]
     fn no_field_stands_twice() {
@@ -162,7 +192,7 @@ mod tests {
             let mut seen = 0u64;
             for field in register.fields {
                 let mask = match *field {
-                    Same(low) | AtMost(low, _) | Always(low, _) => 0xf << low,
+                    Same(low) | AtMost(low, _) | Pmu(low) | Always(low, _) => 0xf << low,
                     Bits(mask) => mask,
                 };
                 assert_eq!(seen & mask, 0, "CRm {} op2 {}", register.crm, register.op2);
@@ -187,6 +217,14 @@ mod tests {
         // ID_AA64MMFR3_EL1 and every register that does not exist yet.
         for (crm, op2) in [(4, 2), (4, 3), (4, 7), (5, 1), (6, 3), (7, 3), (7, 4), (7, 7)] {
             assert_eq!(guest_view(crm, op2, ALL, true), 0);
+        }
+    }
+
+    #[test]
+    fn the_pmu_is_no_newer_than_what_is_set_up() {
+        for (raw, seen) in [(0, 0), (1, 1), (8, 8), (9, 8), (0xe, 8), (0xf, 0)] {
+            assert_eq!(guest_view(5, 0, raw << 8, true) >> 8 & 0xf, seen, "PMUVer {raw:#x}");
+            assert_eq!(guest_view(1, 2, raw << 24, true) >> 24 & 0xf, seen, "PerfMon {raw:#x}");
         }
     }
 

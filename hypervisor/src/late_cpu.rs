@@ -16,6 +16,8 @@ pub enum Choice {
 pub enum Answer {
     /// It has all that is in use.
     Join,
+    /// It may join once the table does what its errata ask for.
+    Admit,
     /// The table is repainted first.
     Repaint,
     /// It stays off, for this reason.
@@ -28,8 +30,11 @@ pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
     if common == in_use {
         return Answer::Join;
     }
+    if (Features { errata: in_use.errata, ..common }) == in_use {
+        return Answer::Admit;
+    }
     // What the table's registers, or code that was chosen at boot, rely on can't be taken back from the other CPUs.
-    if (Features { bbm: in_use.bbm, tlbi_range: in_use.tlbi_range, ..common }) != in_use {
+    if (Features { bbm: in_use.bbm, tlbi_range: in_use.tlbi_range, errata: in_use.errata, ..common }) != in_use {
         return Answer::Refuse("it lacks address bits, VMID bits, FEAT_LSE or hardware dirty state that are in use");
     }
     match choice {
@@ -44,7 +49,7 @@ pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stage2::features::{BbmLevel, HardwareUpdate};
+    use stage2::features::{BbmLevel, Errata, HardwareUpdate};
 
     const IN_USE: Features = Features {
         pa_bits: 40,
@@ -53,7 +58,9 @@ mod tests {
         tlbi_range: true,
         vmid_bits: 8,
         lse: true,
+        errata: NONE,
     };
+    const NONE: Errata = Errata { repeat_tlbi: false, break_to_deny_execute: false, hide_sme: false };
 
     #[test]
     fn who_has_all_that_is_in_use_joins() {
@@ -62,6 +69,20 @@ mod tests {
             assert_eq!(answer(choice, IN_USE, IN_USE), Answer::Join);
             assert_eq!(answer(choice, IN_USE, more), Answer::Join);
         }
+    }
+
+    #[test]
+    fn who_has_an_erratum_joins_once_the_table_works_around_it() {
+        for choice in [Choice::Refuse, Choice::Repaint] {
+            let found = Features { errata: Errata { repeat_tlbi: true, ..NONE }, ..IN_USE };
+            assert_eq!(answer(choice, IN_USE, found), Answer::Admit);
+            // The table does already.
+            assert_eq!(answer(choice, found, IN_USE), Answer::Join);
+            let less = Features { pa_bits: 36, ..found };
+            assert!(matches!(answer(choice, IN_USE, less), Answer::Refuse(why) if why.contains("in use")));
+        }
+        let both = Features { bbm: BbmLevel::Level0, errata: Errata { repeat_tlbi: true, ..NONE }, ..IN_USE };
+        assert_eq!(answer(Choice::Repaint, IN_USE, both), Answer::Repaint);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod sync {
 }
 
 pub mod cpu_id;
+pub mod efi;
 pub mod exit_counts;
 pub mod guest_tree;
 pub mod id_registers;
@@ -17,6 +18,7 @@ pub mod injection;
 pub mod late_cpu;
 pub mod machine;
 pub mod mmio;
+pub mod not_frozen;
 pub mod options;
 pub mod page_hash;
 pub mod policy;
@@ -24,9 +26,10 @@ pub mod power_state;
 pub mod range;
 pub mod reader_lock;
 pub mod redistributor;
+pub mod sentence;
 pub mod symbol_table;
 pub mod syndrome;
-pub mod thawed;
+pub mod transmitter;
 pub mod tree;
 pub mod tree_check;
 pub mod uart;

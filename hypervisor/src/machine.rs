@@ -9,6 +9,7 @@ mod board_tests;
 mod cpus;
 mod devices;
 mod error;
+mod guest_registers;
 mod memory;
 mod modules;
 mod placement;
@@ -17,6 +18,8 @@ mod tests;
 
 pub use devices::find_uart;
 pub use error::MachineError;
+pub use guest_registers::GuestRegisters;
+pub use placement::pool_bytes;
 
 use crate::range::PhysRange;
 use crate::tree::Tree;
@@ -30,6 +33,12 @@ use modules::Modules;
 pub const MAX_CPUS: usize = 64;
 /// The most ranges of RAM, and of reserved memory, and of redistributors, that a tree may have.
 pub const MAX_REGIONS: usize = 64;
+
+/// What is given to a guest is given by whole pages.
+const PAGE_SIZE: u64 = 4096;
+
+/// Something with a name, and where it lies.
+type Placed<'a> = (&'a str, PhysRange);
 
 /// Everything known about the machine.
 #[derive(Clone, Debug)]
@@ -54,11 +63,13 @@ pub struct Machine {
     pub uart: Option<Device>,
     /// The rate in Hz of the console's first clock, where that is a fixed one.
     pub uart_clock_hz: Option<u32>,
+    /// What the console's peripheral ID is to be taken for, where its registers do not tell or lie beyond its `reg`.
+    pub uart_id: Option<u32>,
     /// The PL031 real-time clock.
     pub rtc: Option<Device>,
     /// The virtio-mmio transports, in order of address.
     pub virtio: Vec<Device>,
-    /// Everything else that has registers: not for the guest.
+    /// Everything else that has registers, disabled or not, and what the nodes above have beyond theirs: not for the guest.
     pub hidden: Vec<Hidden>,
     /// The guest's kernel.
     pub kernel: Module,
@@ -144,19 +155,25 @@ pub enum Gic {
     V3(GicV3),
 }
 
-/// GICv2's register frames.
+impl Gic {
+    /// What the guest may have of each of the first ranges in the node's `reg`.
+    fn frames(&self) -> Vec<PhysRange> {
+        match self {
+            Self::V2(gic) => Vec::from([gic.distributor, gic.cpu_interface]),
+            Self::V3(gic) => core::iter::once(gic.distributor).chain(gic.redistributors.iter().copied()).collect(),
+        }
+    }
+}
+
+/// GICv2's register frames that the guest may have; GICH and GICV are hidden.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GicV2 {
     /// The tree's name for it, `arm,gic-400`.
     pub compatible: String,
-    /// GICD.
+    /// GICD: 4 KiB at most.
     pub distributor: PhysRange,
-    /// GICC.
+    /// GICC: 8 KiB at most.
     pub cpu_interface: PhysRange,
-    /// GICH.
-    pub hypervisor_interface: Option<PhysRange>,
-    /// GICV.
-    pub virtual_cpu_interface: Option<PhysRange>,
     /// The maintenance interrupt.
     pub maintenance: Option<Interrupt>,
 }
@@ -164,13 +181,13 @@ pub struct GicV2 {
 /// GICv3's register frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GicV3 {
-    /// GICD.
+    /// GICD: 64 KiB at most.
     pub distributor: PhysRange,
-    /// The regions of GICR frames; not empty.
+    /// The regions that redistributors lie in, with gaps; not empty.
     pub redistributors: Vec<PhysRange>,
     /// Bytes from one redistributor to the next, where it is not what `GICR_TYPER.VLPIS` implies.
     pub redistributor_stride: Option<u64>,
-    /// The ITSs' frames.
+    /// The frames of the ITSs that are enabled.
     pub its: Vec<PhysRange>,
     /// The maintenance interrupt.
     pub maintenance: Option<Interrupt>,
@@ -190,7 +207,7 @@ pub struct Timer {
 /// A device with one block of registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Its registers.
+    /// Its registers: 4 KiB at most.
     pub registers: PhysRange,
     /// Its interrupt, if it has one at the GIC.
     pub interrupt: Option<Interrupt>,
@@ -248,6 +265,7 @@ impl Machine {
             pmu: devices.pmu,
             uart: devices.uart,
             uart_clock_hz: devices.uart_clock_hz,
+            uart_id: devices.uart_id,
             rtc: devices.rtc,
             virtio: devices.virtio,
             hidden: devices.hidden,

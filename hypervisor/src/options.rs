@@ -238,6 +238,12 @@ impl fmt::Display for OptionError {
 impl core::error::Error for OptionError {}
 
 impl Options {
+    /// Whether a management core is asked for.
+    #[must_use]
+    pub fn wants_manager(&self) -> bool {
+        self.manager == Some(true)
+    }
+
     /// Reads a command line.
     ///
     /// # Errors

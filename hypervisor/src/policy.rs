@@ -1,7 +1,6 @@
 //! Which stores of the guest are reported or stopped, range by range.
 
 use crate::range::PhysRange;
-use alloc::vec::Vec;
 
 /// What happens to a store. The stronger one is the greater one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,51 +14,76 @@ pub enum Policy {
 /// The most ranges there can be.
 pub const MAX_RANGES: usize = 64;
 
-/// Ranges with a policy: sorted, apart from each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policies(Vec<(PhysRange, Policy)>);
+/// Ranges with a policy: sorted, apart from each other. They need no allocation, since stores are watched while the guest runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policies {
+    /// The first `count`; nothing behind them.
+    ranges: [Option<(PhysRange, Policy)>; MAX_RANGES],
+    count: usize,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Policies {
     /// None.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self { ranges: [None; MAX_RANGES], count: 0 }
     }
 
     /// Gives `range` a policy, or takes it away. Where there is a stronger one already, that stays.
     ///
     /// Returns nothing, and changes nothing, if there would be more than [`MAX_RANGES`].
     pub fn set(&mut self, range: PhysRange, policy: Option<Policy>) -> Option<()> {
-        let mut bounds: Vec<u64> = self.0.iter().flat_map(|(other, _)| [other.start(), other.end()]).collect();
-        bounds.extend([range.start(), range.end()]);
-        bounds.sort_unstable();
-        bounds.dedup();
-        let mut painted: Vec<(PhysRange, Policy)> = Vec::new();
-        for (start, end) in bounds.iter().zip(bounds.iter().skip(1)) {
-            let Some(piece) = PhysRange::new(*start, *end) else { continue };
-            let before = self.at(*start);
+        let mut painted = Self::new();
+        let mut next = self.bound_from(range, 0);
+        while let Some(start) = next {
+            next = self.bound_from(range, start.checked_add(1)?);
+            let Some(piece) = next.and_then(|end| PhysRange::new(start, end)) else { break };
+            let before = self.at(start);
             let now = match range.contains_range(piece) {
                 true => policy.map(|policy| before.map_or(policy, |before| before.max(policy))),
                 false => before,
             };
-            let Some(now) = now else { continue };
-            match painted.last_mut() {
-                Some((last, same)) if *same == now && last.end() == *start => {
-                    *last = PhysRange::new(last.start(), *end)?;
-                }
-                _ => painted.push((piece, now)),
+            if let Some(now) = now {
+                painted.push(piece, now)?;
             }
         }
-        (painted.len() <= MAX_RANGES).then(|| self.0 = painted)
+        *self = painted;
+        Some(())
+    }
+
+    /// The first address from `from` on where `range`, or one of these, begins or ends.
+    fn bound_from(&self, range: PhysRange, from: u64) -> Option<u64> {
+        let all = self.iter().map(|(other, _)| other).chain([range]);
+        all.flat_map(|range| [range.start(), range.end()]).filter(|&bound| bound >= from).min()
+    }
+
+    /// Adds a range behind all others; nothing if there are too many.
+    fn push(&mut self, range: PhysRange, policy: Policy) -> Option<()> {
+        let last = self.count.checked_sub(1).and_then(|last| self.ranges.get_mut(last));
+        if let Some(Some((last, same))) = last
+            && (*same, last.end()) == (policy, range.start())
+        {
+            *last = PhysRange::new(last.start(), range.end())?;
+            return Some(());
+        }
+        *self.ranges.get_mut(self.count)? = Some((range, policy));
+        self.count += 1;
+        Some(())
     }
 
     /// The policy that holds at `address`.
     pub fn at(&self, address: u64) -> Option<Policy> {
-        self.0.iter().find(|(range, _)| range.contains(address)).map(|&(_, policy)| policy)
+        self.iter().find(|(range, _)| range.contains(address)).map(|(_, policy)| policy)
     }
 
     /// All ranges, upwards.
     pub fn iter(&self) -> impl Iterator<Item = (PhysRange, Policy)> + '_ {
-        self.0.iter().copied()
+        self.ranges.iter().map_while(|slot| *slot)
     }
 }
 

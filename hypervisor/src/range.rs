@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// Bytes from `start` up to, not including, `end`; never wraps round the address space.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PhysRange {
     start: u64,
     end: u64,
@@ -57,6 +57,11 @@ impl PhysRange {
     /// Whether at least one byte lies in both.
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end && !self.is_empty() && !other.is_empty()
+    }
+
+    /// Its first `bytes` bytes, or all of it when there are not more.
+    pub const fn at_most(self, bytes: u64) -> Self {
+        if self.size() > bytes { Self { start: self.start, end: self.start + bytes } } else { self }
     }
 
     /// The smallest range of whole `granule`-byte units around it, or nothing when that runs past the end of the
@@ -156,6 +161,13 @@ mod tests {
         assert_eq!(range(0x1001, 0x1fff).grown_to(0x1000), Some(range(0x1000, 0x2000)));
         assert_eq!(range(0x1001, 0x3fff).shrunk_to(0x1000), Some(range(0x2000, 0x3000)));
         assert_eq!(range(0x1001, 0x2fff).shrunk_to(0x1000), None);
+    }
+
+    #[test]
+    fn a_range_is_cut_behind_its_first_bytes() {
+        assert_eq!(range(0x1000, 0x3000).at_most(0x800), range(0x1000, 0x1800));
+        assert_eq!(range(0x1000, 0x1800).at_most(0x800), range(0x1000, 0x1800));
+        assert_eq!(range(u64::MAX - 1, u64::MAX).at_most(u64::MAX), range(u64::MAX - 1, u64::MAX));
     }
 
     #[test]

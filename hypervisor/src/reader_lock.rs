@@ -81,6 +81,27 @@ impl ReaderLock {
         }
     }
 
+    /// Locks out readers and writers for good, as a crash does, and waits until those that are in have ended, in as far as
+    /// `may_wait` says, which is called again and again. Says whether all have. `others` are the flags of the other CPUs: the
+    /// caller may be in the middle of reading, or writing, itself.
+    pub fn close<'f>(&self, others: impl Iterator<Item = &'f Flag>, mut may_wait: impl FnMut() -> bool) -> bool {
+        while self.writer.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            if !may_wait() {
+                return false;
+            }
+        }
+        // As in `begin_write`.
+        fence(Ordering::SeqCst);
+        for flag in others {
+            while flag.0.load(Ordering::Acquire) != 0 {
+                if !may_wait() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
     /// Ends what [`ReaderLock::begin_write`] has begun.
     pub fn end_write(&self) {
         // Release: readers that see it see what was written.

@@ -17,11 +17,14 @@ const CTLR: u64 = 0x00;
 /// GICR_IIDR.
 const IIDR: u64 = 0x04;
 /// GICR_TYPER, 64 bits.
-const TYPER: u64 = 0x08;
+pub const TYPER: u64 = 0x08;
 /// GICR_STATUSR.
 const STATUSR: u64 = 0x10;
 /// GICR_WAKER.
 const WAKER: u64 = 0x14;
+
+/// GICR_PIDR2, beyond the first page.
+pub const PIDR2: u64 = 0xffe8;
 
 /// GICR_CTLR without EnableLPIs (bit 0), CES (1) and IR (2), which have to do with LPIs.
 const CTLR_MASK: u64 = 0xffff_fff8;
@@ -48,6 +51,11 @@ pub const fn write(offset: u64, bytes: u8) -> Answer {
         (STATUSR | WAKER, 4) => Answer::Masked(0xffff_ffff),
         _ => Answer::Nothing,
     }
+}
+
+/// GICR_PIDR2.ArchRev: what lies there is a frame of a GICv3 or GICv4.
+pub const fn is_redistributor(pidr2: u64) -> bool {
+    matches!(pidr2 >> 4 & 0xf, 3 | 4)
 }
 
 /// GICR_TYPER.VLPIS: the redistributor has two more 64 KiB frames, for virtual LPIs.

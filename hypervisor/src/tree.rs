@@ -186,11 +186,21 @@ impl Bus {
             return None;
         }
         let cells: Vec<u32> = node.cells("reg").collect();
-        let entries = cells.chunks_exact(width).map(|entry| {
-            let (address, size) = entry.split_at_checked(self.address_cells)?;
-            self.to_cpu(PhysRange::with_size(number(address)?, number(size)?)?)
-        });
-        entries.collect()
+        cells.chunks_exact(width).map(|entry| self.entry(entry)).collect()
+    }
+
+    /// The ranges in the `reg` of `node` that a CPU sees, in their order; those that [`Bus::reg`] would fail for are empty.
+    pub fn readable_reg(&self, node: Node<'_, '_>) -> impl Iterator<Item = PhysRange> + use<> {
+        let cells: Vec<u32> = node.cells("reg").collect();
+        let entries = cells.chunks_exact((self.address_cells + self.size_cells).max(1)).map(|entry| self.entry(entry));
+        let ranges: Vec<PhysRange> = entries.map(Option::unwrap_or_default).collect();
+        ranges.into_iter()
+    }
+
+    /// One entry of a `reg`.
+    fn entry(&self, cells: &[u32]) -> Option<PhysRange> {
+        let (address, size) = cells.split_at_checked(self.address_cells)?;
+        self.to_cpu(PhysRange::with_size(number(address)?, number(size)?)?)
     }
 
     /// Where a range of bus addresses lies for a CPU.

@@ -192,10 +192,36 @@ impl CheckedTree {
     pub fn bytes(&self) -> &[u8] {
         &self.blob
     }
+
+    /// The copy's blocks.
+    pub(crate) fn blocks(&self) -> Blocks<'_> {
+        let field = |index: usize| word(&self.blob, index * 4).unwrap_or(0) as usize;
+        let block = |start: usize, end: usize| self.blob.get(start..end).unwrap_or_default();
+        // As `assemble` lays them out.
+        let (structure, strings) = (field(2), field(3));
+        Blocks {
+            reservations: block(HEADER_SIZE, structure),
+            structure: block(structure, strings),
+            strings: block(strings, self.blob.len()),
+            boot_cpu: field(7) as u32,
+        }
+    }
+}
+
+/// The blocks of a [`CheckedTree`]: well-formed, and without `FDT_NOP`.
+pub(crate) struct Blocks<'a> {
+    /// The memory reservation block, its terminating entry included.
+    pub reservations: &'a [u8],
+    /// The structure block.
+    pub structure: &'a [u8],
+    /// The strings block.
+    pub strings: &'a [u8],
+    /// `boot_cpuid_phys`.
+    pub boot_cpu: u32,
 }
 
 /// Puts the blocks behind a new header, in the order that the specification names: reservations, structure, strings.
-fn assemble(reservations: &[u8], structure: &[u8], strings: &[u8], boot_cpu: u32) -> Vec<u8> {
+pub(crate) fn assemble(reservations: &[u8], structure: &[u8], strings: &[u8], boot_cpu: u32) -> Vec<u8> {
     let structure_offset = HEADER_SIZE + reservations.len();
     let strings_offset = structure_offset + structure.len();
     let total = strings_offset + strings.len();

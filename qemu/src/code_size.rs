@@ -74,6 +74,16 @@ pub fn measure(elf: &[u8], is_user: impl Fn(&str) -> bool, is_library: impl Fn(&
     })
 }
 
+/// Bytes of the functions that `is_counted` accepts, by their demangled names, without what they call.
+///
+/// # Errors
+/// If `elf` is no ELF with a symbol table, or there is no such function.
+pub fn text(elf: &[u8], is_counted: impl Fn(&str) -> bool) -> Result<u64> {
+    let text = functions(elf)?.values().filter(|f| is_counted(&f.name)).map(|f| f.size).sum();
+    ensure!(text > 0, "the image has none of the functions to count");
+    Ok(text)
+}
+
 /// Bytes of stack that a call of the function at `address` takes. `above` are the functions that are being called.
 fn depth(functions: &BTreeMap<u64, Function>, address: u64, above: &mut BTreeSet<u64>) -> u64 {
     if !functions.contains_key(&address) {

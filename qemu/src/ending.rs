@@ -51,6 +51,8 @@ pub fn judge(outcome: &Outcome) -> Status {
         (_, Stop::TimedOut | Stop::Silent) => Status::Timeout,
         (Some(End::PowerOff | End::Reset), _) => Status::Success,
         (None, Stop::Exited(status)) if !status.success() => Status::Emulator,
+        // Firmware ran on, so there is no last line.
+        (None, _) if outcome.console.hypervisor().iter().any(|line| line.starts_with("refused: ")) => Status::Refused,
         (None, _) => Status::NoResult,
     }
 }
@@ -106,6 +108,8 @@ mod tests {
             ("[unbroken] end: refused\r\n", Stop::Lingered, Status::Refused),
             ("[unbroken] end: panic\r\n", exited(0), Status::Panic),
             ("[unbroken] end: panic\r\n", Stop::TimedOut, Status::Panic),
+            ("[unbroken] refused: why\r\n", exited(0), Status::Refused),
+            ("[unbroken] refused: why\r\n", Stop::TimedOut, Status::Timeout),
             ("Linux", Stop::TimedOut, Status::Timeout),
             ("Linux", exited(1), Status::Emulator),
             ("Linux", exited(0), Status::NoResult),

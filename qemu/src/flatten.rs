@@ -1,5 +1,6 @@
 //! From a linked ELF to the flat arm64 Image that QEMU and boot loaders take.
 
+use crate::pe;
 use crate::symbols::{self, Symbol};
 use anyhow::{Context, Result, bail, ensure};
 use object::read::elf::{ElfFile64, ProgramHeader};
@@ -14,8 +15,8 @@ const SYMBOLS_SECTION: &str = ".symbols";
 /// `image_size` counts it.
 ///
 /// # Errors
-/// If the bytes are no 64-bit ELF, if segments overlap, if the result does not begin with an arm64 Image header, or if the
-/// symbols don't fit.
+/// If the bytes are no 64-bit ELF, if segments overlap, if the result does not begin with an arm64 Image header, if that
+/// says it is a PE file as well and it is not, or if the symbols don't fit.
 pub fn flatten(bytes: &[u8]) -> Result<Vec<u8>> {
     let file = ElfFile64::<Endianness>::parse(bytes).context("not a 64-bit ELF")?;
     let endian = file.endian();
@@ -48,6 +49,9 @@ pub fn flatten(bytes: &[u8]) -> Result<Vec<u8>> {
         let table = symbols::encode(functions, room)
             .with_context(|| format!("`.symbols` has {room} bytes, too few for {count} functions"))?;
         place[..table.len()].copy_from_slice(&table);
+    }
+    if image.starts_with(b"MZ") {
+        pe::check(&image).context("its PE headers are wrong")?;
     }
     Ok(image)
 }

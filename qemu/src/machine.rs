@@ -29,6 +29,17 @@ pub struct Module {
     pub bootargs: Option<String>,
 }
 
+/// UEFI firmware that starts the machine from a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uefi {
+    /// The firmware's code.
+    pub code: PathBuf,
+    /// The folder whose files are its disk.
+    pub disk: PathBuf,
+    /// Whether it describes the machine by ACPI tables instead of a device tree.
+    pub acpi: bool,
+}
+
 /// Virtio-mmio transports of the `virt` machine, each of 0x200 bytes, so that eight share a page.
 const VIRTIO_BASE: u64 = 0x0a00_0000;
 const VIRTIO_STRIDE: u64 = 0x200;
@@ -53,6 +64,9 @@ pub struct Machine {
     pub icount: bool,
     /// What QEMU loads and starts: the hypervisor, or a kernel for comparison.
     pub kernel: PathBuf,
+    /// The firmware that starts the machine instead; what it loads is on its disk, so that `kernel`, `append`, `initrd` and
+    /// `modules` are not passed to QEMU.
+    pub uefi: Option<Uefi>,
     /// The kernel's arguments: `/chosen/bootargs`.
     pub append: String,
     /// An initramfs for `kernel`.
@@ -76,6 +90,7 @@ impl Machine {
             virtualization: true,
             icount: false,
             kernel: kernel.into(),
+            uefi: None,
             append: String::new(),
             initrd: None,
             modules: Vec::new(),
@@ -141,6 +156,9 @@ impl Machine {
             Gic::V3 => ",gic-version=3",
         };
         let mut cpu = self.cpu.clone();
+        if self.uefi.as_ref().is_some_and(|uefi| !uefi.acpi) {
+            machine += ",acpi=off";
+        }
         if self.icount {
             machine += ",dtb-randomness=off";
             // Pointer authentication costs time but no instructions of its own; the counter ticks once per instruction.
@@ -156,6 +174,16 @@ impl Machine {
         if self.icount {
             add(&["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2024-01-01,clock=vm"]);
         }
+        match &self.uefi {
+            Some(uefi) => arguments.extend(uefi.arguments()?),
+            None => self.add_files(&mut arguments)?,
+        }
+        arguments.extend(self.extra.iter().cloned());
+        Ok(arguments)
+    }
+
+    /// The arguments for what QEMU itself loads.
+    fn add_files(&self, arguments: &mut Vec<OsString>) -> Result<()> {
         arguments.extend(["-kernel".into(), self.kernel.clone().into()]);
         if !self.append.is_empty() {
             arguments.extend(["-append".into(), self.append.clone().into()]);
@@ -168,13 +196,22 @@ impl Machine {
             file_size(&module.file)?;
             arguments.extend(["-device".into(), module.device()?]);
         }
-        arguments.extend(self.extra.iter().cloned());
-        Ok(arguments)
+        Ok(())
     }
 
     /// The first address behind RAM.
     pub fn memory_end(&self) -> u64 {
         RAM_BASE + self.memory.0
+    }
+}
+
+impl Uefi {
+    fn arguments(&self) -> Result<[OsString; 6]> {
+        file_size(&self.code)?;
+        let disk = self.disk.to_str().with_context(|| format!("{} is not valid UTF-8", self.disk.display()))?;
+        let disk = format!("driver=vvfat,node-name=firmware-disk,read-only=on,dir={}", double_commas(disk));
+        let [bios, blockdev, device] = ["-bios", "-blockdev", "-device"].map(OsString::from);
+        Ok([bios, self.code.clone().into(), blockdev, disk.into(), device, "virtio-blk-pci,drive=firmware-disk".into()])
     }
 }
 
@@ -254,6 +291,20 @@ mod tests {
         assert!(refused(Machine { smp: 0, ..Machine::new(file()) }).contains("CPU"));
         assert!(refused(Machine::new("/no/such/image")).contains("/no/such/image"));
         assert!(refused(Machine { initrd: Some("/no/such/initrd".into()), ..Machine::new(file()) }).contains("initrd"));
+    }
+
+    #[test]
+    fn firmware_loads_what_is_on_its_disk() {
+        let mut machine = Machine { append: "log=info".into(), ..Machine::new(file()) };
+        machine.load_guest(&file(), None, "").unwrap();
+        machine.uefi = Some(Uefi { code: file(), disk: "a,b".into(), acpi: false });
+        let text = line(&machine);
+        assert!(text.contains("virtualization=on,gic-version=3,acpi=off") && text.contains("dir=a,,b"), "{text}");
+        assert!(!["-kernel", "-append", "guest-loader"].iter().any(|word| text.contains(word)), "{text}");
+        machine.uefi = Some(Uefi { code: file(), disk: "a".into(), acpi: true });
+        assert!(!line(&machine).contains("acpi"));
+        machine.uefi = Some(Uefi { code: "/no/such/firmware".into(), disk: "a".into(), acpi: true });
+        assert!(machine.arguments().unwrap_err().to_string().contains("/no/such/firmware"));
     }
 
     #[test]

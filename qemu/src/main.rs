@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Command::Replay(options) => replay::replay(&options.file),
         Command::Trees(options) => trees::trees(&workspace, options),
         Command::Bench(options) => bench::bench(&workspace, options),
-        Command::Test => test::test(&workspace),
+        Command::Test(options) => test::test(&workspace, options),
         Command::Doctor(options) => Ok(doctor::doctor(&workspace, options.qemu.as_deref())),
     });
     match result {

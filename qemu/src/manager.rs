@@ -81,3 +81,19 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use session::Session;
+
+    #[test]
+    fn a_machine_that_is_gone_too_early_is_told_of() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let session =
+            Session::new(Plan { storm: Some(1), ..Plan::default() }, Arc::new(Show::beside_output())).unwrap();
+        let summary = session.run(Link::new(ours)).unwrap();
+        assert!(summary.cut_short && !summary.is_good());
+    }
+}

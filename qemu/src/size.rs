@@ -1,7 +1,10 @@
-//! Memory sizes as people write them: `512M`, `4G`, `4GiB`.
+//! Memory sizes as people write and read them: `512M`, `4G`, `4GiB`.
 
 use std::fmt;
 use std::str::FromStr;
+
+/// Bytes of a page: the guest's memory is logged in these.
+pub const PAGE: u64 = 4096;
 
 /// An amount of memory in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +52,14 @@ impl fmt::Display for Size {
     }
 }
 
+/// Bytes for people, to a tenth of a MiB.
+pub fn short(bytes: u64) -> String {
+    match bytes {
+        0..=0xf_ffff => format!("{} KiB", bytes >> 10),
+        _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +90,11 @@ mod tests {
         assert_eq!(Size(4 << 30).to_string(), "4 GiB");
         assert_eq!(Size(1536 << 20).to_string(), "1536 MiB");
         assert_eq!(Size(4096).to_string(), "4 KiB");
+    }
+
+    #[test]
+    fn bytes_are_short() {
+        assert_eq!(short((1 << 20) - 1), "1023 KiB");
+        assert_eq!(short(3 << 19), "1.5 MiB");
     }
 }

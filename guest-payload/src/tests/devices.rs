@@ -7,7 +7,8 @@ use crate::memory::PAGE;
 use crate::mmu;
 use crate::probe::{self, EXECUTE, READ8, READ16, READ32, READ64, WRITE8, WRITE32, WRITE64};
 use crate::report::Outcome;
-use crate::{cpu, gic, hypercall, options, smp};
+use crate::{cpu, gic, hypercall, memory, options, services, smp};
+use hypervisor_abi::function;
 
 group!(
     "devices",
@@ -25,6 +26,7 @@ group!(
         gicv2_msi,
         gicv2_hypervisor_interface,
         gicv3_its,
+        gicv3_its_tables,
         lpis_hidden,
         lpi_enable_ignored,
         lpi_tables_ignored,
@@ -109,6 +111,49 @@ fn gicv3_its() -> Outcome {
         skip!("GICv2");
     }
     must_not_answer("the ITS", &[0x0808_0000, 0x0809_0000])
+}
+
+/// What an attack does with an ITS: GITS_BASER0 aimed at the hypervisor, then commands that write entries of that table
+/// (Arm IHI 0069, 5.3.11 and 12.19). Every access has to abort; where one does not the attack goes on, to show what comes of it.
+fn gicv3_its_tables() -> Outcome {
+    /// Registers of an ITS.
+    const CTLR: u64 = 0x0;
+    const CBASER: u64 = 0x80;
+    const CWRITER: u64 = 0x88;
+    const BASER0: u64 = 0x100;
+    const VALID: u64 = 1 << 63;
+    /// The command that writes a device's entry.
+    const MAPD: u64 = 0x08;
+    const COMMANDS: u64 = 16;
+
+    hypercall::required()?;
+    services::required()?;
+    if matches!(machine::get().gic, GicRegisters::V2 { .. }) {
+        skip!("GICv2");
+    }
+    let own = hypercall::own_memory().next().map_or(machine::RAM_BASE, |range| range.start);
+    let Some(queue) = memory::allocate_zeroed_page() else { fail!("no memory for a queue of commands") };
+    for command in 0..COMMANDS {
+        let at = queue + command * 32;
+        services::write(at, MAPD | command << 32);
+        services::write(at + 16, VALID | queue);
+    }
+    let integrity = || services::hvc(function::INTEGRITY, [0; 3])[1];
+    let before = integrity();
+    let its = mmu::alias(0x0808_0000..0x0808_1000, mmu::DEVICE);
+    for (access, register, value) in [
+        (WRITE64, BASER0, VALID | own),
+        (WRITE64, CBASER, VALID | queue),
+        (WRITE32, CTLR, 1),
+        (WRITE64, CWRITER, COMMANDS * 32),
+        (WRITE32, CTLR, 0),
+        (WRITE64, BASER0, 0),
+    ] {
+        // SAFETY: if the hypervisor lets it through, the ITS writes the hypervisor's memory, which is nothing of Rust's here.
+        unsafe { access.must_abort(its + register, value, "the ITS") };
+    }
+    check_eq!(integrity(), before, "the hypervisor's memory after the attack");
+    Ok(())
 }
 
 /// Reads a redistributor register that must answer. Reports an exception, and counts it as 0.

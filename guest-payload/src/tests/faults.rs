@@ -18,6 +18,7 @@ group!(
         hpfar_not_valid,
         no_translation_any_more,
         walk_of_stage_1,
+        walk_of_level_minus_1,
         denied_and_unmapped,
         access_flag,
     ]
@@ -158,6 +159,25 @@ fn walk_of_stage_1() -> Outcome {
     );
     log.must_report(&[table], "the table that the walk updates")?;
     check_eq!(log.stop(), status::SUCCESS, "stop");
+    Ok(())
+}
+
+fn walk_of_level_minus_1() -> Outcome {
+    required()?;
+    const TRANSLATION: u64 = 0x2b;
+    const ADDRESS_SIZE: u64 = 0x29;
+    const EXTERNAL: u64 = 0x13;
+    let table = area(2 * MIB, 2 * MIB)?.start + 45 * PAGE;
+    for (number, kind) in (1..).zip([FETCH, DATA, DATA | WRITE]) {
+        let at = table + number * PAGE;
+        let since = Since::now([Event::FaultTranslation, Event::FaultSpurious]);
+        check_eq!(inject(kind | STAGE_1_WALK | TRANSLATION, 0xdead_0000, at), status::SUCCESS, "an invalid window");
+        check_eq!(since.counts(), [1, 1], "translation faults, and spurious ones");
+        for fault in [ADDRESS_SIZE, EXTERNAL] {
+            let status = inject(kind | STAGE_1_WALK | fault, 0xdead_0000, at);
+            check_eq!(status, status::INVALID_PARAMETERS, "status {fault:#x}, which no table can mend");
+        }
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! hypervisor's has changed, and the machine still answers.
 
 mod attacks;
+mod torn;
 
 use crate::cpu::MAX_CPUS;
 use crate::hypercall::psci;
@@ -22,7 +23,7 @@ use attacks::*;
 
 group!("hostile", [
     hypercalls: 60, psci_calls: 60, system_registers: 60, system_instructions: 60, devices_and_holes: 60,
-    interrupt_controller: 60, waits: 60, everything: 60,
+    interrupt_controller: 60, waits: 60, stage_1_tables: 60, everything: 60,
 ]);
 
 /// Memory that the calls may be about: nothing of the payload's is in it.
@@ -52,12 +53,13 @@ enum Attack {
     Memory,
     InterruptController,
     Waits,
+    Tables,
 }
 
 /// One attack.
 type Act = fn(&mut Random);
 
-const ATTACKS: [(Attack, Act); 7] = [
+const ATTACKS: [(Attack, Act); 8] = [
     (Attack::Hypercalls, hypercall),
     (Attack::Psci, psci_call),
     (Attack::Registers, register),
@@ -65,6 +67,7 @@ const ATTACKS: [(Attack, Act); 7] = [
     (Attack::Memory, access),
     (Attack::InterruptController, controller),
     (Attack::Waits, wait),
+    (Attack::Tables, torn::attack),
 ];
 
 /// Attacks until the time is over. Returns how often.
@@ -128,6 +131,7 @@ fn attack_with(kinds: &[Attack]) -> Outcome {
         before.store(on_cpu(index, control_registers)?, Relaxed);
     }
     let before = constants()?;
+    torn::prepare(area.start + AREA_BYTES / 2)?;
     KINDS.store(kinds.iter().map(|&kind| 1 << kind as u64).sum(), Relaxed);
     // The one that does all of it goes on for the whole time, the others for a part of it.
     let share = if kinds.len() > 1 { 1 } else { 4 };
@@ -148,6 +152,7 @@ fn attack_with(kinds: &[Attack]) -> Outcome {
             let _ = unsafe { WRITE32.attempt(distributor() + register + line * 4, u64::from(u32::MAX)) };
         }
     }
+    torn::mend();
     reset();
     required()?;
     check_eq!(constants()?, before, "hashes of the hypervisor's constants and tables, and of the guest's leaves");
@@ -190,6 +195,10 @@ fn interrupt_controller() -> Outcome {
 
 fn waits() -> Outcome {
     attack_with(&[Attack::Waits])
+}
+
+fn stage_1_tables() -> Outcome {
+    attack_with(&[Attack::Tables])
 }
 
 fn everything() -> Outcome {

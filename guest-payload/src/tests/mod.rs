@@ -20,11 +20,13 @@ mod sizes;
 mod smccc;
 mod storm;
 mod tree;
+mod walks;
+mod wide;
 
 use crate::suite::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 19] = [
+pub const GROUPS: [Group; 21] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -42,6 +44,8 @@ pub const GROUPS: [Group; 19] = [
     protection::GROUP,
     exhaustion::GROUP,
     faults::GROUP,
+    walks::GROUP,
+    wide::GROUP,
     storm::GROUP,
     hostile::GROUP,
 ];

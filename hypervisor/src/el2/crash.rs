@@ -1,18 +1,13 @@
 //! EL2's own end: what happened, where, and how it came there; then the machine is turned off.
 
-use crate::el2::console::print_without_lock;
-use crate::el2::power::{self, End};
-use crate::el2::registers::read_register;
-use crate::el2::symbols::Address;
-use crate::el2::{cpu, guest_memory};
+use crate::el2::base::firmware::{self, End};
+use crate::el2::base::{console::print_without_lock, cpu, registers::read_register, symbols::Address};
+use crate::el2::guest_memory::revoke;
 use core::fmt;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use hypervisor::options::Crash;
 use hypervisor::syndrome;
-
-/// Set once a CPU crashes: the others stop where they come to EL2.
-static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// What vectors.S saves of an exception from EL2.
 #[repr(C)]
@@ -95,30 +90,17 @@ fn begin() {
         print_without_lock(format_args!("panic: a crash while reporting a crash"));
         end();
     }
-    if STOPPED.swap(true, Ordering::AcqRel) {
+    if firmware::stop_all() {
         // Another CPU reports its crash already, and turns the machine off.
-        park();
+        firmware::park();
     }
-    guest_memory::revoke();
+    revoke::revoke();
 }
 
 fn end() -> ! {
+    revoke::revoke_again();
     print_without_lock(format_args!("end: {}", End::Panic.name()));
-    power::stop(End::Panic)
-}
-
-/// Stops this CPU for good.
-pub fn park() -> ! {
-    loop {
-        aarch64_cpu::asm::wfi();
-    }
-}
-
-/// Called where a CPU comes to EL2 because its memory is gone: never returns if that is due to a crash.
-pub fn park_if_stopped() {
-    if STOPPED.load(Ordering::Acquire) {
-        park();
-    }
+    firmware::stop(End::Panic)
 }
 
 /// Prints who called whom, innermost first, by the frame records that x29 chains (AAPCS64, 6.4.6).

@@ -136,7 +136,7 @@ fn read_back_ram(written: &TestNode) -> Vec<PhysRange> {
 fn the_gic_is_what_a_guest_may_drive() {
     let given = Given::all(GIC2);
     let gic = given.written(&given.guest()).take("interrupt-controller@8000000");
-    assert_eq!(gic.cells("reg"), [0, 0x800_0000, 0, 0x1_0000, 0, 0x801_0000, 0, 0x1_0000]);
+    assert_eq!(gic.cells("reg"), [0, 0x800_0000, 0, 0x1000, 0, 0x801_0000, 0, 0x2000]);
     assert_eq!(text(&gic, "compatible"), b"arm,cortex-a15-gic\0");
     assert_eq!((gic.property("interrupts"), gic.children.len()), (None, 0));
 
@@ -146,6 +146,18 @@ fn the_gic_is_what_a_guest_may_drive() {
     assert_eq!(text(&gic, "compatible"), b"arm,gic-v3\0");
     assert_eq!((gic.property("interrupts"), gic.children.len()), (None, 0));
     assert_eq!(gic.cells("#redistributor-regions"), [1]);
+}
+
+/// The Raspberry Pi 5's UART has a `reg` without the registers that its ID is in.
+#[test]
+fn the_uarts_registers_and_id_are_the_trees() {
+    let mut tree = TestNode::parse(GIC3);
+    tree.at("pl011@9000000").set_cells("reg", &[0, 0x900_0000, 0, 0x200]);
+    tree.at("pl011@9000000").set_cells("arm,primecell-periphid", &[0x34_1011]);
+    let given = Given::all(&tree.bytes());
+    let uart = given.written(&given.guest()).take("pl011@9000000");
+    assert_eq!(uart.cells("reg"), [0, 0x900_0000, 0, 0x200]);
+    assert_eq!(uart.cells("arm,primecell-periphid"), [0x34_1011]);
 }
 
 #[test]

@@ -1,14 +1,21 @@
 //! The devices: those that the hypervisor or the guest uses, and all others as hidden.
 
 use super::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, MachineError, Timer, limit};
-use crate::range::PhysRange;
+use crate::range::{PhysRange, without};
 use crate::tree::{Bus, Node, Tree};
 use crate::tree_check::CheckedTree;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 /// The most devices of one kind that are kept.
-const MAX_DEVICES: usize = 1024;
+const MAX_DEVICES: usize = 2048;
+/// Bytes of GICv2's distributor (Arm IHI 0048, 4.1.2) and CPU interface (4.1.3).
+const GICD_V2: u64 = 4 << 10;
+const GICC_V2: u64 = 8 << 10;
+/// Bytes of GICv3's distributor (Arm IHI 0069, 12.8).
+const GICD_V3: u64 = 64 << 10;
+/// Bytes of a PL011 (Arm DDI 0183, 3.1) and of a PL031 (DDI 0224, 3.1); a virtio-mmio transport has no more.
+const PERIPHERAL: u64 = 4 << 10;
 /// Names of GICv2 in use (Linux binding `arm,gic`) that have the virtualization extensions.
 const GIC_V2: [&str; 5] =
     ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "brcm,brahma-b15-gic", "nvidia,tegra210-agic"];
@@ -22,6 +29,7 @@ pub(super) struct Devices {
     pub pmu: Option<Interrupt>,
     pub uart: Option<Device>,
     pub uart_clock_hz: Option<u32>,
+    pub uart_id: Option<u32>,
     pub rtc: Option<Device>,
     pub virtio: Vec<Device>,
     pub hidden: Vec<Hidden>,
@@ -32,11 +40,17 @@ impl Devices {
         let controller = Controller::find(root)?;
         let console = console_path(root);
         let mut found = Found::default();
-        visit(root, &mut |path, node, bus| {
+        visit_all(root, &mut |path, node, bus, enabled| {
             let interrupts = || controller.interrupts_of(node);
             let device = || read_device(path, node, bus, interrupts().first().copied());
-            if path == controller.path {
-                found.gic = Some(controller.read_gic(node, bus)?);
+            // The part of each range in its `reg` that the guest may be given.
+            let mut frames = Vec::new();
+            if !enabled {
+                // Its registers are where they are all the same.
+            } else if path == controller.path {
+                let gic = controller.read_gic(node, bus)?;
+                frames = gic.frames();
+                found.gic = Some(gic);
             } else if node.is_compatible("arm,armv8-timer") {
                 found.timer = Some(Timer {
                     interrupts: interrupts(),
@@ -46,19 +60,19 @@ impl Devices {
             } else if is_pmu(node) {
                 found.pmu = interrupts().first().copied();
             } else if console.as_deref() == Some(path) {
-                found.uart = Some(device()?);
+                frames.push(found.uart.insert(device()?).registers);
                 found.uart_clock_hz = fixed_clock_hz(root, node);
+                found.uart_id = node.cell("arm,primecell-periphid");
             } else if node.is_compatible("arm,pl031") && found.rtc.is_none() {
-                found.rtc = Some(device()?);
+                frames.push(found.rtc.insert(device()?).registers);
             } else if node.is_compatible("virtio,mmio") {
-                found.virtio.push(device()?);
-            } else {
-                let ranges = bus.reg(node).unwrap_or_default().into_iter().filter(|range| !range.is_empty());
-                if node.is_compatible("arm,gic-v3-its") {
-                    found.its.extend(ranges.clone());
-                }
-                found.hidden.extend(ranges.map(|registers| Hidden { name: node.name().to_string(), registers }));
+                let device = device()?;
+                frames.push(device.registers);
+                found.virtio.push(device);
+            } else if node.is_compatible("arm,gic-v3-its") {
+                found.its.extend(bus.readable_reg(node).filter(|range| !range.is_empty()));
             }
+            found.hide_others(node, bus, &frames);
             limit("devices", found.hidden.len().max(found.virtio.len()), MAX_DEVICES)
         })?;
         found.finish()
@@ -74,12 +88,21 @@ struct Found {
     pmu: Option<Interrupt>,
     uart: Option<Device>,
     uart_clock_hz: Option<u32>,
+    uart_id: Option<u32>,
     rtc: Option<Device>,
     virtio: Vec<Device>,
     hidden: Vec<Hidden>,
 }
 
 impl Found {
+    /// Notes as hidden what the `reg` of `node` has beyond `frames`, which are parts of its first ranges, one of each.
+    fn hide_others(&mut self, node: Node<'_, '_>, bus: &Bus, frames: &[PhysRange]) {
+        for (index, range) in bus.readable_reg(node).enumerate() {
+            let rest = without(&[range], frames.get(index).map_or(&[], core::slice::from_ref));
+            self.hidden.extend(rest.into_iter().map(|registers| Hidden { name: node.name().to_string(), registers }));
+        }
+    }
+
     fn finish(mut self) -> Result<Devices, MachineError> {
         let mut gic = self.gic.ok_or(MachineError::NoGic)?;
         if let Gic::V3(gic) = &mut gic {
@@ -88,8 +111,8 @@ impl Found {
         // Secure physical, physical, virtual: the binding requires these, and the guest needs the third.
         let timer = self.timer.filter(|timer| timer.interrupts.len() >= 3).ok_or(MachineError::NoTimer)?;
         self.virtio.sort_by_key(|device| device.registers);
-        let Self { pmu, uart, uart_clock_hz, rtc, virtio, hidden, .. } = self;
-        Ok(Devices { gic, timer, pmu, uart, uart_clock_hz, rtc, virtio, hidden })
+        let Self { pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden, .. } = self;
+        Ok(Devices { gic, timer, pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden })
     }
 }
 
@@ -130,40 +153,47 @@ fn console_path(root: Node<'_, '_>) -> Option<String> {
     first
 }
 
-/// Calls `found` for every enabled node that can be a device, with its path and the bus that it is on. Leaves out what
-/// has other meaning: `/cpus`, `/chosen`, `/reserved-memory`, memory.
+/// [`visit_all`] for the nodes that are enabled.
 fn visit<'b, 'a: 'b>(
     root: Node<'b, 'a>,
     found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus) -> Result<(), MachineError>,
 ) -> Result<(), MachineError> {
+    visit_all(root, &mut |path, node, bus, enabled| if enabled { found(path, node, bus) } else { Ok(()) })
+}
+
+/// Calls `found` for every node that can be a device, with its path, the bus that it is on, and whether it and all above it
+/// are enabled. Leaves out what has other meaning: `/cpus`, `/chosen`, `/reserved-memory`, memory that is there.
+fn visit_all<'b, 'a: 'b>(
+    root: Node<'b, 'a>,
+    found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus, bool) -> Result<(), MachineError>,
+) -> Result<(), MachineError> {
     let bus = Bus::of_root(root);
     let other = |node: &Node<'_, '_>| {
         matches!(node.base_name(), "cpus" | "chosen" | "aliases" | "reserved-memory")
-            || node.string("device_type") == Some("memory")
+            || node.string("device_type") == Some("memory") && node.is_enabled()
     };
     for node in root.children().filter(|node| !other(node)) {
-        visit_below(&mut String::new(), node, &bus, found)?;
+        visit_below(&mut String::new(), node, &bus, true, found)?;
     }
     Ok(())
 }
 
-/// [`visit`] for `node`, whose parent's path is `path`, and for what is below it.
+/// [`visit_all`] for `node`, whose parent's path is `path`, and for what is below it.
 fn visit_below<'b, 'a: 'b>(
     path: &mut String,
     node: Node<'b, 'a>,
     bus: &Bus,
-    found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus) -> Result<(), MachineError>,
+    enabled: bool,
+    found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus, bool) -> Result<(), MachineError>,
 ) -> Result<(), MachineError> {
-    if !node.is_enabled() {
-        return Ok(());
-    }
+    let enabled = enabled && node.is_enabled();
     let parent = path.len();
     path.push('/');
     path.push_str(node.name());
-    found(path, node, bus)?;
+    found(path, node, bus, enabled)?;
     let below = bus.below(node);
     for child in node.children() {
-        visit_below(path, child, &below, found)?;
+        visit_below(path, child, &below, enabled, found)?;
     }
     path.truncate(parent);
     Ok(())
@@ -181,7 +211,11 @@ fn read_device(
     interrupt: Option<Interrupt>,
 ) -> Result<Device, MachineError> {
     let registers = first_register(node, bus).ok_or_else(|| MachineError::BadReg { path: path.to_string() })?;
-    Ok(Device { registers, interrupt, dma_coherent: node.property("dma-coherent").is_some() })
+    Ok(Device {
+        registers: registers.at_most(PERIPHERAL),
+        interrupt,
+        dma_coherent: node.property("dma-coherent").is_some(),
+    })
 }
 
 /// The rate of the first clock of `node`, where that is a `fixed-clock`.
@@ -266,7 +300,7 @@ impl Controller {
         cells.chunks_exact(self.interrupt_cells).map_while(interrupt).collect()
     }
 
-    /// The controller's own registers (Linux bindings `arm,gic` and `arm,gic-v3`).
+    /// The controller's own registers (Linux bindings `arm,gic` and `arm,gic-v3`), as many as the architecture has.
     fn read_gic(&self, node: Node<'_, '_>, bus: &Bus) -> Result<Gic, MachineError> {
         let lacks = |lacks| MachineError::BadGic { path: self.path.clone(), lacks };
         let reg = bus.reg(node).ok_or_else(|| lacks("readable registers"))?;
@@ -276,10 +310,8 @@ impl Controller {
         if self.compatible != GIC_V3 {
             return Ok(Gic::V2(GicV2 {
                 compatible: self.compatible.clone(),
-                distributor,
-                cpu_interface: frame(1).ok_or_else(|| lacks("a CPU interface"))?,
-                hypervisor_interface: frame(2),
-                virtual_cpu_interface: frame(3),
+                distributor: distributor.at_most(GICD_V2),
+                cpu_interface: frame(1).ok_or_else(|| lacks("a CPU interface"))?.at_most(GICC_V2),
                 maintenance,
             }));
         }
@@ -289,7 +321,7 @@ impl Controller {
         let redistributors = redistributors.filter(|regions| !regions.is_empty());
         let stride: Vec<u32> = node.cells("redistributor-stride").collect();
         Ok(Gic::V3(GicV3 {
-            distributor,
+            distributor: distributor.at_most(GICD_V3),
             redistributors: redistributors.ok_or_else(|| lacks("the redistributors that it counts"))?,
             redistributor_stride: crate::tree::number(&stride).filter(|&stride| stride != 0),
             its: Vec::new(),

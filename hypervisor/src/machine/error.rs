@@ -104,6 +104,18 @@ pub enum MachineError {
         /// Where that lies.
         range: PhysRange,
     },
+    /// A device that the guest is given does not fill its pages.
+    PartOfPage {
+        /// The device.
+        device: String,
+        /// Its registers.
+        registers: PhysRange,
+    },
+    /// No redistributor is where one must be.
+    NoRedistributor {
+        /// Where.
+        address: u64,
+    },
 }
 
 impl fmt::Display for MachineError {
@@ -167,6 +179,16 @@ impl fmt::Display for MachineError {
                 f,
                 "the device tree has {device} at {registers} in the same pages as {other} at {range}, and the guest \
                  would be given both: correct the tree"
+            ),
+            Self::PartOfPage { device, registers } => write!(
+                f,
+                "the device tree has {device} at {registers}, which are not whole pages of 4 KiB, and the guest would be \
+                 given what else is there: correct the tree"
+            ),
+            Self::NoRedistributor { address } => write!(
+                f,
+                "the device tree says that a GICv3 redistributor is at {address:#x}, but its GICR_PIDR2 is none: correct \
+                 the reg, #redistributor-regions or redistributor-stride of the interrupt controller"
             ),
         }
     }

@@ -1,7 +1,7 @@
 //! Ways to keep a dirty log, compared on one workload (guest-payload/src/bench/strategy.rs): a table and a picture.
 
 use super::record::Record;
-use crate::manager::session;
+use crate::size;
 use anyhow::{Context, Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -67,7 +67,7 @@ fn workload(records: &[Record]) -> Result<String> {
 /// A count as people write it.
 fn show(name: &str, value: u64) -> String {
     if name.starts_with("table-bytes") {
-        return session::size(value);
+        return size::short(value);
     }
     let digits = value.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();

@@ -1,6 +1,6 @@
 //! `cargo hv linux`: Linux under the hypervisor, with a shell or with one command.
 
-use crate::cli::{Linux, Log};
+use crate::cli::{self, Linux, Log};
 use crate::console::Extract;
 use crate::ending::{self, Status};
 use crate::events;
@@ -11,7 +11,10 @@ use crate::manager::show::Show;
 use crate::manager::{self, session};
 use crate::progress::Step;
 use crate::run::{self, Flow};
+use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
+use crate::size;
+use crate::uefi;
 use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result};
 use std::io::Write;
@@ -26,9 +29,10 @@ const TIMEOUT: u64 = 300;
 /// # Errors
 /// If something can't be set up.
 pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
-    for file in [&options.kernel, &options.initrd].into_iter().flatten() {
+    if let Some(file) = &options.initrd {
         std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
     }
+    let kernel = options.kernel.as_ref().map(|kernel| kernel.get(workspace)).transpose()?;
     let mut plan = options.services.plan()?;
     anyhow::ensure!(
         plan.is_none() || !options.common.icount,
@@ -57,8 +61,8 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     if let Some(affinity) = options.services.weaken {
         machine.append += &format!(" late-cpu=repaint weaken={affinity}");
     }
-    let kernel = match &options.kernel {
-        Some(kernel) => kernel.clone(),
+    let kernel = match kernel {
+        Some(kernel) => kernel,
         None => Guest::get(workspace)?.kernel,
     };
     let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
@@ -66,12 +70,21 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
     let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
     let session = plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show))).transpose()?;
+    let _disk = match options.firmware {
+        cli::Firmware::None => None,
+        cli::Firmware::Uefi => {
+            let firmware = Firmware::get(workspace)?;
+            let folder = workspace.folder("images")?.join(format!("disk-{}", std::process::id()));
+            Some(uefi::start_by_grub(&mut machine, &firmware, &folder)?)
+        }
+    };
     let status = match &command {
         None => shell(workspace, options, |log| {
             run::interact(&emulator, &machine, options.common.timeout.map(std::time::Duration::from_secs), log)
         }),
         Some(command) => {
-            let step = Step::begin("Booting Linux");
+            let by = if machine.uefi.is_some() { " by UEFI and GRUB" } else { "" };
+            let step = Step::begin(format!("Booting Linux{by}"));
             run_command(options, command, step, &show, |observe| {
                 run::capture(&emulator, &machine, options.common.timeout_or(TIMEOUT), observe)
             })
@@ -80,7 +93,12 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let summary = session.map(manager::Running::finish).transpose();
     let status = status?;
     let Some(summary) = summary? else { return Ok(status) };
-    let mut good = tell(&summary);
+    let ended = matches!(status, Status::Success | Status::Command(_));
+    let mut good = tell(&summary, ended);
+    if ended && summary.cut_short && options.run.is_some() {
+        eprintln!("hv: the machine was gone before the services had ended: their last round is missing");
+        good = false;
+    }
     if let Some(path) = &summary.events {
         let judgement = events::judge(path)?;
         events::tell(&judgement);
@@ -90,7 +108,14 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
 }
 
 /// Says what a session has found, the audit's line last. Says whether all is well.
-fn tell(summary: &Summary) -> bool {
+///
+/// Unless the guest has `ended` by itself, with its work done, no verdict goes to standard output: nothing missed by a guest
+/// that is dead proves nothing.
+fn tell(summary: &Summary, ended: bool) -> bool {
+    let verdict = |line: &str| match ended {
+        true => println!("{line}"),
+        false => eprintln!("hv: no verdict, but up to then: {line}"),
+    };
     if let Some(mechanism) = summary.mechanism {
         let how = session::describe(mechanism);
         eprintln!("hv: dirty log by {how}: {} rounds, {} dirty pages in all", summary.rounds, summary.pages);
@@ -99,7 +124,7 @@ fn tell(summary: &Summary) -> bool {
         eprintln!("hv: {}: dirty.csv, dirty.bitmaps, dirty.png", out.display());
     }
     if let Some((before, after)) = summary.restored {
-        let [before, after] = [before, after].map(|census| session::size(census.table_bytes));
+        let [before, after] = [before, after].map(|census| size::short(census.table_bytes));
         eprintln!("hv: tables took {before} before the log and take {after} after it");
     }
     if let Some([reported, denied, lost]) = summary.stores {
@@ -110,11 +135,11 @@ fn tell(summary: &Summary) -> bool {
         let counted: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
         eprintln!("hv: meanwhile on all CPUs: {}", counted.join(", "));
-        println!(
+        verdict(&format!(
             "split-storm: rounds {rounds}, invalid windows {}, translation faults {}",
             of("invalid-windows"),
             of("fault-translation")
-        );
+        ));
     }
     if let Some(rounds) = summary.churn {
         eprintln!("hv: {rounds} rounds of random changes of the table");
@@ -123,7 +148,10 @@ fn tell(summary: &Summary) -> bool {
         eprintln!("hv: {failure}");
     }
     if let Some(line) = summary.audit_line() {
-        println!("{line}");
+        verdict(&line);
+    }
+    if !ended {
+        eprintln!("hv: the guest did not come to the end of its work, so what the services found is no result");
     }
     summary.is_good()
 }
@@ -194,8 +222,8 @@ fn shell(
     eprintln!("hv: Booting Linux; Ctrl-A X leaves");
     let outcome = interact(&workspace.folder("logs")?.join("linux.log"))?;
     let status = match ending::judge(&outcome) {
-        // QEMU ended well and the hypervisor knows nothing of it: the user left.
-        Status::NoResult => Status::Success,
+        // QEMU ended well and the hypervisor knows nothing of it: the user left, unless because the guest had crashed.
+        Status::NoResult if !kernel_panic(&outcome) => Status::Success,
         other => other,
     };
     let text = ending::explain(status, &outcome, options.common.timeout.unwrap_or_default());

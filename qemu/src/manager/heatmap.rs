@@ -1,6 +1,6 @@
 //! The picture of a dirty log: guest memory upwards, time to the right, colour for how much was written.
 
-use super::record::PAGE;
+use crate::size::{self, PAGE};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -121,7 +121,7 @@ impl Heatmap {
         B::ErrorType: 'static,
     {
         let text = |size: u32| (FONT, size).into_font().color(&INK);
-        let cell = format!("in each {}", super::session::size(self.row));
+        let cell = format!("in each {}", size::short(self.row));
         for (line, y) in ["Pages written", "in one harvest", &cell].iter().zip([0, 20, 40]) {
             area.draw(&Text::new(*line, (4, y), text(17)))?;
         }

@@ -1,13 +1,12 @@
 //! A dirty log's files: `dirty.csv`, `dirty.bitmaps`, and at the end `dirty.png`.
 
 use super::heatmap::Heatmap;
+use crate::size::PAGE;
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
 /// First bytes of `dirty.bitmaps`.
 const MAGIC: &[u8; 8] = b"UNBDIRTY";
 

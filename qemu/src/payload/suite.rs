@@ -13,6 +13,12 @@ use std::time::{Duration, Instant};
 /// How long the console may stay silent: longer than the suite itself gives any of its tests.
 pub const SILENCE: Duration = Duration::from_secs(100);
 
+/// How long the console may stay silent where the suite's command line tells tests to go on for so many seconds (`storm=`).
+fn silence(usual: Duration, arguments: &[String]) -> Duration {
+    let storm = arguments.iter().filter_map(|word| word.strip_prefix("storm=")?.parse().ok()).next_back();
+    usual + Duration::from_secs(storm.unwrap_or(0))
+}
+
 /// How often a machine that a test took down is started anew. After that the hypervisor is what is broken.
 const RESTARTS: usize = 8;
 
@@ -62,6 +68,7 @@ pub fn run(
         restarts: 0,
         time: Duration::ZERO,
     };
+    let limits = Limits { silence: silence(limits.silence, arguments), ..limits };
     loop {
         let mut words = arguments.to_vec();
         words.extend(results.tests.last().map(|test| format!("after={}", test.name)));
@@ -101,5 +108,17 @@ pub fn run(
             return Ok(results);
         }
         results.restarts += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_is_told_to_take_long_may() {
+        let silent =
+            |words: &[&str]| silence(SILENCE, &words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()).as_secs();
+        assert_eq!([silent(&[]), silent(&["seed=1", "storm=600"]), silent(&["storm=x"])], [100, 700, 100]);
     }
 }

@@ -5,6 +5,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The kernels to take (not the packages that only name the newest of a series), best first: the newest that matches the first pattern that any matches.
 const KERNELS: [&str; 2] =
@@ -41,6 +42,87 @@ pub struct Installer {
 pub struct KvmHost {
     /// An arm64 Image.
     pub kernel: PathBuf,
+}
+
+/// The kernel that a user has named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kernel {
+    /// A file, an arm64 Image.
+    File(PathBuf),
+    /// The newest of a series of Debian's.
+    Debian(Series),
+}
+
+impl FromStr for Kernel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("debian-") {
+            // A file of such a name is still a file.
+            Some(series) if !Path::new(text).exists() => series.parse().map(Self::Debian),
+            _ => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+impl Kernel {
+    /// The file, fetched if it is Debian's and not in the cache.
+    ///
+    /// # Errors
+    /// If the user's file is not there, or Debian's can't be fetched.
+    pub fn get(&self, workspace: &Workspace) -> Result<PathBuf> {
+        match self {
+            Self::File(file) => {
+                fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
+                Ok(file.clone())
+            }
+            Self::Debian(series) => series.get(workspace),
+        }
+    }
+}
+
+/// A series of Debian's cloud kernels, as `6.12`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series(String);
+
+impl FromStr for Series {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number =
+            |text: &str| !text.is_empty() && text.len() < 4 && text.bytes().all(|digit| digit.is_ascii_digit());
+        match text.split_once('.') {
+            Some((major, minor)) if number(major) && number(minor) => Ok(Self(text.to_owned())),
+            _ => Err(format!("`{text}` is no series of kernels: write two numbers, as in debian-6.12")),
+        }
+    }
+}
+
+impl Series {
+    /// The newest kernel of the series, an arm64 Image: the one in the cache, or one fetched now.
+    ///
+    /// # Errors
+    /// If it can't be fetched, or the archives have none of this series.
+    pub fn get(&self, workspace: &Workspace) -> Result<PathBuf> {
+        let Self(series) = self;
+        let _lock = workspace.lock("apt")?;
+        let root = workspace.folder(&format!("kernel-{series}"))?.join("root");
+        if let Some(kernel) = kernel_in(&root.join("boot")) {
+            return Ok(kernel);
+        }
+        let apt = Foreign::arm64(workspace)?;
+        apt.update()?;
+        let package = newest(apt.search(&self.pattern())?).with_context(|| {
+            format!("the archives have no linux-image-{series}.*-cloud-arm64; pass a kernel's file with --kernel")
+        })?;
+        apt.unpack(&[&package], &root)?;
+        kernel_in(&root.join("boot")).with_context(|| format!("{package} has no kernel in it"))
+    }
+
+    /// The names of the series' packages, without those that only name the newest one.
+    fn pattern(&self) -> String {
+        format!(r"^linux-image-{}\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$", self.0.replace('.', r"\."))
+    }
 }
 
 impl KvmHost {
@@ -155,6 +237,17 @@ fn kernel_in(boot: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_series_is_two_numbers() {
+        assert_eq!("debian-6.12".parse(), Ok(Kernel::Debian(Series("6.12".into()))));
+        assert_eq!("Image".parse(), Ok(Kernel::File("Image".into())));
+        let series: Series = "6.12".parse().unwrap();
+        assert_eq!(series.pattern(), r"^linux-image-6\.12\.[0-9][^-]*(-[0-9]+)?-cloud-arm64$");
+        for text in ["", "6", "6.", ".12", "6.12.1", "6.x", "6.12/../..", "-6.12", "6.1234"] {
+            assert!(text.parse::<Series>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn numbers_are_compared_as_numbers() {

@@ -2,6 +2,7 @@
 
 pub mod apt;
 pub mod emulator;
+pub mod firmware;
 pub mod guest;
 pub mod rust;
 

@@ -1,7 +1,10 @@
 //! From ID registers to what the engine may do. Pure, so that a host test covers every CPU.
 //!
-//! Sources: Arm ARM (DDI 0487) D24 for the ID registers; the cores that never raise a TLB conflict abort and the errata
-//! are those that Linux lists.
+//! Sources: Arm ARM (DDI 0487) D24 for the ID registers; the cores that never raise a TLB conflict abort are those that
+//! Linux lists.
+
+pub use crate::arch::errata::Errata;
+use crate::arch::errata::{self, Effect, core, revision};
 
 /// FEAT_BBM: how a mapping's size may change (ID_AA64MMFR2_EL1.BBM, R_KFLJB, R_KHRBC).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -67,16 +70,8 @@ pub struct Features {
     pub vmid_bits: u8,
     /// FEAT_LSE: `LDCLR`, `SWP`, `CAS`.
     pub lse: bool,
-}
-
-/// Bits 23:20 (variant) and 3:0 (revision) of MIDR_EL1 as one ordered number: r1p2 is 0x12.
-const fn revision(midr: u64) -> u64 {
-    (midr >> 16 & 0xf0) | midr & 0xf
-}
-
-/// Implementer and part number of MIDR_EL1: 0x41_d4f.
-const fn core(midr: u64) -> u64 {
-    (midr >> 24 & 0xff) << 12 | midr >> 4 & 0xfff
+    /// What errata ask for, beside features that they take away.
+    pub errata: Errata,
 }
 
 /// Cores with BBM level 2 that never raise a TLB conflict abort, with the first such revision.
@@ -98,32 +93,6 @@ const CONFLICT_FREE: &[(u64, u64, &str)] = &[
     (0x41_d8b, 0x00, "C1-Pro"),
 ];
 
-/// An erratum that takes a feature away, and the revisions that have it.
-struct Erratum {
-    core: u64,
-    /// Revisions below this one are affected.
-    fixed_in: u64,
-    /// Direct size changes are unsafe.
-    bbm: bool,
-    /// Hardware dirty state is unsafe.
-    dirty: bool,
-}
-
-const NEVER_FIXED: u64 = u64::MAX;
-
-const ERRATA: &[Erratum] = &[
-    // 3683289: C1-Ultra and C1-Premium before r1p1.
-    Erratum { core: 0x41_d8c, fixed_in: 0x11, bbm: true, dirty: false },
-    Erratum { core: 0x41_d90, fixed_in: 0x11, bbm: true, dirty: false },
-    // 1024718: Cortex-A55 loses dirty updates.
-    Erratum { core: 0x41_d05, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
-    // 2051678: Cortex-A510 before r0p3 orders dirty updates wrongly.
-    Erratum { core: 0x41_d46, fixed_in: 0x03, bbm: false, dirty: true },
-    // AC03_CPU_38, AC04_CPU_10: AmpereOne updates access flag and dirty state after an invalidation.
-    Erratum { core: 0xc0_ac3, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
-    Erratum { core: 0xc0_ac4, fixed_in: NEVER_FIXED, bbm: false, dirty: true },
-];
-
 const fn field(register: u64, low: u32) -> u64 {
     register >> low & 0xf
 }
@@ -133,7 +102,6 @@ impl Features {
     #[must_use]
     pub fn from_id_registers(id: &IdRegisters, conflicts: ConflictAborts) -> Self {
         let (core, revision) = (core(id.midr), revision(id.midr));
-        let hit = |erratum: &&Erratum| erratum.core == core && revision < erratum.fixed_in;
         let pa_bits = match field(id.mmfr0, 0) {
             0 => 32,
             1 => 36,
@@ -159,13 +127,11 @@ impl Features {
             1 => HardwareUpdate::AccessFlag,
             _ => HardwareUpdate::DirtyState,
         };
-        for erratum in ERRATA.iter().filter(hit) {
-            if erratum.bbm {
-                bbm = BbmLevel::Level0;
-            }
-            if erratum.dirty {
-                hardware_update = HardwareUpdate::None;
-            }
+        if errata::has(id.midr, Effect::DirectSize) {
+            bbm = BbmLevel::Level0;
+        }
+        if errata::has(id.midr, Effect::DirtyState) {
+            hardware_update = HardwareUpdate::None;
         }
         Self {
             pa_bits,
@@ -174,10 +140,11 @@ impl Features {
             tlbi_range: field(id.isar0, 56) >= 2,
             vmid_bits: if field(id.mmfr1, 4) >= 2 { 16 } else { 8 },
             lse: field(id.isar0, 20) >= 2,
+            errata: Errata::of(id.midr),
         }
     }
 
-    /// What both PEs can do: tables are shared, so the weakest PE decides.
+    /// What both PEs can do, with the errata of both: tables are shared, so the weakest PE decides.
     #[must_use]
     pub fn weakest(self, other: Self) -> Self {
         Self {
@@ -187,6 +154,7 @@ impl Features {
             tlbi_range: self.tlbi_range && other.tlbi_range,
             vmid_bits: self.vmid_bits.min(other.vmid_bits),
             lse: self.lse && other.lse,
+            errata: self.errata.or(other.errata),
         }
     }
 }
@@ -287,6 +255,24 @@ mod tests {
     }
 
     #[test]
+    fn errata_of_any_pe_hold_for_all() {
+        let of = |core| {
+            let id = IdRegisters { midr: midr(core, 0), ..Default::default() };
+            Features::from_id_registers(&id, ConflictAborts::Handled)
+        };
+        // Cortex-X4, Cortex-A715, C1-Pro and a Neoverse-N3, which has none.
+        let (repeats, breaks, hides, none) = (of(0x41_d82), of(0x41_d4d), of(0x41_d8b), of(0x41_d8e));
+        assert_eq!(none.errata, Errata::default());
+        for (a, b) in [(repeats, none), (none, repeats)] {
+            assert_eq!(a.weakest(b).errata, Errata { repeat_tlbi: true, ..Errata::default() });
+        }
+        for (a, b) in [(breaks, hides), (hides, breaks)] {
+            let both = Errata { repeat_tlbi: false, break_to_deny_execute: true, hide_sme: true };
+            assert_eq!(a.weakest(b).errata, both);
+        }
+    }
+
+    #[test]
     fn fields_are_read_from_their_places() {
         let id = IdRegisters { midr: 0, isar0: 2 << 56 | 2 << 20, mmfr0: 4, mmfr1: 2 << 4 | 1, mmfr2: 0 };
         let f = Features::from_id_registers(&id, ConflictAborts::Handled);
@@ -298,7 +284,8 @@ mod tests {
                 hardware_update: HardwareUpdate::AccessFlag,
                 tlbi_range: true,
                 vmid_bits: 16,
-                lse: true
+                lse: true,
+                errata: Errata::default(),
             }
         );
         let weak = Features::from_id_registers(&IdRegisters::default(), ConflictAborts::Handled);

@@ -2,7 +2,10 @@
 
 pub mod address;
 pub mod descriptor;
+mod errata;
 pub mod error;
 pub mod features;
 pub mod geometry;
+mod range;
 pub mod secure;
+pub mod syndrome;

@@ -1,127 +1,22 @@
-//! Stage-2 aborts: what happened, and what the engine can do about it.
+//! Stage-2 aborts: what the engine can do about them.
 //!
-//! Source: Arm ARM D24.2.45 (ESR_EL2, ISS for Data and Instruction Aborts), D24.2.63 (HPFAR_EL2), D8.17.
+//! Source: Arm ARM D8.17.
 
 mod first_write;
+mod history;
 
 use crate::arch::address::Ipa;
-use crate::arch::descriptor::bits;
+use crate::arch::descriptor::{MemoryType, bits};
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi};
 use crate::table::Stage2;
 use crate::table::walk::Entry;
 
+pub use crate::arch::syndrome::{Abort, AccessKind, Status, Syndrome, Untranslated, ipa_from_hpfar};
+pub use history::FaultHistory;
+
 /// Faults in a row on one address that are answered before the engine gives up.
 const PATIENCE: u32 = 64;
-
-/// What kind of abort it was (ESR_EL2.ISS.xFSC, without the level, which may be wrong: I_GYJBJ).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Status {
-    /// Translation fault: 0b0001xx.
-    Translation,
-    /// Access flag fault: 0b0010xx.
-    AccessFlag,
-    /// Permission fault: 0b0011xx.
-    Permission,
-    /// TLB conflict abort: 0b110000.
-    Conflict,
-}
-
-/// An abort that was taken to EL2 from a lower exception level because of stage 2.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Abort {
-    /// What kind.
-    pub status: Status,
-    /// The access was a write, or an update of a stage-1 descriptor by hardware.
-    pub write: bool,
-    /// It was an instruction fetch.
-    pub execute: bool,
-    /// The abort was on a stage-1 walk (S1PTW): the address is that of the guest's table.
-    pub stage1_walk: bool,
-    /// Where: any address in the page.
-    pub ipa: Ipa,
-    /// The guest virtual address of the access (FAR_EL2).
-    pub va: u64,
-}
-
-/// ESR_EL2 of an abort, taken apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Syndrome {
-    status: Status,
-    write: bool,
-    execute: bool,
-    stage1_walk: bool,
-}
-
-impl Syndrome {
-    /// Takes ESR_EL2 apart. `None` unless it is an instruction or data abort from a lower exception level with a status
-    /// that has to do with the tables (an external abort, for example, has not).
-    #[must_use]
-    #[inline(always)]
-    pub const fn decode(esr: u64) -> Option<Self> {
-        const INSTRUCTION_ABORT_LOWER: u64 = 0x20;
-        const DATA_ABORT_LOWER: u64 = 0x24;
-        const WNR: u64 = 1 << 6;
-        const S1PTW: u64 = 1 << 7;
-        const CM: u64 = 1 << 8;
-        let class = esr >> 26 & 0x3f;
-        if class != INSTRUCTION_ABORT_LOWER && class != DATA_ABORT_LOWER {
-            return None;
-        }
-        let status = match esr & 0x3f {
-            0x04..=0x07 => Status::Translation,
-            0x08..=0x0b => Status::AccessFlag,
-            0x0c..=0x0f => Status::Permission,
-            0x30 => Status::Conflict,
-            _ => return None,
-        };
-        let stage1_walk = esr & S1PTW != 0;
-        let data = class == DATA_ABORT_LOWER;
-        Some(Self {
-            status,
-            // WnR is 0 for hardware's update of a stage-1 descriptor (measured), which a readable page can refuse for
-            // no other reason than that it is a write. Cache maintenance sets WnR but writes nothing.
-            write: match stage1_walk {
-                true => matches!(status, Status::Permission),
-                // What writes nothing needs write permission all the same, where that is what it was refused.
-                false => data && esr & WNR != 0 && (esr & CM == 0 || matches!(status, Status::Permission)),
-            },
-            execute: !data && !stage1_walk,
-            stage1_walk,
-        })
-    }
-
-    /// Whether HPFAR_EL2 holds the faulting IPA. It does for translation, access flag and address size faults and on
-    /// stage-1 walks; otherwise translate FAR_EL2 with `AT S1E1R`, and go back to the guest if that fails: the guest
-    /// has changed its tables meanwhile, and will fault again if it must.
-    #[must_use]
-    #[inline(always)]
-    pub const fn hpfar_is_valid(&self) -> bool {
-        self.stage1_walk || matches!(self.status, Status::Translation | Status::AccessFlag)
-    }
-
-    /// Whether the abort can be answered without knowing the IPA: a TLB conflict abort can, and has to be, since the
-    /// translation by `AT` would meet the same conflict. Give [`Syndrome::at`] any IPA then.
-    #[must_use]
-    #[inline(always)]
-    pub const fn needs_no_address(&self) -> bool {
-        matches!(self.status, Status::Conflict)
-    }
-
-    /// The abort at `ipa`, whose virtual address is `va`.
-    #[must_use]
-    #[inline(always)]
-    pub const fn at(self, ipa: Ipa, va: u64) -> Abort {
-        Abort { status: self.status, write: self.write, execute: self.execute, stage1_walk: self.stage1_walk, ipa, va }
-    }
-}
-
-/// The IPA in HPFAR_EL2: bits 43:4 are IPA\[51:12\].
-#[must_use]
-#[inline(always)]
-pub const fn ipa_from_hpfar(hpfar: u64) -> Ipa {
-    Ipa((hpfar & 0x0000_0fff_ffff_fff0) << 8)
-}
 
 /// What the embedder does next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,44 +34,6 @@ pub enum Outcome {
     Stuck,
 }
 
-/// What one PE remembers from one abort to the next, to notice one that comes back.
-#[derive(Clone, Copy, Debug)]
-pub struct FaultHistory {
-    /// One more than the last abort's page; 0: there was none.
-    page: u64,
-    changes: u64,
-    repeats: u32,
-}
-
-impl Default for FaultHistory {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl FaultHistory {
-    /// No abort yet.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { page: 0, changes: 0, repeats: 0 }
-    }
-
-    /// How often the page has aborted in a row before, for nothing, with nothing changed in the table since.
-    fn again(&mut self, address: u64, changes: u64) -> u32 {
-        let page = (address >> crate::arch::address::PAGE_SHIFT) + 1;
-        let same = page == self.page && changes == self.changes;
-        self.repeats = if same { self.repeats.saturating_add(1) } else { 0 };
-        (self.page, self.changes) = (page, changes);
-        self.repeats
-    }
-
-    /// The last abort had a cause that is gone now.
-    #[inline(always)]
-    pub(crate) fn clear(&mut self) {
-        self.page = 0;
-    }
-}
-
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Handles a stage-2 abort of the calling PE, as far as the tables are concerned.
     ///
@@ -185,10 +42,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub fn fault(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         match abort.status {
-            Status::Conflict => return self.conflict(abort, history),
+            // The syndrome may describe the old table or the new one (I_GYJBJ): the address is good for nothing but
+            // this.
+            Status::Conflict => return self.conflict(abort.va, history),
             Status::Permission => self.count(Event::FaultPermission),
             Status::Translation => self.count(Event::FaultTranslation),
             Status::AccessFlag => self.count(Event::FaultAccessFlag),
+            Status::AddressSize => return Outcome::Unmapped,
         }
         if abort.ipa.0 >> self.geometry.ipa_bits() != 0 {
             return Outcome::Unmapped;
@@ -219,11 +79,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[inline(never)]
     fn untracked(&self, entry: &Entry, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         let leaf = entry.value;
-        let refused = abort.write && !leaf.is_writable()
-            || abort.stage1_walk && leaf.0 & bits::READ == 0
-            || abort.execute && leaf.0 & bits::NO_EXECUTE != 0
-            || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
+        // With HCR_EL2.PTW a walk through a device is refused, whatever the leaf's permissions: no other try ends
+        // better.
+        let refused =
+            abort.stage1_walk && abort.status == Status::Permission && leaf.attributes().memory == MemoryType::Device
+                || abort.write && !leaf.is_writable()
+                || abort.stage1_walk && leaf.0 & bits::READ == 0
+                || abort.execute && leaf.0 & bits::NO_EXECUTE != 0
+                || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
         if refused {
+            // The access is not tried again: whatever aborts next is another one.
+            history.clear();
             return Outcome::Denied;
         }
         if abort.write {
@@ -246,21 +112,51 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// rights (another alias, another PE), or one that was broken for a moment.
     fn spurious(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultSpurious);
-        match history.again(abort.ipa.0, self.in_flight.changes()) {
-            0 => self.invalidate_local(abort.ipa, abort.va),
-            1 => {
+        self.invalidate_more(history.again(abort.ipa.0, self.in_flight.changes()), Some(abort.ipa), abort.va)
+    }
+
+    /// Answers a permission fault of the calling PE whose address `va` could not be translated: the guest has changed
+    /// its own tables since, and tries again. What the PE holds of the address is removed, and more each time that it
+    /// fails again.
+    ///
+    /// An external abort on EL2's walk is answered likewise: without its TLB entry, the guest's next access walks the
+    /// same tables, and takes the abort itself.
+    #[cold]
+    #[inline(never)]
+    pub fn untranslated(&self, va: u64, why: Untranslated, history: &mut FaultHistory) -> Outcome {
+        /// PAR_EL1.FST: TLB conflict abort.
+        const CONFLICT: u8 = 0x30;
+        self.count(Event::FaultNoTranslation);
+        match why {
+            Untranslated::Fault(CONFLICT) => self.conflict(va, history),
+            _ => self.invalidate_more(history.again(va, self.in_flight.changes()), None, va),
+        }
+    }
+
+    /// Removes what the calling PE holds of an address, and more each time that the same abort comes back.
+    fn invalidate_more(&self, repeats: u32, ipa: Option<Ipa>, va: u64) -> Outcome {
+        match (repeats, ipa) {
+            (0, Some(ipa)) => self.invalidate_local(ipa, va),
+            (0, None) => {
+                self.tlbi(Tlbi::VaLocal { va });
+                // Completes it; the exception return that follows synchronises the context.
+                self.dsb(Dsb::Nsh);
+            }
+            (1, _) => {
                 self.count(Event::EscalateVmallE1);
                 // Orders the descriptors before the invalidation.
                 self.dsb(Dsb::IshSt);
-                self.tlbi(Tlbi::Ipa { ipa: abort.ipa, scope: Scope::Local });
-                // Completes the stage-2 entry's invalidation before the combined ones go.
-                self.dsb(Dsb::Nsh);
+                if let Some(ipa) = ipa {
+                    self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Local });
+                    // Completes the stage-2 entry's invalidation before the combined ones go.
+                    self.dsb(Dsb::Nsh);
+                }
                 self.tlbi(Tlbi::VmallE1(Scope::Local));
                 // Completes it on this PE.
                 self.dsb(Dsb::Nsh);
                 self.isb();
             }
-            repeats if repeats < PATIENCE => {
+            (..PATIENCE, _) => {
                 self.count(Event::EscalateVmallS12E1);
                 self.invalidate_all_local();
             }
@@ -273,12 +169,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// R_GRVDR); local is enough (I_JCCRT). The guest's own stage 1 can be the cause as well as a split of ours.
     #[cold]
     #[inline(never)]
-    fn conflict(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
+    fn conflict(&self, va: u64, history: &mut FaultHistory) -> Outcome {
         self.count(Event::FaultConflict);
         self.invalidate_all_local();
-        // The syndrome may describe the old table or the new one (I_GYJBJ), so the address is good for nothing but
-        // this.
-        if history.again(abort.va, self.in_flight.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
+        if history.again(va, self.in_flight.changes()) < PATIENCE { Outcome::Retry } else { Outcome::Stuck }
     }
 
     fn invalidate_all_local(&self) {
@@ -288,57 +182,5 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // Completes it on this PE.
         self.dsb(Dsb::Nsh);
         self.isb();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_a_load_and_a_fetch() {
-        let decode = |esr| Syndrome::decode(esr).unwrap();
-        let store = decode(0x9200_004f);
-        assert_eq!((store.status, store.write, store.execute), (Status::Permission, true, false));
-        let load = decode(0x9200_0007);
-        assert_eq!((load.status, load.write, load.execute), (Status::Translation, false, false));
-        let fetch = decode(0x8200_000d);
-        assert_eq!((fetch.status, fetch.write, fetch.execute), (Status::Permission, false, true));
-        assert!(!store.hpfar_is_valid() && load.hpfar_is_valid() && !fetch.hpfar_is_valid());
-        let flag = decode(0x9200_0009);
-        assert_eq!((flag.status, flag.write, flag.hpfar_is_valid()), (Status::AccessFlag, false, true));
-        assert!(decode(0x9200_0030).needs_no_address() && !store.needs_no_address());
-    }
-
-    #[test]
-    fn an_update_on_a_stage_1_walk_is_a_write() {
-        // Measured on QEMU: S1PTW = 1, WnR = 0, level 1.
-        let update = Syndrome::decode(0x9200_008d).unwrap();
-        assert!(update.write && update.stage1_walk && update.hpfar_is_valid());
-        // The same on an instruction's walk.
-        let update = Syndrome::decode(0x8200_008d).unwrap();
-        assert!(update.write && !update.execute);
-        // A walk that finds nothing mapped is none.
-        assert!(!Syndrome::decode(0x9200_0085).unwrap().write);
-    }
-
-    #[test]
-    fn cache_maintenance_writes_nothing_but_may_want_the_permission() {
-        assert!(!Syndrome::decode(0x9200_0147).unwrap().write);
-        assert!(Syndrome::decode(0x9200_014f).unwrap().write);
-    }
-
-    #[test]
-    fn conflict_and_others() {
-        assert_eq!(Syndrome::decode(0x9200_0030).unwrap().status, Status::Conflict);
-        assert_eq!(Syndrome::decode(0x8200_0030).unwrap().status, Status::Conflict);
-        for esr in [0x9200_0010, 0x9200_0021, 0x5600_0000, 0x9600_0047] {
-            assert_eq!(Syndrome::decode(esr), None, "{esr:#x}");
-        }
-    }
-
-    #[test]
-    fn hpfar_holds_the_page() {
-        assert_eq!(ipa_from_hpfar(0x0000_0000_0004_0200 << 4), Ipa(0x4020_0000));
     }
 }

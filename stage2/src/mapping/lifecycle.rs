@@ -34,6 +34,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         }
         self.config.features = features;
         self.method = Method::new(features.bbm);
+        self.short_invalidation = Self::short_invalidation(&features);
         Ok(())
     }
 

@@ -63,7 +63,8 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
         self.announced.get_or_insert_with(|| table.in_flight.begin_granting());
-        table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending })
+        let denies = if table.config.features.errata.break_to_deny_execute { bits::NO_EXECUTE } else { 0 };
+        table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending, denies })
     }
 
     /// [`Stage2::split`]. Splitting needs no invalidation of its own; this is here so that it can stand in its place
@@ -198,6 +199,16 @@ struct Protect<'t, 'p, P: TableMemory + Maintenance> {
     range: IpaRange,
     reserve: SpareTables<'t, P>,
     pending: &'p mut Pending,
+    /// The bit whose appearance in a leaf needs a break, if any.
+    denies: u64,
+}
+
+impl<P: TableMemory + Maintenance> Protect<'_, '_, P> {
+    /// Whether the core's errata want the change by break-before-make.
+    #[inline(always)]
+    fn needs_break(&self, old: Descriptor, new: Descriptor) -> bool {
+        !old.0 & new.0 & self.denies != 0
+    }
 }
 
 impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
@@ -211,7 +222,8 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
             return Ok(Next::Continue);
         }
         if entry.is_run_member() {
-            if self.range.covers(entry.run()) && entry.ipa == entry.run().start() {
+            let whole = self.range.covers(entry.run()) && entry.ipa == entry.run().start();
+            if whole && !self.needs_break(entry.value, new) {
                 if revokes(entry.value, new) {
                     self.pending.add(entry.run());
                 }
@@ -219,7 +231,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
                 let tracking = table.tracking(entry);
                 table.change_run(entry, |leaf| change.of(Descriptor(leaf), tracking).0);
             } else {
-                // Another PE has changed the run, or its end of the edge, since.
+                // Another PE has changed the run, or its end of the edge, since. Or its members are broken one by one.
                 table.split_run(entry);
             }
             return Ok(Next::Retry);
@@ -232,6 +244,10 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
         if entry.value.has_dbm() && entry.value.0 & bits::WRITE != 0 && !new.has_dbm() {
             // The dirty state that the descriptor has lives on in the bitmap; first, so that no harvest finds neither.
             table.logs.mark_written(part);
+        }
+        if self.needs_break(entry.value, new) {
+            let done = table.change_by_break(entry, new);
+            return Ok(if done.is_ok() { Next::Continue } else { Next::Retry });
         }
         if table.replace(entry.slot, entry.value.0, new.0).is_err() {
             return Ok(Next::Retry);

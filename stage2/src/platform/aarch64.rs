@@ -5,6 +5,7 @@
 
 use crate::arch::address::Ipa;
 use crate::arch::secure::SecureControl;
+use crate::arch::syndrome::Untranslated;
 use crate::platform::traits::{Dsb, Scope, Tlbi, Vmid};
 use core::arch::asm;
 use core::marker::PhantomData;
@@ -123,7 +124,9 @@ pub unsafe fn set_secure_control(control: SecureControl) {
 }
 
 /// Removes the entries of all VMIDs of this security state from the TLBs of all PEs (`ALLE1IS`): for
-/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used.
+/// [`Vmids::renew`](crate::vmid::Vmids::renew), and before the first table of all is used. When it returns, no access
+/// that used such an entry is on its way any more, on any core: it is rare enough to repeat TLBI and DSB everywhere
+/// ([`Errata::repeat_tlbi`](crate::Errata)).
 pub fn invalidate_all_vmids() {
     // SAFETY: invalidating TLB entries is never unsound; the rest are barriers.
     unsafe {
@@ -131,7 +134,10 @@ pub fn invalidate_all_vmids() {
             // Orders descriptor stores before the invalidation: a walk that starts after it sees them.
             "dsb ishst",
             "tlbi alle1is",
-            // Completes it on all PEs.
+            // Completes it on all PEs, but on cores with an erratum not the accesses that used the entries.
+            "dsb ish",
+            "tlbi alle1is",
+            // Completes these as well.
             "dsb ish",
             "isb",
             options(nostack, preserves_flags)
@@ -245,31 +251,59 @@ impl<R: Regime> El2<R> {
 
 /// Translates `va` as the guest's EL1 would for a read, through both stages' stage 1 only (`AT S1E1R`).
 ///
-/// For permission faults, where HPFAR_EL2 need not be valid. `None` if the guest's own tables do not translate it (any
-/// more). PAR_EL1 is the guest's, and is put back.
+/// For permission faults, where HPFAR_EL2 need not be valid. PAR_EL1 is the guest's, and is put back.
+///
+/// The walk reads tables that the guest may be changing, and an external abort on it is an exception at EL2 itself, not
+/// a value in PAR_EL1 (Arm ARM, address translation instructions). The section `.exception_table` has an entry for the
+/// instruction, two 32-bit words, each an offset from its own address: of the instruction, and of where to go on. The
+/// embedder's vector for synchronous exceptions from EL2 looks ELR_EL2 up there and returns to the second; it may
+/// change SP_EL0 meanwhile. ELR_EL2, SPSR_EL2 and SP_EL0 are put back; ESR_EL2 and FAR_EL2 are then those of EL2's own
+/// exception.
+///
+/// # Errors
+///
+/// [`Untranslated`], for [`Stage2::untranslated`](crate::Stage2::untranslated).
 #[inline(always)]
-#[must_use]
-pub fn translate_stage1_read(va: u64) -> Option<Ipa> {
+pub fn translate_stage1_read(va: u64) -> Result<Ipa, Untranslated> {
     const FAULT: u64 = 1;
-    let (mut par, saved): (u64, u64);
-    // SAFETY: AT reads the guest's tables as the guest's own access did, and PAR_EL1 is restored.
+    /// In place of PAR_EL1, which has reserved bits that are 0.
+    const EXCEPTION: u64 = u64::MAX;
+    let par: u64;
+    // SAFETY: AT reads the guest's tables as the guest's own access did. PAR_EL1 is restored, and on the way of the
+    // exception what that has changed. The exception saves nothing to the stack.
     unsafe {
         asm!(
             "mrs {saved}, par_el1",
-            "at s1e1r, {va}",
+            "mrs {elr}, elr_el2",
+            "mrs {spsr}, spsr_el2",
+            "mrs {sp}, sp_el0",
+            "2: at s1e1r, {va}",
+            // The translation is complete before its result is read.
             "isb",
             "mrs {par}, par_el1",
-            "msr par_el1, {saved}",
+            "3: msr par_el1, {saved}",
+            ".pushsection .text.fixup, \"ax\"",
+            "4: msr elr_el2, {elr}",
+            "msr spsr_el2, {spsr}",
+            "msr sp_el0, {sp}",
+            "mov {par}, #-1",
+            "b 3b",
+            ".popsection",
+            ".pushsection .exception_table, \"a\"",
+            ".balign 4",
+            ".word 2b - ., 4b - .",
+            ".popsection",
             va = in(reg) va,
             par = out(reg) par,
-            saved = out(reg) saved,
+            saved = out(reg) _,
+            elr = out(reg) _,
+            spsr = out(reg) _,
+            sp = out(reg) _,
             options(nostack, preserves_flags)
         );
     }
-    let _ = saved;
-    if par & FAULT != 0 {
-        return None;
+    if par & FAULT == 0 {
+        return Ok(Ipa(par & 0x000f_ffff_ffff_f000 | va & 0xfff));
     }
-    par &= 0x000f_ffff_ffff_f000;
-    Some(Ipa(par | va & 0xfff))
+    Err(if par == EXCEPTION { Untranslated::Exception } else { Untranslated::Fault((par >> 1 & 0x3f) as u8) })
 }

@@ -89,6 +89,9 @@ events! {
     FaultConflict => "fault-tlb-conflict",
     /// A fault for an access that the tables allow: a stale TLB entry, or an alias.
     FaultSpurious => "fault-spurious",
+    /// A permission fault whose address could not be translated (`AT S1E1R`): the guest has changed its own tables
+    /// since.
+    FaultNoTranslation => "fault-no-translation",
     /// A spurious fault that came back and was answered with VMALLE1.
     EscalateVmallE1 => "escalate-vmalle1",
     /// A spurious fault that came back again and was answered with VMALLS12E1.

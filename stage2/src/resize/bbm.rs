@@ -96,18 +96,40 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     #[cfg_attr(not(feature = "small"), inline(never))]
     fn hold_marked(&self, entry: &Entry) -> Result<Descriptor, u64> {
-        if !entry.value.has_dbm() {
-            if self.logs.at(entry.ipa).is_some_and(|dirty_log| dirty_log.mechanism.is_hardware()) {
-                // Another change has taken DBM away, in this batch or on another PE, and perhaps not invalidated yet.
-                self.invalidate_leaf(entry.ipa);
-            }
-            return Ok(entry.value);
-        }
-        let held = entry.value.0 & !(bits::DBM | bits::WRITE) | bits::BUSY;
+        let marked = entry.value.has_dbm();
+        let taken = if marked { bits::DBM | bits::WRITE } else { 0 };
+        let held = entry.value.0 & !taken | bits::BUSY;
+        // From here on no other PE changes the entry: what may be cached of it does not grow. For the invalidation
+        // below it also is this PE's own store, after what it has read, which the DSB before the TLBI orders.
         self.replace(entry.slot, entry.value.0, held)?;
-        self.count(Event::ReadOnlyWindow);
-        // After this no PE holds an entry that lets a write through or marks the descriptor.
-        self.invalidate_leaf(entry.ipa);
+        if marked {
+            self.count(Event::ReadOnlyWindow);
+        }
+        // A leaf without DBM may be cached with it: another change has taken DBM away, in this batch or on another PE,
+        // and not invalidated yet. Logs tell nothing of that, since a leaf keeps DBM after its log has ended.
+        if marked || self.in_flight.others_revoking(0) {
+            // After this no PE holds an entry that lets a write through or marks the descriptor.
+            self.invalidate_leaf(entry.ipa);
+        }
         Ok(Descriptor(held))
+    }
+
+    /// Changes a leaf, no member of a run, by break-before-make: for the core on which that is needed to take execute
+    /// permission away ([`Errata::break_to_deny_execute`](crate::Errata)). On return no PE holds the old leaf.
+    ///
+    /// # Errors
+    ///
+    /// The entry held something else; nothing has changed.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn change_by_break(&self, entry: &Entry, new: Descriptor) -> Result<(), u64> {
+        self.replace(entry.slot, entry.value.0, entry.value.break_entry().0)?;
+        self.count(Event::InvalidWindow);
+        // No PE may hold the executable leaf when the other appears.
+        self.complete(&Pending::of(entry.range()));
+        self.overwrite(entry.slot, new.0);
+        // Orders the new entry before anything that relies on the memory being mapped again.
+        self.dsb(Dsb::IshSt);
+        Ok(())
     }
 }

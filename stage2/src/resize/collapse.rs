@@ -104,6 +104,12 @@ struct Collapse<'t, 'd, P: TableMemory + Maintenance> {
 }
 
 impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
+    /// Whether the leaf is part of a run that reaches over the range's bounds. The members of a run have the same permissions
+    /// (D8.7.1), so either all of them are opened or none.
+    fn cuts(&self, leaf: &Entry) -> bool {
+        leaf.is_run_member() && !self.range.covers(leaf.run())
+    }
+
     /// Replaces the table at `entry` by one leaf, or by nothing if it maps nothing.
     fn fold(&mut self, table: &Stage2<P>, entry: &Entry, child: PhysAddr, below: Level) -> bool {
         let first = Slot { table: child, index: 0 };
@@ -177,7 +183,7 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
 impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
-        if table.logs.none_in(entry.range()) {
+        if table.logs.none_in(entry.range()) && !self.cuts(entry) {
             table.reopen(entry.slot, entry.level);
         }
         Ok(Next::Continue)
@@ -192,9 +198,12 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
             return Ok(false);
         }
         // Pages, none of them logged: one quick look at each, where `entry` would ask about logs each time.
-        for (slot, _) in entry.children(part) {
+        for (slot, ipa) in entry.children(part) {
             let value = table.load(slot);
-            if value & bits::WRITE_GRANTED != 0 && value & (bits::WRITE | bits::DBM) != bits::WRITE {
+            if value & bits::WRITE_GRANTED != 0
+                && value & (bits::WRITE | bits::DBM) != bits::WRITE
+                && !self.cuts(&Entry::at(slot, Level::L3, ipa, Descriptor(value)))
+            {
                 table.reopen(slot, Level::L3);
             }
         }

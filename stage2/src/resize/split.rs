@@ -96,13 +96,15 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 return Ok(false);
             }
         };
-        self.fill_child(entry, held, child, plain);
+        // A leaf that was only made busy has no dirty state to give back: its children are as it was.
+        let marked = held != entry.value && entry.value.has_dbm();
+        self.fill_child(entry, if marked { held } else { entry.value }, child, plain);
         if self.publish_table(entry, held, child).is_err() {
             // Another PE was first. Ours was never reachable.
             reserve.put(child);
             return Ok(false);
         }
-        if held != entry.value {
+        if marked {
             self.give_dirty_state_back(entry.value, child);
         }
         self.count(if entry.level == Level::L1 { Event::Split1G } else { Event::Split2M });

@@ -76,6 +76,8 @@ pub struct Stage2<P> {
     pub(crate) unreadable: AtomicBool,
     /// A leaf may be one that hardware marks: there has been a log by hardware.
     pub(crate) hardware_logged: bool,
+    /// See [`Stage2::short_invalidation`].
+    pub(crate) short_invalidation: bool,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
@@ -111,13 +113,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             in_flight: InFlight::new(),
             unreadable: AtomicBool::new(false),
             hardware_logged: false,
+            short_invalidation: Self::short_invalidation(&config.features),
         })
     }
 
     /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0.
     #[must_use]
     pub fn vttbr(&self) -> u64 {
-        u64::from(self.config.vmid.get()) << 48 | self.hardware_root().0
+        u64::from(self.config.vmid.get()) << 48 | self.root().0
     }
 
     /// The value for VTCR_EL2 (D24.2.191): 4 KiB granule, walks inner shareable and write-back.
@@ -149,8 +152,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         vtcr
     }
 
-    /// The root that hardware walks from.
-    pub(crate) fn hardware_root(&self) -> PhysAddr {
+    /// The root that hardware walks from: the first of [`Geometry::root_tables`] adjacent frames.
+    #[must_use]
+    pub fn root(&self) -> PhysAddr {
         self.frozen.as_ref().map_or(self.root, |frozen| frozen.hardware_root)
     }
 

@@ -1,6 +1,7 @@
 //! TLB invalidation: gathered over an operation, issued once.
 
 use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::features::Features;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi, range_tlbi_pages};
 use crate::table::Stage2;
@@ -153,6 +154,33 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // Completes it on all PEs.
         self.dsb(Dsb::Ish);
         self.isb();
+        self.complete_accesses();
+    }
+
+    /// Whether one range is invalidated in the short way: by the range form, and no PE needs a repetition.
+    pub(crate) fn short_invalidation(features: &Features) -> bool {
+        features.tlbi_range && !features.errata.repeat_tlbi
+    }
+
+    /// After the DSB that completes broadcast invalidations: where some PE's DSB may complete before older accesses of
+    /// other PEs do ([`Errata::repeat_tlbi`](crate::Errata)), another TLBI and DSB. As in Linux any broadcast TLBI will
+    /// do: the entries went in time, only accesses that used them may be on their way still. The one place that does
+    /// so.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    fn complete_accesses(&self) {
+        if self.config.features.errata.repeat_tlbi {
+            self.repeat();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn repeat(&self) {
+        // The cheapest: no page is needed for it.
+        self.tlbi(Tlbi::Ipa { ipa: Ipa(0), scope: Scope::Broadcast });
+        // Completes it, and with it all accesses that used what was invalidated before the last DSB.
+        self.dsb(Dsb::Ish);
+        self.isb();
     }
 
     /// Invalidates what is pending, on every PE; when this returns, no PE holds an old translation.
@@ -182,7 +210,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.wait_for_runs();
         if !cfg!(feature = "small")
             && let Some([range]) = pending.ranges()
-            && self.config.features.tlbi_range
+            && self.short_invalidation
             && (range.bytes() - 1) / (LARGEST * crate::arch::address::PAGE_SIZE) == 0
         {
             // What most operations amount to.
@@ -218,6 +246,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             }
         }
         self.drop_combined();
+        self.complete_accesses();
     }
 
     /// Invalidates one range, which a range TLBI reaches, on every PE.

@@ -12,7 +12,15 @@ pub const MIB: u64 = 1 << 20;
 
 pub fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
     let hardware_update = HardwareUpdate::DirtyState;
-    let features = Features { pa_bits: 36, bbm, hardware_update, tlbi_range: true, vmid_bits: 8, lse: false };
+    let features = Features {
+        pa_bits: 36,
+        bbm,
+        hardware_update,
+        tlbi_range: true,
+        vmid_bits: 8,
+        lse: false,
+        errata: Errata::default(),
+    };
     let config = Config { hardware_dirty: true, ..Config::new(Vmid::new(1).unwrap(), features) };
     let mut table = Stage2::new(host, config).unwrap();
     table.map(range(GIB, GIB), PhysAddr(GIB), Attributes::RAM).unwrap();

@@ -93,3 +93,83 @@ fn a_conflict_that_comes_back_is_answered_as_often_and_at_last_reported() {
     }
     assert_eq!(table.fault(&abort(Status::Conflict), &mut history), Outcome::Stuck);
 }
+
+/// A walk of stage 1 through a device, which HCR_EL2.PTW refuses, is over at once, whatever the leaf allows; one for which the
+/// table was broken for a moment is tried again.
+#[test]
+fn a_walk_through_a_device_is_denied_at_once() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    let device = range(8 * GIB, 0x1000);
+    table.map(device, PhysAddr(device.start().0), Attributes::DEVICE).unwrap();
+    for write in [false, true] {
+        let walk = Abort { stage1_walk: true, write, ipa: device.start(), ..abort(Status::Permission) };
+        assert_eq!(table.fault(&walk, &mut FaultHistory::new()), Outcome::Denied);
+        let broken = Abort { status: Status::Translation, write: false, ..walk };
+        assert_eq!(table.fault(&broken, &mut FaultHistory::new()), Outcome::Retry);
+        // A driver's access, which another PE's change has made fault.
+        let access = Abort { stage1_walk: false, ..walk };
+        assert_eq!(table.fault(&access, &mut FaultHistory::new()), Outcome::Retry);
+    }
+    assert_eq!(host.count(Event::FaultSpurious), 4);
+}
+
+#[test]
+fn an_address_without_translation_is_answered_with_more_and_at_last_reported() {
+    const VA: u64 = 0xffff_0000_0000_5000;
+    for why in [Untranslated::Fault(0x07), Untranslated::Fault(0x0d), Untranslated::Exception] {
+        let host = Host::new();
+        let table = table(&host, BbmLevel::Level2);
+        let counts = || {
+            [
+                Event::FaultNoTranslation,
+                Event::TlbiIpaLocal,
+                Event::TlbiVaLocal,
+                Event::EscalateVmallE1,
+                Event::TlbiVmallE1Local,
+                Event::EscalateVmallS12E1,
+                Event::TlbiVmallS12E1Local,
+            ]
+            .map(|event| host.count(event))
+        };
+        let mut history = FaultHistory::new();
+        for n in 1..=64 {
+            assert_eq!(table.untranslated(VA, why, &mut history), Outcome::Retry, "{n}");
+            let (combined, whole) = (u64::from(n > 1), if n < 3 { 0 } else { n - 2 });
+            assert_eq!(counts(), [n, 0, 1, combined, combined, whole, whole], "{n}");
+        }
+        assert_eq!(table.untranslated(VA, why, &mut history), Outcome::Stuck);
+        // An access that was denied meanwhile has been answered: what comes next is another.
+        let denied = Abort { write: true, ..abort(Status::Permission) };
+        table.protect(range(PAGE.0, 0x1000), Permissions::READ).unwrap();
+        (0..64).for_each(|_| _ = table.untranslated(VA, why, &mut history));
+        assert_eq!(table.fault(&denied, &mut history), Outcome::Denied);
+        assert_eq!(table.untranslated(VA, why, &mut history), Outcome::Retry);
+    }
+}
+
+/// PAR_EL1.FST says what a conflict abort would.
+#[test]
+fn a_conflict_of_the_translation_is_answered_as_a_conflict_abort() {
+    let host = Host::new();
+    let table = table(&host, BbmLevel::Level2);
+    let mut history = FaultHistory::new();
+    for n in 1..=64 {
+        assert_eq!(table.untranslated(0x5000, Untranslated::Fault(0x30), &mut history), Outcome::Retry);
+        assert_eq!(
+            [Event::FaultConflict, Event::TlbiVmallS12E1Local, Event::TlbiVaLocal].map(|event| host.count(event)),
+            [n, n, 0]
+        );
+    }
+    assert_eq!(table.untranslated(0x5000, Untranslated::Fault(0x30), &mut history), Outcome::Stuck);
+}
+
+#[test]
+fn an_output_that_is_too_large_for_a_pe_is_no_fault_of_the_table() {
+    let host = Host::new();
+    let table = table(&host, BbmLevel::Level2);
+    let mut history = FaultHistory::new();
+    // The page is mapped, so nothing but the status says that the engine can't help.
+    assert_eq!(table.fault(&abort(Status::Permission), &mut history), Outcome::Retry);
+    assert_eq!(table.fault(&abort(Status::AddressSize), &mut history), Outcome::Unmapped);
+}

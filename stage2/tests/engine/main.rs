@@ -1,6 +1,7 @@
 //! The engine as its user sees it, on a host platform.
 
 mod dirty;
+mod errata;
 mod faults;
 mod host;
 mod operations;

@@ -8,7 +8,15 @@ const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
 fn features(bbm: BbmLevel) -> Features {
-    Features { pa_bits: 40, bbm, hardware_update: HardwareUpdate::None, tlbi_range: true, vmid_bits: 16, lse: true }
+    Features {
+        pa_bits: 40,
+        bbm,
+        hardware_update: HardwareUpdate::None,
+        tlbi_range: true,
+        vmid_bits: 16,
+        lse: true,
+        errata: Errata::default(),
+    }
 }
 
 fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {

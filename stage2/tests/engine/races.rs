@@ -178,6 +178,22 @@ fn opening_a_run_after_a_log_opens_all_of_it() {
 }
 
 #[test]
+fn a_collapse_that_ends_inside_of_a_run_opens_all_of_it_or_nothing() {
+    for (size, bytes) in [(LeafSize::Contiguous64K, 0x1000), (LeafSize::Contiguous32M, 2 * MIB)] {
+        let host = host();
+        let mut table = table(host, BbmLevel::Level2);
+        table.split(range(GIB, GIB), size).unwrap();
+        let log = start(&mut table, range(GIB, 64 * MIB), Mechanism::WriteProtect);
+        table.stop_log_keeping_pages(log).unwrap();
+        table.collapse(range(GIB + 3 * bytes, 2 * bytes)).unwrap();
+        let held: Vec<_> = (0..16).map(|n| table.walk(Ipa(GIB + n * bytes)).unwrap().write_protected).collect();
+        assert!(held.iter().all(|&one| one == held[0]), "members of one run with different permissions: {held:?}");
+        table.collapse(range(GIB, GIB)).unwrap();
+        assert!(table.leaves(range(GIB, GIB)).all(|leaf| !leaf.write_protected));
+    }
+}
+
+#[test]
 fn mapping_across_the_bounds_of_a_log_is_all_or_nothing() {
     let host = host();
     let mut table = table(host, BbmLevel::Level2);

@@ -9,7 +9,7 @@ fn a_table_lives_and_gives_everything_back() {
     let free = POOL.available();
     let bbm = BbmLevel::Level2;
     let hardware_update = HardwareUpdate::None;
-    let features = Features { pa_bits: 36, bbm, hardware_update, tlbi_range: false, vmid_bits: 8, lse: false };
+    let features = Features { pa_bits: 36, bbm, hardware_update, tlbi_range: false, vmid_bits: 8, lse: false, errata: Errata::default() };
     let mut table = Stage2::new(Platform, Config::new(Vmid::new(1).unwrap(), features)).unwrap();
     let ram = IpaRange::from_size(Ipa(0x4000_0000), 1 << 30).unwrap();
     table.map(ram, PhysAddr(0x8000_0000), Attributes::RAM).unwrap();

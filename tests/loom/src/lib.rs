@@ -31,6 +31,7 @@ of_the_engine! { arch "../../../stage2/src/arch" {
     address "address.rs"
     error "error.rs"
     geometry "geometry.rs"
+    range "range.rs"
 } }
 of_the_engine! { bitmap "../../../stage2/src/bitmap" {
     dirty_bitmap "dirty_bitmap.rs"

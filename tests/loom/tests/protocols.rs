@@ -27,8 +27,15 @@ fn table(bbm: BbmLevel) -> Table {
 }
 
 fn table_on(machine: Machine, bbm: BbmLevel) -> Table {
-    let features =
-        Features { pa_bits: 40, bbm, hardware_update: HardwareUpdate::None, tlbi_range: true, vmid_bits: 8, lse: true };
+    let features = Features {
+        pa_bits: 40,
+        bbm,
+        hardware_update: HardwareUpdate::None,
+        tlbi_range: true,
+        vmid_bits: 8,
+        lse: true,
+        errata: Errata::default(),
+    };
     let config = Config { ipa_bits: 32, ..Config::new(Vmid::new(1).unwrap(), features) };
     let mut table = Stage2::new(machine, config).unwrap();
     table.map(pages(START, BLOCK), PhysAddr(START), Attributes::RAM).unwrap();

@@ -101,3 +101,30 @@ fn two_writers_exclude_each_other() {
         assert_eq!(guarded.read(0), 2);
     });
 }
+
+/// What a crash does: the caller of `close` reads at the moment, and changes what is guarded once the others are out.
+#[test]
+fn a_closed_lock_lets_nobody_change_what_is_left() {
+    check(3, || {
+        let guarded = Guarded::new();
+        let theirs = Arc::clone(&guarded);
+        let other = thread::spawn(move || {
+            for _ in 0..2 {
+                if let Some(nested) = theirs.lock.try_begin_read(&theirs.flags[1]) {
+                    // SAFETY: the lock is held for reading.
+                    theirs.value.with(|value| unsafe { *value });
+                    theirs.lock.end_read(&theirs.flags[1], nested);
+                }
+            }
+        });
+        guarded.lock.begin_read(&guarded.flags[0], thread::yield_now);
+        let all_out = guarded.lock.close([&guarded.flags[1]].into_iter(), || {
+            thread::yield_now();
+            true
+        });
+        assert!(all_out);
+        // SAFETY: the other is out, and does not come in again.
+        guarded.value.with_mut(|value| unsafe { *value += 1 });
+        other.join().unwrap();
+    });
+}

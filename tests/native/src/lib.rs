@@ -42,6 +42,7 @@ pub fn table(arena: &Arena, gib: u64, hardware_dirty: bool) -> Stage2<&Arena> {
         tlbi_range: true,
         vmid_bits: 16,
         lse: true,
+        errata: stage2::Errata::default(),
     };
     let config = Config { hardware_dirty, ..Config::new(Vmid::new(1).expect("1 is a VMID"), features) };
     let mut table = Stage2::new(arena, config).expect("the arena holds the root");

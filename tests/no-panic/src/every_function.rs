@@ -142,6 +142,8 @@ fn faults(table: &Stage2<Opaque>) {
         black_box(syndrome.hpfar_is_valid());
         black_box(table.fault(&syndrome.at(fault::ipa_from_hpfar(any()), any()), &mut history));
     }
+    let why = if any() == 0 { Untranslated::Exception } else { Untranslated::Fault(any() as u8) };
+    black_box(table.untranslated(any(), why, &mut history));
     black_box(table.first_write(Ipa(any()), any(), &mut history));
     black_box(table.first_write_to_block(Ipa(any()), any(), &mut history));
 }

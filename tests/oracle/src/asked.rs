@@ -93,14 +93,18 @@ impl State {
         (first && may == May::Keep).then_some((change.span, old))
     }
 
-    /// Leaves that an operation was not asked to change, and did on its way, are as they were.
-    pub fn judge_outside(&mut self, running: &Running) {
+    /// Leaves that an operation of `pe` was not asked to change, and did on its way, are as they were, unless another PE was
+    /// asked to change them at the same time.
+    pub fn judge_outside(&mut self, pe: u8, running: &Running) {
         let may = |t: &Translation| [t.reads(), t.executes(), t.writes() || t.has_dbm()];
         for (span, before) in &running.outside {
             let mut found = None;
             for number in 0..self.spaces.len() {
                 self.spaces[number].leaves(&self.memory, number, &span.range(), &mut |_, now, _| {
-                    if may(before) != may(&now) && running.may(&now) == May::Keep {
+                    let at = now.span.base;
+                    let set = || running.set_meanwhile.iter().any(|range| range.contains(&at));
+                    let others = || set() || self.is_at_work(pe, at, running);
+                    if may(before) != may(&now) && running.may(&now) == May::Keep && !others() {
                         found.get_or_insert(now);
                     }
                 });

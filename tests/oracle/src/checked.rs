@@ -1,19 +1,18 @@
 //! The engine and the model, put together: each call of the engine is an operation that is judged when it returns.
 
-use crate::event::{Operation, OperationKind};
+use crate::event::{Access, Operation, OperationKind};
 use crate::model::Model;
-use core::sync::atomic::AtomicU64;
 use stage2::fault::Status;
 use stage2::{
-    Abort, Attributes, Batch, Config, Error, FaultHistory, Ipa, IpaRange, LeafSize, Log, LogOptions, Maintenance,
-    Outcome, PageSet, Permissions, PhysAddr, Stage2, TableMemory, Vmid,
+    Abort, Attributes, Batch, Config, Error, FaultHistory, Ipa, IpaRange, LeafSize, Maintenance, Outcome, Permissions,
+    PhysAddr, Stage2, TableMemory, Vmid,
 };
 
 /// A [`Stage2`] on a [`Model`], or on a platform that wraps one.
 #[derive(Debug)]
 pub struct Checked<'m, P: TableMemory + Maintenance = &'m Model> {
-    model: &'m Model,
-    stage2: Stage2<P>,
+    pub(crate) model: &'m Model,
+    pub(crate) stage2: Stage2<P>,
 }
 
 /// A [`Batch`] that tells the model what it is asked to change.
@@ -188,67 +187,26 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
         Ok(())
     }
 
-    /// [`Stage2::start_log`].
+    /// What a guest's access to the virtual address `va` on the executing PE comes to, if the PE uses the worst of all that it
+    /// may hold: it is done, after the faults that it takes, or it is refused. As in an exit path, the IPA of a permission
+    /// fault is what `AT` says.
     ///
     /// # Errors
     ///
-    /// As there.
-    pub fn start_log(
-        &mut self,
-        range: IpaRange,
-        storage: &'static [AtomicU64],
-        options: LogOptions,
-    ) -> Result<Log, Error> {
-        let stage2 = &mut self.stage2;
-        let operation = Operation::over(OperationKind::Start, range);
-        self.model.operation(operation, || stage2.start_log(range, storage, options))
-    }
-
-    /// [`Stage2::harvest`]; what it adds to `report` is judged. `report` is emptied first.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
-        report.clear();
-        self.model.operation(Operation::over(OperationKind::Harvest, log.range()), || {
-            let result = self.stage2.harvest(log, report);
-            self.tell_pages(report);
-            result
-        })
-    }
-
-    /// [`Stage2::clear`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
-        self.model.operation(Operation::over(OperationKind::Clear, log.range()), || {
-            self.tell_pages(set);
-            self.stage2.clear(log, set)
-        })
-    }
-
-    fn tell_pages(&self, set: &PageSet<'_>) {
-        let mut open: Option<IpaRange> = None;
-        let tell = |range: Option<IpaRange>| range.into_iter().for_each(|range| self.model.pages(range));
-        set.for_each(|page| {
-            let grown = open.filter(|o| o.end() == page).map_or(page, |o| o.start());
-            if grown == page {
-                tell(open);
+    /// The outcome, where it is not to try again.
+    pub fn access(&self, va: u64, access: Access, history: &mut FaultHistory) -> Result<(), Outcome> {
+        while let Err(mut abort) = self.model.guest_access(self.vmid(), va, access) {
+            if abort.status == Status::Permission {
+                // Where the guest has unmapped the page meanwhile, the next try is its own fault.
+                let Some(ipa) = self.model.address_translate(self.vmid(), va) else { continue };
+                abort.ipa = ipa;
             }
-            open = IpaRange::new(grown, page.offset(stage2::PAGE_SIZE)).ok();
-        });
-        tell(open);
-    }
-
-    /// [`Stage2::stop_log_and_collapse`].
-    pub fn stop_log_and_collapse(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
-        self.model.begin(Operation::over(OperationKind::Stop, log.range()));
-        let storage = self.stage2.stop_log_and_collapse(log);
-        self.model.finish(true);
-        storage
+            match self.fault(&abort, history) {
+                Outcome::Retry => {}
+                outcome => return Err(outcome),
+            }
+        }
+        Ok(())
     }
 
     /// [`Stage2::freeze`].

@@ -136,7 +136,9 @@ impl State {
                 let number = self.logs.len() - 1;
                 self.renew(number, pe, &range, running);
             }
-            OperationKind::Stop => self.logs.retain(|log| intersection(&log.range, &range).is_empty()),
+            OperationKind::Stop | OperationKind::End => {
+                self.logs.retain(|log| intersection(&log.range, &range).is_empty())
+            }
             OperationKind::Harvest => {
                 for number in 0..self.logs.len() {
                     self.judge_report(number, pe, &range, running);
@@ -177,7 +179,7 @@ impl State {
 
     /// Whether a change that may open a page is under way, or was while `running` ran: what it opens and marks may be in this
     /// report or in the next.
-    fn is_at_work(&self, except: u8, at: u64, running: &Running) -> bool {
+    pub fn is_at_work(&self, except: u8, at: u64, running: &Running) -> bool {
         use OperationKind::{Batch, Fault, Protect};
         if running.meanwhile.iter().any(|range| range.contains(&at)) {
             return true;

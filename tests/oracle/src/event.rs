@@ -92,6 +92,24 @@ pub enum Action {
         /// The VMID.
         vmid: u16,
     },
+    /// The guest maps a page of VA, in its own tables, to another page of IPA, and invalidates nothing.
+    GuestMaps {
+        /// The VMID.
+        vmid: u16,
+        /// The page of VA.
+        va: u64,
+        /// That of IPA; nothing is mapped there if there is none.
+        ipa: Option<u64>,
+    },
+    /// The guest accesses memory, through the worst entry that the PE may hold.
+    Access {
+        /// The VMID.
+        vmid: u16,
+        /// The address.
+        va: u64,
+        /// How.
+        access: Access,
+    },
     /// The engine was called.
     Begin(Operation),
     /// The operation of this PE reports these pages dirty, or was asked for just these; a batch, for one change more.
@@ -106,6 +124,23 @@ pub enum Action {
         /// Whether without an error.
         ok: bool,
     },
+}
+
+/// How a guest uses an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Access {
+    /// A load.
+    Read = 0,
+    /// A store.
+    Write = 1,
+    /// An instruction fetch.
+    Execute = 2,
+}
+
+impl Access {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
 }
 
 /// A TLB invalidation, with what the engine's own type leaves out so that it can't be got wrong.
@@ -216,24 +251,26 @@ pub enum OperationKind {
     Thaw = 15,
     /// Anything that frees no table and stores to no entry that others may change.
     Other = 16,
+    /// End a dirty log and leave the table as it is.
+    End = 17,
 }
 
 impl OperationKind {
-    pub(crate) const ALL: [OperationKind; 16] = {
+    pub(crate) const ALL: [OperationKind; 17] = {
         use OperationKind::{
-            Batch, Clear, Collapse, Fault, Freeze, Harvest, Map, New, Other, Protect, Release, Split, Start, Stop,
+            Batch, Clear, Collapse, End, Fault, Freeze, Harvest, Map, New, Other, Protect, Release, Split, Start, Stop,
             Thaw, Unmap,
         };
         [
             New, Release, Map, Unmap, Protect, Split, Collapse, Fault, Batch, Start, Harvest, Clear, Stop, Freeze,
-            Thaw, Other,
+            Thaw, Other, End,
         ]
     };
 
     /// Whether the engine is borrowed exclusively, so that plain stores are in order.
     pub(crate) const fn is_exclusive(self) -> bool {
-        use OperationKind::{Collapse, Freeze, Map, New, Release, Start, Stop, Thaw, Unmap};
-        matches!(self, New | Release | Map | Unmap | Collapse | Start | Stop | Freeze | Thaw)
+        use OperationKind::{Collapse, End, Freeze, Map, New, Release, Start, Stop, Thaw, Unmap};
+        matches!(self, End | New | Release | Map | Unmap | Collapse | Start | Stop | Freeze | Thaw)
     }
 }
 
@@ -309,6 +346,9 @@ impl fmt::Display for Event {
                 write!(f, "VMID {vmid} walks from {:#x}, {ipa_bits} bits of IPA", root.0)
             }
             Action::Detach { vmid } => write!(f, "VMID {vmid} walks nothing"),
+            Action::GuestMaps { vmid, va, ipa: Some(ipa) } => write!(f, "guest {vmid} maps VA {va:#x} to {ipa:#x}"),
+            Action::GuestMaps { vmid, va, ipa: None } => write!(f, "guest {vmid} maps VA {va:#x} to nothing"),
+            Action::Access { vmid, va, access } => write!(f, "guest {vmid}: {access:?} at VA {va:#x}"),
             Action::Begin(operation) => write!(f, "{operation} begins"),
             Action::Pages { start, end } => write!(f, "pages {start:#x}-{end:#x}"),
             Action::Return { ok: true } => write!(f, "returns"),

@@ -18,7 +18,7 @@ impl State {
             self.report(Verdict::Invalidation, range, None, what);
         }
         let at = self.history.now();
-        self.pes[pe as usize].issued.push(Issued { at, invalidation });
+        self.pes[pe as usize].issued.push(Issued { at, early: None, invalidation });
         if let (Some(range), Some(running)) = (invalidation.stage2_range(), &mut self.pes[pe as usize].running) {
             running.invalidations.push((at, range));
         }
@@ -57,23 +57,36 @@ impl State {
             Dsb::Nsh => issued.invalidation.scope == Scope::Local,
             Dsb::IshSt => false,
         };
-        let issued = core::mem::take(&mut self.pes[pe as usize].issued);
-        let (complete, open): (Vec<_>, Vec<_>) = issued.into_iter().partition(completes);
+        let mut issued = core::mem::take(&mut self.pes[pe as usize].issued);
+        let last = issued.last().map_or(0, |issued| issued.at);
+        let now = self.history.now();
+        // The entries themselves go in time. What may land late is an access that used one, which is here an entry that is
+        // held on: those that combine stages, which the forms for stage 2 alone leave in any case.
+        let lands_late = |issued: &mut Issued| {
+            let form = matches!(issued.invalidation.form, Form::VmallE1 | Form::VmallS12E1);
+            let late = form && completes(issued) && issued.invalidation.scope == Scope::Broadcast;
+            late && !issued.early.replace(issued.early.unwrap_or(now)).is_some_and(|early| last > early)
+        };
+        let late: Vec<_> = issued.iter_mut().map(|issued| self.setup.early_dsb && lands_late(issued)).collect();
+        let mut late = late.into_iter();
+        let (complete, open): (Vec<_>, Vec<_>) =
+            issued.into_iter().partition(|issued| late.next() != Some(true) && completes(issued));
         self.pes[pe as usize].issued = open;
-        for Issued { at, invalidation } in complete {
+        for Issued { at, invalidation, .. } in complete {
             let Some(number) = self.spaces.iter().position(|space| space.vmid == invalidation.vmid) else { continue };
-            if self.tlbs[number].is_empty() {
-                continue;
-            }
             let pes = match invalidation.scope {
                 Scope::Broadcast => self.all_pes(),
                 Scope::Local => 1 << pe,
             };
+            self.stage1[number].complete(pes, at, &invalidation);
+            if self.tlbs[number].is_empty() {
+                continue;
+            }
             match invalidation.form {
                 Form::Ipa(_) | Form::Range { .. } => self.drop_stage2(number, pes, at, &invalidation),
                 Form::VmallE1 => self.drop_combined(number, pes, at),
                 Form::VmallS12E1 => self.drop_everything(number, pes, at),
-                // The guest's own tables say which IPA a VA has; the model does not know them, so the entries stay.
+                // Combined entries under any other VA stay, and any other may be an alias: see `stage1.rs`.
                 Form::Va(_) | Form::OtherRegime => {}
             }
         }

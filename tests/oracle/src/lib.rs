@@ -19,8 +19,10 @@
 //!   those, unless they can be made anew from a stage-2 entry that is still there (R_TVTYQ).
 //! - **A contiguous run** is cached whole and by its members (R_LQLSD).
 //! - **Hardware** sets S2AP\[1\] in any descriptor with DBM, whenever it likes ([`Setup::mark_rate`]).
+//! - **The guest's own stage 1** is a map from pages of VA to pages of IPA. What a PE may hold under a VA decides whether an
+//!   access gets through ([`Checked::access`]): `VAAE1` takes that, and a fault that was answered must not come back.
 //!
-//! [`Verdict`] has the ten rules that it judges by.
+//! [`Verdict`] has the eleven rules that it judges by.
 //!
 //! # Use in your own tests
 //!
@@ -37,6 +39,7 @@
 //!     tlbi_range: true,
 //!     vmid_bits: 8,
 //!     lse: true,
+//!     errata: stage2::Errata::default(),
 //! };
 //! let model = Model::new(Setup::new(features.bbm));
 //! let mut table = Checked::new(&model, Config::new(Vmid::new(1)?, features))?;
@@ -58,9 +61,11 @@
 mod asked;
 mod busy;
 pub mod checked;
+pub mod checked_logs;
 mod dirty;
 pub mod event;
 mod history;
+mod inspect;
 mod invalidate;
 mod judge;
 mod late;
@@ -69,10 +74,12 @@ pub mod model;
 pub mod mutant;
 mod operation;
 mod platform;
+mod reach;
 pub mod record;
 pub mod reference;
 pub mod schedule;
 mod span;
+mod stage1;
 mod state;
 mod tlb;
 pub mod trace;
@@ -80,7 +87,7 @@ mod translation;
 pub mod verdict;
 
 pub use checked::{Checked, CheckedBatch};
-pub use event::{Action, Event, Form, Invalidation, Operation, OperationKind};
+pub use event::{Access, Action, Event, Form, Invalidation, Operation, OperationKind};
 pub use model::{Mapping, Model, Setup, Stats};
 pub use reference::Reference;
 pub use trace::Trace;

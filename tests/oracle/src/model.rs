@@ -1,10 +1,11 @@
 //! The model: what tests set up, hand to the engine, and ask.
 
-use crate::event::{Action, Event, Form, Invalidation, Operation};
+use crate::event::{Action, Form, Invalidation, Operation};
 use crate::memory::FrameId;
+use crate::schedule::before_act;
 use crate::state::{How, State};
 use crate::tlb::MAX_PES;
-use crate::verdict::{Checks, Verdict, Violation};
+use crate::verdict::{Checks, Verdict};
 use core::cell::{Cell, RefCell};
 use stage2::geometry::ENTRIES;
 use stage2::{BbmLevel, Counters, Dsb, Geometry, Ipa, IpaRange, PhysAddr, Scope, Slot, Vmid};
@@ -27,8 +28,14 @@ pub struct Setup {
     /// Whether a PE's plain stores come to memory no sooner than its next barrier or read-modify-write, and the last one
     /// first, so that software on other PEs sees them out of order.
     pub late_stores: bool,
+    /// Whether a DSB completes broadcast invalidations before the accesses that used what they invalidate, as on the cores of
+    /// [`stage2::Errata::repeat_tlbi`]: such accesses may still land until another TLBI and DSB of the same PE.
+    pub early_dsb: bool,
     /// Chance that hardware marks a descriptor dirty right after the engine has read it, in 256ths.
     pub mark_rate: u8,
+    /// Whether a PE that may hold entries of two sizes for one address takes a TLB conflict abort (levels 1 and 2) in
+    /// [`Model::guest_access`].
+    pub conflicts: bool,
     /// Seed of the hardware's choices.
     pub seed: u64,
 }
@@ -45,7 +52,9 @@ impl Setup {
             checks: Checks::ALL,
             record: false,
             late_stores: false,
+            early_dsb: false,
             mark_rate: 0,
+            conflicts: false,
             seed: 0,
         }
     }
@@ -108,7 +117,7 @@ pub struct Mapping {
 /// [`Model::violations`]. [`crate::Checked`] does all of that.
 #[derive(Debug)]
 pub struct Model {
-    state: RefCell<State>,
+    pub(crate) state: RefCell<State>,
     pe: Cell<u8>,
     counters: [Counters; MAX_PES],
 }
@@ -205,6 +214,18 @@ impl Model {
         self.state.borrow_mut().guest_write(pe, ipa.0)
     }
 
+    /// Hardware marks the leaf that translates `ipa`, if its descriptor has DBM and is clean, on behalf of the executing PE.
+    /// In a scheduled thread this is a step like any other, so that it comes at any moment.
+    pub fn hardware_marks(&self, vmid: Vmid, ipa: Ipa) {
+        before_act();
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let number = state.spaces.iter().position(|space| space.vmid == vmid.get());
+        if let Some((_, _, slot)) = number.and_then(|n| state.spaces[n].translate(&state.memory, n, ipa.0)) {
+            state.mark_dirty(self.pe(), slot);
+        }
+    }
+
     /// One event, by `pe`. The traits' methods come here, and traces.
     ///
     /// # Panics
@@ -279,6 +300,15 @@ impl Model {
                 if let Some(number) = state.spaces.iter().position(|space| space.vmid == vmid) {
                     state.abandon(number);
                 }
+            }
+            Action::GuestMaps { vmid, va, ipa } => {
+                state.history.push(pe, action, None);
+                state.guest_maps(vmid, va, ipa);
+            }
+            Action::Access { vmid, va, access } => {
+                state.history.push(pe, action, None);
+                // A trace says itself what comes of it.
+                let _ = state.guest_access(pe, vmid, va, access);
             }
             Action::Begin(operation) => {
                 state.history.push(pe, action, operation.range.map(crate::span::plain));
@@ -363,96 +393,6 @@ impl Model {
     /// Only so many frames may be in use at once.
     pub fn limit_frames(&self, frames: usize) {
         self.state.borrow_mut().memory.limit_to(frames);
-    }
-
-    /// Frames that the engine has.
-    #[must_use]
-    pub fn frames_in_use(&self) -> usize {
-        self.state.borrow().memory.in_use()
-    }
-
-    /// The descriptors of all frames in use, to compare before and after.
-    #[must_use]
-    pub fn snapshot(&self) -> Vec<(PhysAddr, [u64; ENTRIES])> {
-        self.state.borrow().memory.snapshot()
-    }
-
-    /// The descriptor in a slot; 0 where there is no frame.
-    #[must_use]
-    pub fn descriptor(&self, slot: Slot) -> u64 {
-        let state = self.state.borrow();
-        let frame = state.memory.find(slot.table).map(|id| state.memory.frame(id));
-        frame.and_then(|frame| frame.values.get(slot.index).copied()).unwrap_or(0)
-    }
-
-    /// What the table of `vmid` in memory says of `ipa`; an independent walk, not the engine's.
-    #[must_use]
-    pub fn translate(&self, vmid: Vmid, ipa: Ipa) -> Option<Mapping> {
-        let state = self.state.borrow();
-        let number = state.spaces.iter().position(|space| space.vmid == vmid.get())?;
-        let (span, leaf, slot) = state.spaces[number].translate(&state.memory, number, ipa.0)?;
-        let id = state.memory.find(slot.table)?;
-        let descriptor = state.memory.frame(id).values[slot.index];
-        Some(Mapping { ipa: span.base, bytes: span.bytes(), output: leaf.output(span.base), descriptor })
-    }
-
-    /// All mappings of `vmid` that overlap `range`, in ascending order, as the table in memory has them.
-    #[must_use]
-    pub fn mappings(&self, vmid: Vmid, range: IpaRange) -> Vec<Mapping> {
-        let state = self.state.borrow();
-        let mut all = Vec::new();
-        if let Some(number) = state.spaces.iter().position(|space| space.vmid == vmid.get()) {
-            let range = crate::span::plain(range);
-            state.spaces[number].leaves(&state.memory, number, &range, &mut |span, leaf, slot| {
-                let descriptor =
-                    state.memory.find(slot.table).map_or(0, |id| state.memory.frame(id).values[slot.index]);
-                all.push(Mapping { ipa: span.base, bytes: span.bytes(), output: leaf.output(span.base), descriptor });
-            });
-        }
-        all
-    }
-
-    /// What happened, in numbers.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.state.borrow().stats
-    }
-
-    /// All events so far, if the set-up asked for them.
-    #[must_use]
-    pub fn recording(&self) -> Vec<Event> {
-        self.state.borrow().history.recording().to_vec()
-    }
-
-    /// What was found wrong so far.
-    #[must_use]
-    pub fn violations(&self) -> Vec<Violation> {
-        self.state.borrow().violations.clone()
-    }
-
-    /// Whether nothing was found wrong so far.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.state.borrow().violations.is_empty()
-    }
-
-    /// The verdicts of all violations so far, without repetition, in the order of their numbers.
-    #[must_use]
-    pub fn verdicts(&self) -> Vec<Verdict> {
-        let state = self.state.borrow();
-        Verdict::ALL.into_iter().filter(|v| state.violations.iter().any(|w| w.verdict == *v)).collect()
-    }
-
-    /// For tests: all is well so far.
-    ///
-    /// # Panics
-    ///
-    /// With the first violation and its history, if there is one.
-    #[track_caller]
-    pub fn assert_clean(&self) {
-        if let Some(violation) = self.state.borrow().violations.first() {
-            panic!("the oracle found a violation\n{violation}");
-        }
     }
 
     /// A barrier that both orders stores and completes invalidations, for tests that need a quiet machine.

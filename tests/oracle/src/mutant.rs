@@ -36,6 +36,9 @@ pub enum Mutation {
     BarrierAfterTlbi,
     /// No `DSB ISH`.
     NoCompletion,
+    /// DSBs complete early: the model's, by [`crate::Setup::early_dsb`], not this platform's. The engine survives it where
+    /// [`stage2::Errata::repeat_tlbi`] tells it of that, and nowhere else.
+    EarlyCompletion,
     /// A table is filled after it was published.
     FillAfterPublish,
     /// Fourteen entries of a table are left as they were in the frame.
@@ -58,11 +61,11 @@ pub enum Mutation {
 
 impl Mutation {
     /// All but [`Mutation::None`].
-    pub const ALL: [Mutation; 21] = {
+    pub const ALL: [Mutation; 22] = {
         use Mutation::{
-            BarrierAfterTlbi, DoubleFree, FillAfterPublish, FreeEarly, HalfRange, LastLevel, Leak, Local, NoBreak,
-            NoCombinedTlbi, NoCompletion, NoNt, NoStage2Tlbi, NoStoreBarrier, NoUnmap, OtherRegime, OtherVmid,
-            PageHint, PlainStore, ShortFill, UnalignedRange,
+            BarrierAfterTlbi, DoubleFree, EarlyCompletion, FillAfterPublish, FreeEarly, HalfRange, LastLevel, Leak,
+            Local, NoBreak, NoCombinedTlbi, NoCompletion, NoNt, NoStage2Tlbi, NoStoreBarrier, NoUnmap, OtherRegime,
+            OtherVmid, PageHint, PlainStore, ShortFill, UnalignedRange,
         };
         [
             NoStage2Tlbi,
@@ -77,6 +80,7 @@ impl Mutation {
             NoStoreBarrier,
             BarrierAfterTlbi,
             NoCompletion,
+            EarlyCompletion,
             FillAfterPublish,
             ShortFill,
             FreeEarly,

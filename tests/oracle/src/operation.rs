@@ -53,6 +53,8 @@ pub(crate) struct Running {
     pub invalidations: Vec<(u64, Range<u64>)>,
     /// What fault handlers have changed that returned while it ran.
     pub meanwhile: Vec<Range<u64>>,
+    /// What changes of permissions have touched that ended meanwhile.
+    pub set_meanwhile: Vec<Range<u64>>,
     runs: Vec<(FrameId, usize)>,
     /// By descriptor: invalid for a time.
     windows: FxHashMap<(FrameId, usize), Window>,
@@ -70,6 +72,9 @@ impl State {
     /// An operation begins. Its event is in the history already.
     pub fn begin(&mut self, pe: u8, operation: Operation) {
         self.operations += 1;
+        if operation.kind != OperationKind::Fault {
+            self.pes[pe as usize].trial = None;
+        }
         let number = self.operations;
         let before = self.pes[pe as usize].running.replace(Running {
             operation,
@@ -78,6 +83,7 @@ impl State {
             touched: Vec::new(),
             invalidations: Vec::new(),
             meanwhile: Vec::new(),
+            set_meanwhile: Vec::new(),
             runs: Vec::new(),
             windows: FxHashMap::default(),
             restricted: FxHashMap::default(),
@@ -97,6 +103,13 @@ impl State {
                 self.report(Verdict::Contract, span.range(), None, what);
             }
             return;
+        }
+        if change.how != How::Hardware
+            && let Some(running) = &self.pes[pe as usize].running
+            && running.operation.kind == OperationKind::End
+        {
+            let what = format!("{} changes what a walk may read", running.operation);
+            self.report(Verdict::Contract, span.range(), None, what);
         }
         self.note_permission_window(change);
         let opens = self.opens_window(change);
@@ -210,14 +223,20 @@ impl State {
             }
         }
         if running.operation.kind == OperationKind::Fault {
+            self.note_answer(pe);
             for other in self.pes.iter_mut().filter_map(|pe| pe.running.as_mut()) {
                 other.meanwhile.extend_from_slice(&running.touched);
+            }
+        }
+        if matches!(running.operation.kind, OperationKind::Batch | OperationKind::Protect) {
+            for other in self.pes.iter_mut().filter_map(|pe| pe.running.as_mut()) {
+                other.set_meanwhile.extend_from_slice(&running.touched);
             }
         }
         self.judge_runs(&running);
         self.judge_left_busy(pe, &running);
         self.judge_windows(&running, ok);
-        self.judge_outside(&running);
+        self.judge_outside(pe, &running);
         self.judge_taken_early(&running);
         match running.operation.kind {
             OperationKind::Freeze if ok => self.frozen = true,

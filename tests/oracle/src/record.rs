@@ -2,7 +2,7 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 0 | kind of the event, 1 to 16 |
+//! | 0 | kind of the event, 1 to 18 (17 and 18 are what a guest does, which no machine logs) |
 //! | 1 | PE |
 //! | 2-3 | VMID |
 //! | 4-7 | small operands, see [`encode`] |
@@ -11,7 +11,7 @@
 //! All little-endian. The order of the records is the order of the events: a logger takes a number from one shared counter
 //! with each event and sorts by it. Failed compare-exchanges and loads need not be logged.
 
-use crate::event::{Action, Event, Form, Invalidation, Operation, OperationKind};
+use crate::event::{Access, Action, Event, Form, Invalidation, Operation, OperationKind};
 use core::fmt;
 use stage2::{Dsb, Ipa, IpaRange, Level, PhysAddr, Scope, Slot};
 
@@ -47,7 +47,8 @@ struct Raw {
 ///
 /// The small operands are, by kind: a slot's index (bytes 4-5); the barrier (0 ISHST, 1 ISH, 2 NSH); for a TLBI its form,
 /// scope (1 broadcast), hint (0 none, else the level + 1) and last-level flag; for a range TLBI SCALE and NUM are in the
-/// second word; frames; bits of IPA; the kind of an operation, and whether it has a range.
+/// second word; frames; bits of IPA; the kind of an operation, and whether it has a range; whether a guest's page has an IPA;
+/// how a guest accesses memory.
 #[must_use]
 pub fn encode(event: &Event) -> [u8; RECORD] {
     let mut raw = Raw { pe: event.pe, ..Raw::default() };
@@ -121,6 +122,14 @@ pub fn encode(event: &Event) -> [u8; RECORD] {
         Action::Return { ok } => {
             raw.kind = 16;
             raw.small[0] = u8::from(ok);
+        }
+        Action::GuestMaps { vmid, va, ipa } => {
+            (raw.kind, raw.vmid, raw.small[0]) = (17, vmid, u8::from(ipa.is_some()));
+            raw.words = [va, ipa.unwrap_or(0), 0];
+        }
+        Action::Access { vmid, va, access } => {
+            (raw.kind, raw.vmid, raw.small[0]) = (18, vmid, access as u8);
+            raw.words[0] = va;
         }
     }
     raw.pack()
@@ -213,6 +222,8 @@ impl Raw {
             }
             15 if first < second => Action::Pages { start: first, end: second },
             16 => Action::Return { ok: self.small[0] != 0 },
+            17 => Action::GuestMaps { vmid, va: first, ipa: (self.small[0] != 0).then_some(second) },
+            18 => Action::Access { vmid, va: first, access: *Access::ALL.get(frames)? },
             _ => return None,
         })
     }

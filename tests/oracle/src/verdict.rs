@@ -14,7 +14,7 @@ macro_rules! verdicts {
 
         impl Verdict {
             /// All verdicts, in the order of their numbers, from 1.
-            pub const ALL: [Verdict; 10] = [$(Verdict::$name,)*];
+            pub const ALL: [Verdict; 11] = [$(Verdict::$name,)*];
 
             /// The rule, as a sentence.
             #[must_use]
@@ -56,6 +56,9 @@ verdicts! {
     /// The promises between the engine and its platform: no frame leaked, none freed twice, no plain store where another
     /// PE may write, nothing changed outside of the range that was asked for.
     Contract = 10: "the engine keeps its promises to the platform and to its caller",
+    /// An access that the table allows, and that faults again although its fault was answered and nothing has changed since:
+    /// what refuses it is held for ever.
+    Progress = 11: "a fault that was answered does not come back for what a TLB has kept",
 }
 
 /// Which verdicts are given. All, unless a test wants to know what one of them is good for.

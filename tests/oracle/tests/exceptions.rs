@@ -6,8 +6,8 @@ mod common;
 
 use common::traces::*;
 use stage2::descriptor::bits;
-use stage2::{BbmLevel, Descriptor, Dsb, Level};
-use stage2_oracle::{Action, Form, Operation, OperationKind, Trace, Verdict};
+use stage2::{BbmLevel, Descriptor, Dsb, Level, Scope};
+use stage2_oracle::{Action, Form, Invalidation, Operation, OperationKind, Trace, Verdict};
 
 /// Nothing is granted but reading.
 fn denied() -> u64 {
@@ -196,6 +196,22 @@ fn a_block_whose_log_has_ended_is_split_when_no_pe_holds_it_as_it_was() {
 }
 
 #[test]
+fn a_log_ends_and_nothing_more() {
+    // Pages that a log holds back stay so until their first write, which is another call.
+    assert_judged(&[mistake(BbmLevel::Level2, &[Verdict::Contract], |t, bad| {
+        mapped_pages(t, rw());
+        t.begin(OperationKind::Start, one_block());
+        change_page(t, 3, rw(), ro());
+        t.end().begin(OperationKind::End, one_block());
+        if !bad {
+            t.end().begin(OperationKind::Fault, pages(3, 3));
+        }
+        change_page(t, 3, ro(), rw());
+        t.end();
+    })]);
+}
+
+#[test]
 fn busy_marks_belong_to_one_pe_and_do_not_stay() {
     use BbmLevel::{Level1, Level2};
     use OperationKind::{Protect, Split};
@@ -283,6 +299,105 @@ fn others_at_work_excuse_only_what_they_may_have_done() {
             }
             t.end();
             t.begin(Harvest, one_block()).pages(one_block()).end();
+        }),
+    ]);
+}
+
+#[test]
+fn a_fault_comes_back_only_for_what_its_answer_could_not_take() {
+    use BbmLevel::Level2;
+    use OperationKind::Fault;
+    /// Another alias of page 3.
+    const ALIAS: u64 = 0x7000_0000;
+    let progress = &[Verdict::Progress];
+    /// A fault of a page that the table allows is answered.
+    fn answer(t: &mut Trace, n: u64, va: Option<u64>) {
+        t.begin(Fault, pages(n, n));
+        invalidate_local(t, n, va);
+        t.end();
+    }
+    fn open(t: &mut Trace, n: u64) {
+        t.begin(Fault, pages(n, n)).exchange(PAGES, n as usize, page(n, ro()), page(n, rw()));
+    }
+    assert_judged(&[
+        // Another virtual address of the page faults once for itself; with the answer for the first one, it does so again.
+        mistake(Level2, progress, |t, bad| {
+            mapped_pages(t, ro());
+            guest_maps(t, ALIAS, 3);
+            write(t, VA);
+            open(t, 3);
+            invalidate_local(t, 3, Some(VA));
+            t.end();
+            write(t, ALIAS);
+            answer(t, 3, Some(if bad { VA } else { ALIAS }));
+            write(t, ALIAS);
+        }),
+        // Another PE faults once for itself; the answer on the first one takes nothing from it.
+        mistake(Level2, progress, |t, bad| {
+            mapped_pages(t, ro());
+            t.on(0);
+            open(t, 3);
+            invalidate_local(t, 3, Some(VA));
+            t.end();
+            write(t.on(1), VA);
+            t.on(1).begin(Fault, pages(3, 3));
+            invalidate_local(t.on(u8::from(!bad)), 3, Some(VA));
+            t.on(1).end();
+            write(t, VA);
+        }),
+        // What another PE has stored and not ordered is not seen yet: the fault comes back, but for that time only.
+        mistake(Level2, progress, |t, bad| {
+            mapped_pages(t, ro());
+            t.on(1);
+            open(t, 3);
+            write(t.on(0), VA);
+            answer(t, 3, Some(VA));
+            t.on(1).dsb(Dsb::IshSt).end();
+            write(t.on(0), VA);
+            answer(t, 3, (!bad).then_some(VA));
+            write(t, VA);
+        }),
+        // What this PE has stored and not ordered: nothing excuses that.
+        mistake(Level2, progress, |t, bad| {
+            mapped_pages(t, ro());
+            write(t, VA);
+            open(t, 3);
+            if bad {
+                let local =
+                    Invalidation { vmid: 1, form: page_form(3), scope: Scope::Local, hint: None, last_level: false };
+                t.act(Action::Tlbi(local)).dsb(Dsb::Nsh);
+                t.act(Action::Tlbi(Invalidation { form: Form::Va(VA), ..local })).dsb(Dsb::Nsh);
+            } else {
+                invalidate_local(t, 3, Some(VA));
+            }
+            t.end();
+            write(t, VA);
+        }),
+        // The guest has changed its tables and not its TLB: the entry under the old page goes with the virtual address.
+        mistake(Level2, progress, |t, bad| {
+            mapped_pages(t, ro());
+            guest_maps(t, ALIAS, 3);
+            guest_maps(t, ALIAS, 4);
+            open(t, 4);
+            invalidate_local(t, 4, Some(VA + 0x1000));
+            t.end();
+            write(t, ALIAS);
+            answer(t, 4, (!bad).then_some(ALIAS));
+            write(t, ALIAS);
+        }),
+        // Page 3 is closed again meanwhile: then it is the table that refuses.
+        mistake(Level2, progress, |t, bad| {
+            mapped_pages(t, ro());
+            write(t, VA);
+            open(t, 3);
+            invalidate_local(t, 3, (!bad).then_some(VA));
+            t.end();
+            if !bad {
+                t.on(1).begin(OperationKind::Protect, pages(3, 3));
+                change_page(t, 3, rw(), denied());
+                t.end();
+            }
+            write(t.on(0), VA);
         }),
     ]);
 }

@@ -3,37 +3,12 @@
 
 mod common;
 
-use common::{GIB, MIB, Machine, range, scaled, seed, vmid};
+use common::scenes::{BASE, machine, page, pages, setup, stop, storage, table};
+use common::{MIB, Machine, range, scaled, seed, vmid};
 use core::cell::RefCell;
-use core::sync::atomic::AtomicU64;
 use stage2::*;
 use stage2_oracle::schedule::{Body, Chooser, Random, explore, run};
-use stage2_oracle::{Checked, Model, Reference, Setup};
-
-const BASE: u64 = 2 * GIB;
-
-fn machine(bbm: BbmLevel, contiguous: bool, hardware_dirty: bool) -> Machine {
-    Machine { bbm, contiguous, hardware_dirty, ipa_bits: 32, tlbi_range: true }
-}
-
-fn setup(machine: Machine, late_stores: bool) -> Setup {
-    Setup { pes: 3, mark_rate: 0, frames: 256, late_stores, ..machine.setup() }
-}
-
-fn page(n: u64) -> u64 {
-    BASE + n * PAGE_SIZE
-}
-
-fn pages(first: u64, last: u64) -> IpaRange {
-    range(page(first), page(last + 1))
-}
-
-/// Two blocks of RAM.
-fn table(model: &Model, machine: Machine) -> Checked<'_> {
-    let mut table = Checked::new(model, machine.config()).expect("a table");
-    table.map(range(BASE, BASE + 4 * MIB), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
-    table
-}
+use stage2_oracle::{Checked, Model, Reference};
 
 /// Threads that share a table; what they do must commute, so that the result is one for all orders.
 type Scene = fn(&Checked<'_>, u8);
@@ -191,23 +166,6 @@ fn three_threads_in_random_order() {
     }
 }
 
-/// Words for a log's bitmap, until [`stop`].
-fn storage(logged: IpaRange) -> &'static [AtomicU64] {
-    let words = Layout::new(logged).words();
-    (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak()
-}
-
-/// The end of a log and of its table, which leaves nothing.
-fn stop(model: &Model, mut table: Checked<'_>, log: Log) {
-    let storage = table.stop_log_and_collapse(log).expect("the log's own words");
-    // SAFETY: the words were leaked by `storage`, and the engine has given them back.
-    drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
-    model.assert_clean();
-    table.release();
-    model.assert_clean();
-    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
-}
-
 /// Two vCPUs write, a third PE harvests and splits: no write is missed.
 fn log_race(machine: Machine, late_stores: bool, mechanism: Mechanism, all_dirty: bool, chooser: &mut dyn Chooser) {
     let model = Model::new(setup(machine, late_stores));
@@ -354,5 +312,79 @@ fn no_permission_comes_back_with_the_members_of_a_run() {
                 take_a_run_apart(machine, late_stores, &mut Random::new(seed() + n));
             }
         }
+    }
+}
+
+/// A log by hardware has ended, and its leaves still have DBM. A `protect` that takes DBM from a block, whose invalidation
+/// may not be complete, beside a split of the block: the size may not change while a PE holds the writable entry (R_RTBRL).
+fn split_after_a_hardware_log(machine: Machine, late_stores: bool, grant_between: bool, chooser: &mut dyn Chooser) {
+    let model = Model::new(setup(machine, late_stores));
+    let mut table = table(&model, machine);
+    let logged = pages(0, 511);
+    let options = LogOptions { mechanism: Mechanism::HardwareBlock, all_dirty: false };
+    let log = table.start_log(logged, storage(logged), options).expect("a log");
+    let words = table.stop_log_keeping_pages(log).expect("the log's own words");
+    // SAFETY: the words were leaked by `storage`, and the engine has given them back.
+    drop(unsafe { Box::from_raw(core::ptr::from_ref(words).cast_mut()) });
+    let denier = || {
+        if grant_between {
+            // The block comes back to the value that the other PE has read, so that its compare-exchange succeeds.
+            table.protect(logged, Permissions::READ).expect("no memory is needed");
+            table.protect(logged, Permissions::ALL).expect("no memory is needed");
+        }
+        table.protect(logged, Permissions::READ).expect("no memory is needed");
+    };
+    let bodies: Vec<Body<'_>> =
+        vec![(0, Box::new(denier)), (1, Box::new(|| table.split(logged, LeafSize::Page).expect("memory")))];
+    run(&model, bodies, chooser);
+    model.set_pe(0);
+    model.assert_clean();
+    table.release();
+    model.assert_clean();
+    assert_eq!(model.frames_in_use(), 0, "frames are leaked");
+}
+
+#[test]
+fn a_size_waits_for_dbm_that_is_being_taken_away_after_a_log() {
+    for bbm in Machine::LEVELS {
+        let machine = machine(bbm, false, true);
+        for (late_stores, grant_between) in [(false, false), (true, false), (false, true)] {
+            let play =
+                |chooser: &mut dyn Chooser| split_after_a_hardware_log(machine, late_stores, grant_between, chooser);
+            let (runs, all) = explore(2, scaled(6000) as usize, play);
+            println!(
+                "a split after a log by hardware at {bbm:?}, stores late {late_stores}: {runs} orders{}",
+                if all { ", all" } else { "" }
+            );
+        }
+        for n in 0..u64::from(scaled(600)) {
+            let seed = seed() + n;
+            println!("a split after a log by hardware at {bbm:?}: ORACLE_SEED={seed}");
+            split_after_a_hardware_log(machine, n % 2 == 1, n % 4 > 1, &mut Random::new(seed));
+        }
+    }
+}
+
+/// The same in one batch, whose one invalidation comes last.
+#[test]
+fn a_batch_splits_what_it_has_just_denied_after_a_hardware_log() {
+    for bbm in Machine::LEVELS {
+        let machine = machine(bbm, false, true);
+        let model = Model::new(setup(machine, false));
+        let mut table = table(&model, machine);
+        let logged = pages(0, 511);
+        let options = LogOptions { mechanism: Mechanism::HardwareBlock, all_dirty: false };
+        let log = table.start_log(logged, storage(logged), options).expect("a log");
+        table.stop_log_keeping_pages(log).expect("the log's own words");
+        table
+            .batch(|batch| {
+                batch.protect(logged, Permissions::READ)?;
+                batch.split(logged, LeafSize::Page)
+            })
+            .expect("memory");
+        model.assert_clean();
+        assert!(table.stage2().leaves(logged).all(|leaf| leaf.size == LeafSize::Page), "{bbm:?}");
+        table.release();
+        model.assert_clean();
     }
 }

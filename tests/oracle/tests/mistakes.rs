@@ -14,7 +14,9 @@ use stage2_oracle::{Action, Checks, Form, Model, OperationKind, Setup, Trace, Ve
 fn mistakes() -> Vec<Mistake> {
     use BbmLevel::{Level0, Level1, Level2};
     use OperationKind::{Clear, Collapse, Fault, Harvest, Map, Protect, Split, Start, Unmap};
-    use Verdict::{Contract, Dirty, EarlyMake, Freed, Invalidation, Size, Stale, Translation, Unfilled, Window};
+    use Verdict::{
+        Contract, Dirty, EarlyMake, Freed, Invalidation, Progress, Size, Stale, Translation, Unfilled, Window,
+    };
     let mistake = |number, level, found_by, trace| Mistake { number, ..mistake(level, found_by, trace) };
     vec![
         // Valid over valid, another output.
@@ -240,6 +242,15 @@ fn mistakes() -> Vec<Mistake> {
             }
             t.tlbi(Form::VmallE1).dsb(Dsb::Ish).end();
         }),
+        // A page is opened, and the guest's VA invalidated no more than stage 2 is.
+        mistake(0, Level2, &[Progress], |t, bad| {
+            mapped_pages(t, ro());
+            write(t, VA);
+            t.begin(Fault, pages(3, 3)).exchange(PAGES, 3, page(3, ro()), page(3, rw()));
+            invalidate_local(t, 3, (!bad).then_some(VA));
+            t.end();
+            write(t, VA);
+        }),
         // R_RTBRL: a block that hardware marks is split as it is.
         Mistake {
             number: 0,
@@ -287,7 +298,7 @@ fn a_log_that_is_damaged_is_refused() {
     mapped_block(&mut trace);
     let good: Vec<u8> = trace.events().iter().flat_map(record::encode).collect();
     assert_eq!(record::decode(&good[..good.len() - 1]).map_err(|e| e.index), Err(trace.events().len() - 1));
-    for kind in [0, 17, 255] {
+    for kind in [0, 19, 255] {
         let mut bad = good.clone();
         bad[2 * record::RECORD] = kind;
         let error = record::decode(&bad).expect_err("no such kind");

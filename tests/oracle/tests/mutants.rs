@@ -32,9 +32,17 @@ fn work(table: &mut Checked<'_, Mutant<'_>>, hardware: bool) {
 }
 
 fn verdicts(mutation: Mutation, machine: Machine, checks: Checks) -> BTreeSet<Verdict> {
-    let model = Model::new(Setup { checks, mark_rate: 0, ..machine.setup() });
+    verdicts_with(mutation, machine, checks, Errata::default())
+}
+
+/// The same for an engine that knows of errata.
+fn verdicts_with(mutation: Mutation, machine: Machine, checks: Checks, errata: Errata) -> BTreeSet<Verdict> {
+    let early_dsb = mutation == Mutation::EarlyCompletion;
+    let model = Model::new(Setup { checks, early_dsb, mark_rate: 0, ..machine.setup() });
     let platform = Mutant::new(&model, mutation);
-    let mut table = Checked::on(&model, platform, machine.config()).expect("a table");
+    let mut config = machine.config();
+    config.features.errata = errata;
+    let mut table = Checked::on(&model, platform, config).expect("a table");
     table.map(range(2 * GIB, 3 * GIB), PhysAddr(2 * GIB), Attributes::RAM).expect("a mapping");
     model.assert_clean();
     work(&mut table, machine.hardware_dirty);
@@ -78,6 +86,8 @@ const TABLE: &[(Mutation, &[BbmLevel], &[Verdict])] = {
         (Mutation::BarrierAfterTlbi, DIRECT, &[Stale, Unfilled]),
         (Mutation::NoCompletion, &[Level0], &[Size, Stale, Freed, EarlyMake]),
         (Mutation::NoCompletion, DIRECT, &[Stale, Freed]),
+        (Mutation::EarlyCompletion, &[Level0], &[Size, Translation, Stale, EarlyMake]),
+        (Mutation::EarlyCompletion, DIRECT, &[Stale]),
         (Mutation::FillAfterPublish, DIRECT, &[Unfilled]),
         (Mutation::ShortFill, ALL, &[Unfilled]),
         (Mutation::ShortFill, DIRECT, &[Translation, Unfilled]),
@@ -101,6 +111,49 @@ fn each_mistake_is_found_for_the_right_reason() {
             let found = verdicts(mutation, machine(bbm), Checks::ALL);
             assert!(expected.iter().all(|v| found.contains(v)), "{mutation:?} at {bbm:?}: {found:?}, not {expected:?}");
         }
+    }
+}
+
+/// What the cores of `Errata::repeat_tlbi` do is made good by the repetition, with and without range TLBIs; the repetition does
+/// not make good anything else.
+#[test]
+fn a_dsb_that_completes_early_is_survived_by_the_repetition_only() {
+    let repeats = Errata { repeat_tlbi: true, ..Errata::default() };
+    for bbm in Machine::LEVELS {
+        for tlbi_range in [true, false] {
+            let machine = Machine { tlbi_range, ..machine(bbm) };
+            let with = |mutation, errata| verdicts_with(mutation, machine, Checks::ALL, errata);
+            assert!(!with(Mutation::EarlyCompletion, Errata::default()).is_empty(), "{machine:?}: not found");
+            assert_eq!(with(Mutation::EarlyCompletion, repeats), BTreeSet::new(), "{machine:?}");
+            assert_eq!(with(Mutation::None, repeats), BTreeSet::new(), "{machine:?}");
+            assert!(!with(Mutation::NoCompletion, repeats).is_empty(), "{machine:?}: no DSB, and not found");
+        }
+    }
+}
+
+/// What it does to a log: a store lands after the harvest that says that its page is clean.
+#[test]
+fn a_harvest_misses_no_late_store_where_a_dsb_completes_early() {
+    let found = |mechanism, repeat_tlbi| {
+        let machine = machine(BbmLevel::Level3);
+        let model = Model::new(Setup { early_dsb: true, mark_rate: 0, ..machine.setup() });
+        let mut config = machine.config();
+        config.features.errata.repeat_tlbi = repeat_tlbi;
+        let mut table = Checked::new(&model, config).expect("a table");
+        let logged = range(2 * GIB, 2 * GIB + 2 * MIB);
+        table.map(logged, PhysAddr(2 * GIB), Attributes::RAM).expect("a mapping");
+        table.split(logged, LeafSize::Page).expect("memory");
+        let words: Vec<_> = (0..64).map(|_| core::sync::atomic::AtomicU64::new(0)).collect();
+        let options = LogOptions { mechanism, all_dirty: true };
+        let mut log = table.start_log(logged, words.leak(), options).expect("a log");
+        let mut words = vec![0; log.layout().words()];
+        let mut report = PageSet::new(log.layout(), &mut words).expect("words enough");
+        table.harvest(&mut log, &mut report).expect("a harvest");
+        model.verdicts()
+    };
+    for mechanism in [Mechanism::WriteProtect, Mechanism::HardwarePage] {
+        assert!(found(mechanism, false).contains(&Verdict::Dirty), "{mechanism:?}: {:?}", found(mechanism, false));
+        assert_eq!(found(mechanism, true), [], "{mechanism:?}");
     }
 }
 

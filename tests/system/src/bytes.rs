@@ -42,3 +42,65 @@ pub fn starter(x0: u64) -> Vec<u8> {
     }
     image(STARTER, 4096, &instructions)
 }
+
+/// An EFI application that takes all memory that firmware has in pieces of 1 MiB and more, all but one of 6 MiB, and keeps
+/// it: enough for loading the hypervisor's file, not for what the hypervisor needs.
+pub fn hog() -> Vec<u8> {
+    efi_application(&[
+        0xa9bd_7bfd, // stp x29, x30, [sp, #-48]!
+        0xa901_53f3, // stp x19, x20, [sp, #16]
+        0xf940_3033, // ldr x19, [x1, #96]: boot services
+        0xd280_0000, // mov x0, #0: any pages
+        0xd280_0041, // mov x1, #2: loader data
+        0xd280_c002, // mov x2, #1536: 6 MiB
+        0x9100_83e3, // add x3, sp, #32
+        0xf940_1664, // ldr x4, [x19, #40]: AllocatePages
+        0xd63f_0080, // blr x4
+        0xf940_13f4, // ldr x20, [sp, #32]
+        0xd280_0000, // again: mov x0, #0
+        0xd280_0041, // mov x1, #2
+        0xd280_2002, // mov x2, #256: 1 MiB
+        0x9100_a3e3, // add x3, sp, #40
+        0xf940_1664, // ldr x4, [x19, #40]
+        0xd63f_0080, // blr x4
+        0xb4ff_ff40, // cbz x0, again
+        0xaa14_03e0, // mov x0, x20
+        0xd280_c001, // mov x1, #1536
+        0xf940_1a64, // ldr x4, [x19, #48]: FreePages
+        0xd63f_0080, // blr x4
+        0xd280_0000, // mov x0, #0: success
+        0xa941_53f3, // ldp x19, x20, [sp, #16]
+        0xa8c3_7bfd, // ldp x29, x30, [sp], #48
+        0xd65f_03c0, // ret
+    ])
+}
+
+/// A PE32+ file (Microsoft PE Format) with one section, at whose beginning it is entered.
+fn efi_application(instructions: &[u32]) -> Vec<u8> {
+    const CODE: u32 = 0x1000;
+    let mut file = Vec::new();
+    let mut put = |value: u64, bytes: usize| {
+        let end = file.len() + bytes;
+        file.extend_from_slice(&value.to_le_bytes()[..bytes.min(8)]);
+        file.resize(end, 0);
+    };
+    put(0x5a4d, 60);
+    put(0x40, 4);
+    // COFF: ARM64, one section, 0xa0 bytes of optional header, executable.
+    for (value, bytes) in [(0x4550, 4), (0xaa64, 2), (1, 2), (0, 12), (0xa0, 2), (0x206, 2)] {
+        put(value, bytes);
+    }
+    // PE32+; sizes of code and data; entry, base of code, image base; alignments in memory and in the file.
+    let sizes = [(0x20b, 4), (0x200, 4), (0, 8), (CODE.into(), 4), (CODE.into(), 4), (0, 8), (0x1000, 4), (0x200, 4)];
+    // Versions; sizes of image and headers, checksum; EFI application; stack and heap; loader flags, six directories.
+    let rest = [(0, 16), (0x2000, 4), (0x200, 4), (0, 4), (10, 4), (0, 32), (0, 4), (6, 4), (0, 48)];
+    let name = u64::from_le_bytes(*b".text\0\0\0");
+    let section = [(name, 8), (0x200, 4), (CODE.into(), 4), (0x200, 4), (0x200, 4), (0, 12), (0x6000_0020, 4)];
+    for (value, bytes) in sizes.into_iter().chain(rest).chain(section) {
+        put(value, bytes);
+    }
+    file.resize(0x200, 0);
+    file.extend(instructions.iter().flat_map(|instruction| instruction.to_le_bytes()));
+    file.resize(0x400, 0);
+    file
+}

@@ -1,6 +1,7 @@
 //! What the tests that boot machines share.
 
 pub mod bytes;
+pub mod tree;
 
 use qemu::console::Extract;
 use qemu::images::{self, Image};
@@ -8,6 +9,7 @@ use qemu::initramfs::{self, Command};
 use qemu::machine::Machine;
 use qemu::run::{self, Flow, Outcome};
 use qemu::setup::emulator::Emulator;
+use qemu::setup::firmware::Firmware;
 use qemu::setup::guest::Guest;
 use qemu::workspace::Workspace;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,12 @@ pub fn emulator() -> &'static Emulator {
 pub fn guest() -> &'static Guest {
     static GUEST: OnceLock<Guest> = OnceLock::new();
     GUEST.get_or_init(|| Guest::get(workspace()).expect("there is a guest"))
+}
+
+/// UEFI firmware and GRUB.
+pub fn firmware() -> &'static Firmware {
+    static FIRMWARE: OnceLock<Firmware> = OnceLock::new();
+    FIRMWARE.get_or_init(|| Firmware::get(workspace()).expect("there is firmware"))
 }
 
 /// The hypervisor's flat image.
@@ -158,13 +166,22 @@ pub fn machine() -> Machine {
 ///
 /// # Panics
 /// If the guest can't be loaded.
-pub fn linux(mut machine: Machine, shell: &str) -> Ran {
+pub fn linux(machine: Machine, shell: &str) -> Ran {
+    linux_started(machine, shell, |_, _| ())
+}
+
+/// The same on a machine that `start` changes when its guest is known; what it returns is kept until the end.
+///
+/// # Panics
+/// If the guest can't be loaded.
+pub fn linux_started<T>(mut machine: Machine, shell: &str, start: impl FnOnce(&mut Machine, &Scratch) -> T) -> Ran {
     let command = Command::new(shell);
     let scratch = scratch();
     let archive = initramfs::archive(&guest().busybox, Some(&command)).expect("busybox can be read");
     let initrd = scratch.file("initrd", &archive);
     let bootargs = "console=ttyAMA0 quiet loglevel=1 panic=-1 rdinit=/hv/init";
     machine.load_guest(&guest().kernel, Some(&initrd), bootargs).expect("the guest fits");
+    let _kept = start(&mut machine, &scratch);
     let (mut extract, mut output) = (Extract::new(&command.nonce), Vec::new());
     let outcome = observe(&machine, |bytes, _| {
         extract.push(bytes, |bytes| output.extend_from_slice(bytes));

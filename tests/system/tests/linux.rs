@@ -87,6 +87,25 @@ fn a_granted_device_is_there_and_no_other() {
     assert_eq!(dma_devices(machine), [format!("virtio_mmio@{:x}", addresses[0])]);
 }
 
+/// Each transport has a part of a page: EL2 forwards to the one that is granted.
+#[test]
+fn a_granted_device_answers_and_its_neighbours_do_not() {
+    let mut machine = machine();
+    let address = machine.add_virtio(&["virtio-rng-device".to_owned()]).unwrap()[0];
+    machine.append += &format!(" grant-dma={address:#x}");
+    // The magic number; a status that is written; the magic number of the one behind, whose reading is a bus error.
+    let shell = format!(
+        "/hv/busybox devmem {address:#x} 32; /hv/busybox devmem {0:#x} 32 3; /hv/busybox devmem {0:#x} 32; \
+         /hv/busybox devmem {1:#x} 32 || echo $?",
+        address + 0x70,
+        address + 0x200
+    );
+    let ran = linux(machine, &shell);
+    assert_end!(ran.outcome, End::PowerOff);
+    let lines: Vec<_> = ran.output.lines().filter(|line| !line.contains("Bus error")).collect();
+    assert_eq!(lines, ["0x74726976", "0x00000003", "135"]);
+}
+
 #[test]
 fn instructions_at_el2_are_few() {
     let machine = Machine { icount: true, append: "log=info icount=on".into(), ..machine() };

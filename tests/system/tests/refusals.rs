@@ -6,6 +6,7 @@ use qemu::run::{Outcome, Stop};
 use qemu::size::Size;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use system_tests::tree::{reg, replace, tree_of};
 use system_tests::{Scratch, assert_end, bytes, hypervisor, machine, run, scratch};
 
 /// Where the tests put a device tree of their own.
@@ -37,15 +38,6 @@ fn with_kernel(scratch: &Scratch, mut machine: Machine, kernel: &[u8]) -> Machin
     machine
 }
 
-/// The device tree that QEMU makes for a machine.
-fn tree_of(scratch: &Scratch, machine: &Machine) -> Vec<u8> {
-    let path = scratch.path("tree.dtb");
-    let mut machine = machine.clone();
-    machine.extra.extend(["-machine".into(), OsString::from(format!("dumpdtb={}", path.display()))]);
-    run(&machine);
-    std::fs::read(path).expect("QEMU writes the device tree")
-}
-
 /// Starts the hypervisor on `machine`, whose modules lie where they did, with a device tree of the test's own.
 fn run_with_tree(scratch: &Scratch, mut machine: Machine, tree: &[u8]) -> Outcome {
     let load = |file: &Path, address: u64| {
@@ -58,22 +50,6 @@ fn run_with_tree(scratch: &Scratch, mut machine: Machine, tree: &[u8]) -> Outcom
     machine.extra.extend(load(hypervisor(), bytes::HYPERVISOR));
     machine.kernel = scratch.file("starter", &bytes::starter(TREE));
     run(&machine)
-}
-
-/// Replaces the only occurrence of some bytes.
-fn replace(tree: &mut [u8], from: &[u8], to: &[u8]) {
-    assert_eq!(from.len(), to.len());
-    let places: Vec<usize> = (0..=tree.len() - from.len()).filter(|&at| tree[at..].starts_with(from)).collect();
-    let [place] = places[..] else { panic!("{} occurrences", places.len()) };
-    tree[place..place + to.len()].copy_from_slice(to);
-}
-
-/// A module's `reg`, as guest-loader writes it.
-fn reg(address: u64, size: u64) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&address.to_be_bytes());
-    bytes[8..].copy_from_slice(&size.to_be_bytes());
-    bytes
 }
 
 /// Runs the small guest with its module's `reg` changed in the device tree.

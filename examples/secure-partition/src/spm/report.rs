@@ -1,34 +1,20 @@
 //! What happened, and whether that is what had to.
 
+use crate::baseline::Baseline;
 use crate::console::say;
-use crate::platform::{FRAMES, POOL, Platform, count};
+use crate::platform::{FRAMES, count};
 use crate::runner::{DENIED, WINDOWS_SEEN};
-use crate::{MOVED, Spm};
+use crate::shared::{MOVED, Spm};
 use core::sync::atomic::{AtomicBool, Ordering};
 use secure_partition::Partition;
 use secure_partition::layout::MEMORY;
-use secure_partition::tables::Tables;
-use stage2::{BbmLevel, Census, Event};
+use stage2::{BbmLevel, Event};
 
 static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// A partition reported a failure.
 pub fn fail() {
     FAILED.store(true, Ordering::Release);
-}
-
-/// What must be so again when all memory is back where it was.
-#[derive(Debug)]
-pub struct Baseline {
-    frames: usize,
-    census: [Census; 2],
-}
-
-impl Baseline {
-    /// As it is now.
-    pub fn of(tables: &Tables<Platform>) -> Self {
-        Self { frames: POOL.available(), census: Partition::ALL.map(|partition| tables.of(partition).read().census()) }
-    }
 }
 
 /// Prints the counts and checks them. Says whether all is well.

@@ -1,8 +1,8 @@
 //! One CPU's contexts: runs them by turns, as their messages say, and answers what they are stopped for.
 
-use crate::Spm;
 use crate::console::{self, say};
 use crate::context::{Context, Exit};
+use crate::shared::Spm;
 use arm_ffa::FfaError::InvalidParameters;
 use arm_ffa::interface_args::{ConsoleLogChars, DirectMsgArgs};
 use arm_ffa::{FfaError, Interface};

@@ -72,7 +72,15 @@ unsafe impl Maintenance for &Host {
 }
 
 pub fn features(bbm: BbmLevel) -> Features {
-    Features { pa_bits: 40, bbm, hardware_update: HardwareUpdate::None, tlbi_range: true, vmid_bits: 16, lse: true }
+    Features {
+        pa_bits: 40,
+        bbm,
+        hardware_update: HardwareUpdate::None,
+        tlbi_range: true,
+        vmid_bits: 16,
+        lse: true,
+        errata: Errata::default(),
+    }
 }
 
 pub const VMIDS: [u16; 2] = [1, 2];

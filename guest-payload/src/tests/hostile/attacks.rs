@@ -99,7 +99,8 @@ pub fn hypercall(random: &mut Random) {
     };
     let second = if id == function::REFUSE_FRAMES { random.below(4) } else { second };
     let conduit = pick(random, &[Conduit::Hvc, Conduit::Smc]);
-    call(conduit, id, [first, second, third, random.next()]);
+    let fourth = if id == function::INJECT_ABORT { random.below(2) } else { random.next() };
+    call(conduit, id, [first, second, third, fourth]);
 }
 
 pub fn psci_call(random: &mut Random) {

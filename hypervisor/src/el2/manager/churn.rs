@@ -1,8 +1,8 @@
 //! Random changes of the guest's table while the guest runs: what a test of the engine on a machine is made of.
 
-use crate::el2::manager::dirty::{self, Region, Table};
-use crate::el2::manager::watch;
-use alloc::string::{String, ToString};
+use crate::el2::guest_memory::{operations, table_lock::TableLock, watch};
+use crate::el2::manager::dirty::Region;
+use crate::el2::manager::why::Why;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use stage2::{IpaRange, LeafSize, PAGE_SIZE};
@@ -41,10 +41,10 @@ impl Chance {
 /// # Errors
 ///
 /// The engine's sentence, when a change fails for more than a lack of memory.
-pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Result<(), String> {
+pub fn churn(table: &TableLock, regions: &[Region], seed: u64, changes: u32) -> Result<(), Why> {
     if changes == 0 {
         open_all(regions)?;
-        return dirty::collapse(table, regions.iter().map(|region| &region.range));
+        return Ok(operations::collapse(table, regions.iter().map(|region| &region.range))?);
     }
     let mut chance = Chance::new(seed);
     for _ in 0..changes {
@@ -54,26 +54,26 @@ pub fn churn(table: &Table, regions: &[Region], seed: u64, changes: u32) -> Resu
             0..3 => {
                 let [.., run, page] = LeafSize::DESCENDING;
                 let size = [page, page, run, LeafSize::Block2M][chance.below(4) as usize % 4];
-                dirty::split(table, range, size)?;
+                operations::split(table, range, size)?;
             }
             3..5 => {
-                let room = watch::set(pages, Some(Policy::Report)).map_err(|error| error.to_string())?;
+                let room = watch::set(pages, Some(Policy::Report))?;
                 if !room {
                     open_all(regions)?;
                 }
             }
-            5 => drop(watch::set(pages, None).map_err(|error| error.to_string())?),
-            _ => dirty::collapse_piece(table, range).map_err(|error| error.to_string())?,
+            5 => drop(watch::set(pages, None)?),
+            _ => operations::collapse_piece(table, range)?,
         }
     }
     Ok(())
 }
 
 /// No store is reported any more.
-fn open_all(regions: &[Region]) -> Result<(), String> {
+fn open_all(regions: &[Region]) -> Result<(), Why> {
     for Region { range, .. } in regions {
         let range = PhysRange::new(range.start().0, range.end().0).ok_or("an empty range")?;
-        watch::set(range, None).map_err(|error| error.to_string())?;
+        watch::set(range, None)?;
     }
     Ok(())
 }

@@ -1,101 +1,22 @@
 //! The dirty log of all of the guest's memory: one of the engine's logs for each range of RAM.
 
-use crate::el2::events;
-use crate::el2::frames::FRAMES;
-use crate::el2::guest_memory::Platform;
-use crate::el2::table_lock::TableLock;
-use alloc::string::{String, ToString};
+use crate::el2::base::frames::FRAMES;
+use crate::el2::guest_memory::operations::split;
+use crate::el2::guest_memory::{events, table_lock::TableLock};
+use crate::el2::manager::why::Why;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
-use stage2::{Error, Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet, Permissions, Stage2};
+use stage2::{Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet};
 
-/// The guest's table.
-pub type Table = TableLock;
-
-/// What is done at once while the guest's faults wait for it, or the lock is held at all.
-const PIECE: u64 = 32 << 20;
 /// Words of a bitmap that stand for a block of 2 MiB.
 const BLOCK_WORDS: usize = 8;
 /// Harvests in a row that find a block dirty before it is split to pages.
 const HOT: u8 = 4;
 
-/// Changes the table: waits for faults in flight, and lets no new ones overtake.
-pub fn exclusively<R>(table: &Table, act: impl FnOnce(&mut Stage2<Platform>) -> R) -> R {
-    act(&mut table.write())
-}
-
-/// Cuts a range into pieces that end at multiples of `bytes`, a power of two.
-fn pieces(range: IpaRange, bytes: u64) -> impl Iterator<Item = IpaRange> {
-    let mut start = range.start();
-    core::iter::from_fn(move || {
-        let end = start.align_down(bytes).offset(bytes).min(range.end());
-        let piece = IpaRange::new(start, end).ok()?;
-        start = end;
-        Some(piece)
-    })
-}
-
-/// Splits a range while the guest uses it.
-pub fn split(table: &Table, range: IpaRange, to: LeafSize) -> Result<(), String> {
-    let split = |piece| {
-        let table = table.read();
-        events::fallible(Call::Split, Some(piece), || table.split(piece, to))
-    };
-    pieces(range, PIECE).try_for_each(split).map_err(|error| error.to_string())
-}
-
-/// Changes what the guest may do to a range.
-///
-/// # Errors
-///
-/// The engine's.
-pub fn protect(table: &Table, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
-    let table = table.read();
-    events::fallible(Call::Protect, Some(range), || table.protect(range, permissions))
-}
-
-/// Stops every walk, or says why not.
-///
-/// # Errors
-///
-/// The engine's.
-pub fn freeze(table: &Table) -> Result<(), Error> {
-    exclusively(table, |table| events::fallible(Call::Freeze, None, || table.freeze()))
-}
-
-/// Lets walks go on.
-pub fn thaw(table: &Table) {
-    exclusively(table, |table| events::operation(Call::Thaw, None, || table.thaw(), |()| true));
-}
-
-/// Makes the leaves of a range as large as they can be, at once.
-///
-/// # Errors
-///
-/// The engine's.
-pub fn collapse_piece(table: &Table, range: IpaRange) -> Result<(), Error> {
-    exclusively(table, |table| events::fallible(Call::Collapse, Some(range), || table.collapse(range)))
-}
-
-/// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
-pub fn collapse<'r>(table: &Table, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), String> {
-    let largest = LeafSize::Block1G.bytes();
-    for range in ranges {
-        let end = Ipa(range.end().0.next_multiple_of(largest));
-        let end = end.min(table.read().geometry().range().end());
-        let whole = IpaRange::new(range.start().align_down(largest), end).map_err(|error| error.to_string())?;
-        for large in pieces(whole, largest) {
-            let small = pieces(large, PIECE).chain([large]);
-            small.into_iter().try_for_each(|piece| collapse_piece(table, piece)).map_err(|error| error.to_string())?;
-        }
-    }
-    Ok(())
-}
-
 /// Leaves and tables as they are now.
-pub fn census(table: &Table) -> Census {
+pub fn census(table: &TableLock) -> Census {
     let census = table.read().census();
     Census { leaves: census.leaves.map(|count| count as u64), table_bytes: census.tables as u64 * PAGE_SIZE }
 }
@@ -133,7 +54,7 @@ impl Region {
             report: zeroed(words)?,
             since: zeroed(words)?,
             hashes: zeroed(range.pages() as usize)?,
-            heat: alloc::vec![0; words.div_ceil(BLOCK_WORDS)],
+            heat: heat(words.div_ceil(BLOCK_WORDS))?,
         })
     }
 
@@ -153,7 +74,7 @@ impl Region {
     /// # Errors
     ///
     /// A sentence; no log runs. Leaves may have been split.
-    pub fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Result<(), String> {
+    pub fn start(&mut self, table: &TableLock, mechanism: Mechanism, all_dirty: bool) -> Result<(), Why> {
         // Splitting beforehand, under the shared lock, leaves less to do while the guest's faults wait.
         let how = match mechanism {
             Mechanism::HardwarePage => {
@@ -168,10 +89,11 @@ impl Region {
         };
         let options = LogOptions { mechanism: how, all_dirty };
         let storage = self.storage.ok_or("this range is logged already")?;
-        let log = exclusively(table, |table| {
+        let log = {
+            let mut table = table.write();
             events::fallible(Call::Start, Some(self.range), || table.start_log(self.range, storage, options))
-        });
-        self.log = Some(log.map_err(|error| error.to_string())?);
+        };
+        self.log = Some(log?);
         self.storage = None;
         self.heat.fill(0);
         self.since.fill(0);
@@ -186,12 +108,11 @@ impl Region {
     }
 
     /// Ends its log. Leaves stay as they are.
-    pub fn stop(&mut self, table: &Table) {
+    pub fn stop(&mut self, table: &TableLock) {
         if let Some(log) = self.log.take() {
             let range = log.range();
-            self.storage = exclusively(table, |table| {
-                events::operation(Call::End, Some(range), || table.stop_log_keeping_pages(log), |_| true)
-            });
+            let mut table = table.write();
+            self.storage = events::operation(Call::End, Some(range), || table.stop_log_keeping_pages(log), |_| true);
         }
     }
 
@@ -203,11 +124,11 @@ impl Region {
     /// The engine's sentence.
     pub fn harvest(
         &mut self,
-        table: &Table,
+        table: &TableLock,
         look_first: bool,
         drops: &mut Drops,
         mut each: impl FnMut(u64, u64),
-    ) -> Result<u64, String> {
+    ) -> Result<u64, Why> {
         let Some(log) = &mut self.log else { return Ok(0) };
         let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
         let table = table.read();
@@ -223,7 +144,7 @@ impl Region {
             let harvest = || table.harvest(log, &mut set).inspect(|()| tell_pages(&set));
             events::fallible(Call::Harvest, Some(self.range), harvest)
         };
-        taken.map_err(|error| error.to_string())?;
+        taken?;
         drop(table);
         let words = set.bitmap().len();
         let mut pages = 0;
@@ -240,7 +161,7 @@ impl Region {
     }
 
     /// Splits the blocks that were found dirty whole, again and again: from now on they are reported page by page.
-    pub fn refine(&mut self, table: &Table) {
+    pub fn refine(&mut self, table: &TableLock) {
         let blocks = self.report.chunks_exact(BLOCK_WORDS).zip(&mut self.heat).enumerate();
         for (block, (words, heat)) in blocks {
             *heat = if words.iter().all(|word| *word == u64::MAX) { heat.saturating_add(1) } else { 0 };
@@ -300,6 +221,14 @@ impl Drops {
         }
         kept
     }
+}
+
+/// A number for each block; nothing if the heap has no room.
+fn heat(blocks: usize) -> Option<Vec<u8>> {
+    let mut heat = Vec::new();
+    heat.try_reserve_exact(blocks).ok()?;
+    heat.resize(blocks, 0);
+    Some(heat)
 }
 
 /// So many words of the hypervisor's own memory, for ever.

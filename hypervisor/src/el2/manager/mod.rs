@@ -5,14 +5,12 @@ mod audit;
 mod churn;
 mod dirty;
 mod port;
+pub mod presence;
 mod service;
-pub mod watch;
+mod why;
 
-use crate::el2::boot::Refusal;
-use crate::el2::cpu::{self, CpuArea};
-use crate::el2::registers::read_register;
-use crate::el2::{control, crash, power, secondary};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::el2::base::cpu::{self, CpuArea};
+use crate::el2::base::{firmware, refusal::Refusal};
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
 use hypervisor::range::PhysRange;
@@ -30,18 +28,6 @@ struct Core {
 
 static CORE: Once<Core> = Once::new();
 
-/// The guest has turned the machine off and waits for the host to be done.
-static ENDED: AtomicBool = AtomicBool::new(false);
-/// The host has said who it is, and not yet that it is done.
-static ATTENDED: AtomicBool = AtomicBool::new(false);
-/// CNTPCT_EL0 when the host was heard last.
-static HEARD: AtomicU64 = AtomicU64::new(0);
-
-/// Whether the command line asks for a management core.
-pub fn is_wanted(options: &Options) -> bool {
-    options.manager == Some(true)
-}
-
 /// The registers of the device that the management core talks through; nothing when there is to be no such core. The
 /// guest gets no part of their page.
 ///
@@ -49,7 +35,7 @@ pub fn is_wanted(options: &Options) -> bool {
 ///
 /// A sentence: no device, one CPU only, a grant of what shares the device's page.
 pub fn find_device(machine: &Machine, options: &Options) -> Result<Option<PhysRange>, Refusal> {
-    if !is_wanted(options) {
+    if !options.wants_manager() {
         return Ok(None);
     }
     if machine.cpus.len() < 2 {
@@ -98,7 +84,7 @@ fn kept_back(machine: &Machine) -> Option<(u64, &'static CpuArea)> {
 
 /// The affinity of the CPU that the guest does not get when `options` ask for a management core.
 pub fn withheld(machine: &Machine, options: &Options) -> Option<u64> {
-    is_wanted(options).then(|| kept_back(machine)).flatten().map(|(mpidr, _)| mpidr)
+    options.wants_manager().then(|| kept_back(machine)).flatten().map(|(mpidr, _)| mpidr)
 }
 
 /// Whether this is the management core's area.
@@ -109,67 +95,29 @@ pub fn is_core(area: &CpuArea) -> bool {
 /// Starts the management core, if there is one: right before the guest.
 pub fn start() {
     if let Some(core) = CORE.get()
-        && let Err(error) = secondary::start(core.area, core.mpidr)
+        && let Err(error) = firmware::start(core.area, core.mpidr, || true)
     {
-        power::refuse(format_args!("the management core, CPU {:#x}, cannot be started: PSCI says {error}", core.mpidr));
+        firmware::refuse(format_args!(
+            "the management core, CPU {:#x}, cannot be started: PSCI says {error}",
+            core.mpidr
+        ));
     }
 }
 
-/// What the management core does, for ever.
+/// What the management core does, for ever. Its control registers are set: TLB maintenance depends on some.
 pub fn run() -> ! {
-    // The registers that TLB maintenance depends on; and the guest's, which are not used.
-    control::apply();
     let service = CORE.get().and_then(|core| core.service.lock().take());
-    let Some(mut service) = service else { crash::park() };
+    let Some(mut service) = service else { firmware::park() };
     loop {
-        crash::park_if_stopped();
+        firmware::park_if_stopped();
         match service.receive() {
             Received::Nothing => core::hint::spin_loop(),
             Received::Rubbish => service.refuse_rubbish(),
             Received::Request(message) => {
-                heard();
+                presence::heard();
                 service.answer(message);
-                heard();
+                presence::heard();
             }
         }
-    }
-}
-
-fn heard() {
-    HEARD.store(read_register!("cntpct_el0"), Ordering::Relaxed);
-}
-
-/// Whether the guest has turned the machine off.
-fn guest_has_ended() -> bool {
-    ENDED.load(Ordering::Relaxed)
-}
-
-/// Whether the host is there.
-#[cfg(feature = "events")]
-pub fn is_attended() -> bool {
-    ATTENDED.load(Ordering::Relaxed)
-}
-
-/// The host is there, or has gone.
-fn attend(attended: bool) {
-    ATTENDED.store(attended, Ordering::Relaxed);
-}
-
-/// The guest has turned the machine off: waits until the host has what it wants of it, or is silent for too long.
-pub fn guest_ends() {
-    const PATIENCE_SECONDS: u64 = 60;
-    if CORE.get().is_none() {
-        return;
-    }
-    ENDED.store(true, Ordering::Relaxed);
-    let patience = read_register!("cntfrq_el0") * PATIENCE_SECONDS;
-    heard();
-    while ATTENDED.load(Ordering::Relaxed) {
-        crash::park_if_stopped();
-        if read_register!("cntpct_el0").saturating_sub(HEARD.load(Ordering::Relaxed)) > patience {
-            log::warn!("manager: the host is silent for {PATIENCE_SECONDS} s; the machine ends without it");
-            return;
-        }
-        core::hint::spin_loop();
     }
 }

@@ -1,9 +1,6 @@
 //! The way to the host: a virtio console that the guest never sees, polled.
 
-use crate::el2::boot::Refusal;
-use crate::el2::frames::FRAMES;
-use crate::el2::registers::read_register;
-use crate::el2::{crash, memory};
+use crate::el2::base::{firmware, frames::FRAMES, own_map, refusal::Refusal, registers::read_register};
 use alloc::boxed::Box;
 use core::ptr::NonNull;
 use hypervisor::machine::Machine;
@@ -26,7 +23,7 @@ const MAGIC: u32 = 0x7472_6976;
 /// A sentence, where there is none, or where no transport can be reached so early.
 pub fn find(machine: &Machine) -> Result<PhysRange, Refusal> {
     let is_console = |registers: PhysRange| {
-        if registers.size() < 0x100 || !memory::early_map_device(registers.start()) {
+        if registers.size() < 0x100 || !own_map::early_map_device(registers.start()) {
             return false;
         }
         // SAFETY: the device tree has a virtio-mmio transport there, now mapped; reading its identification does nothing.
@@ -162,7 +159,7 @@ impl Port {
                     self.on_their_way = 0;
                 }
                 _ => {
-                    crash::park_if_stopped();
+                    firmware::park_if_stopped();
                     core::hint::spin_loop();
                 }
             }

@@ -1,14 +1,15 @@
 //! What the host can ask for, and the answers.
 
-use crate::el2::boot::Refusal;
-use crate::el2::manager::dirty::{self, Drops, Region, Table};
+use crate::el2::base::{cpu, firmware, refusal::Refusal, registers::read_register};
+use crate::el2::guest_memory::{self, events, operations, table_lock::TableLock, watch};
+use crate::el2::manager::dirty::{self, Drops, Region};
 use crate::el2::manager::port::{Port, Received};
-use crate::el2::manager::{attend, audit, churn, guest_has_ended, watch};
-use crate::el2::registers::read_register;
-use crate::el2::{cpu, crash, events, guest_memory};
+use crate::el2::manager::presence::{attend, guest_has_ended};
+use crate::el2::manager::why::Why;
+use crate::el2::manager::{audit, churn};
 use alloc::boxed::Box;
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 use hypervisor::policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::events::RECORD;
@@ -58,7 +59,7 @@ impl Chunk {
 }
 
 /// An answer, or why there is none.
-type Answer = Result<Reply<'static>, String>;
+type Answer = Result<Reply<'static>, Why>;
 
 impl Service {
     /// A service for a guest with this memory.
@@ -96,7 +97,7 @@ impl Service {
         let Message { number, body } = message;
         match self.perform(number, body) {
             Ok(reply) => self.port.send(number, reply),
-            Err(sentence) => self.port.send(number, Reply::Refused(&sentence)),
+            Err(why) => self.port.send(number, Reply::Refused(&why.sentence(Memory(&self.regions)))),
         }
     }
 
@@ -110,9 +111,9 @@ impl Service {
             Request::Stop => self.stop(table),
             Request::Protect { start, end, policy } => self.protect(start, end, policy),
             Request::Stores => self.stores(number),
-            Request::Freeze => dirty::freeze(table).map(done).map_err(|error| error.to_string()),
+            Request::Freeze => Ok(operations::freeze(table).map(done)?),
             Request::Thaw => {
-                dirty::thaw(table);
+                operations::thaw(table);
                 Ok(Reply::Done)
             }
             Request::Storm => self.storm(table),
@@ -124,16 +125,16 @@ impl Service {
             Request::Counters => Ok(self.counters(number)),
             Request::Wait { milliseconds } => Ok(Reply::Waited { ended: self.wait(milliseconds) }),
             Request::Bye => {
-                dirty::thaw(table);
+                operations::thaw(table);
                 attend(false);
                 Ok(Reply::Done)
             }
         }
     }
 
-    fn hello(&mut self, table: &Table, number: u32, version: u16) -> Answer {
+    fn hello(&mut self, table: &TableLock, number: u32, version: u16) -> Answer {
         if version != VERSION {
-            return Err(alloc::format!("the hypervisor speaks version {VERSION} of the protocol, not {version}"));
+            return Err(Why::Version(version));
         }
         for Region { range, .. } in &self.regions {
             self.port.send(number, Reply::Memory { start: range.start().0, end: range.end().0 });
@@ -149,7 +150,7 @@ impl Service {
         })
     }
 
-    fn start(&mut self, table: &Table, mechanism: Mechanism, all_dirty: bool) -> Answer {
+    fn start(&mut self, table: &TableLock, mechanism: Mechanism, all_dirty: bool) -> Answer {
         if self.running.is_some() {
             return Err("a log runs already: stop it first".into());
         }
@@ -169,15 +170,15 @@ impl Service {
         Ok(Reply::Started { mechanism, census })
     }
 
-    fn stop(&mut self, table: &Table) -> Answer {
+    fn stop(&mut self, table: &TableLock) -> Answer {
         let (_, before) = self.running.take().ok_or("no log runs")?;
         self.regions.iter_mut().for_each(|region| region.stop(table));
-        dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
+        operations::collapse(table, self.regions.iter().map(|region| &region.range))?;
         Ok(Reply::Stopped { before, after: dirty::census(table) })
     }
 
     /// Sends what was written, and counts it.
-    fn take_pages(&mut self, table: &Table, number: u32, look_first: bool) -> Result<u64, String> {
+    fn take_pages(&mut self, table: &TableLock, number: u32, look_first: bool) -> Result<u64, Why> {
         let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
         let Self { port, regions, drops, chunk, .. } = self;
         let mut pages = 0;
@@ -192,15 +193,15 @@ impl Service {
         Ok(pages)
     }
 
-    fn harvest(&mut self, table: &Table, number: u32, look_first: bool) -> Answer {
+    fn harvest(&mut self, table: &TableLock, number: u32, look_first: bool) -> Answer {
         let pages = self.take_pages(table, number, look_first)?;
         Ok(Reply::Harvested { pages, table_bytes: table_bytes(), permission_faults: sum(Event::FaultPermission) })
     }
 
-    fn audit(&mut self, table: &Table, number: u32) -> Answer {
+    fn audit(&mut self, table: &TableLock, number: u32) -> Answer {
         let was_frozen = table.read().is_frozen();
         // With the lock for writing nobody is in a fault handler: every mark of every store so far is there.
-        dirty::freeze(table).map_err(|error| error.to_string())?;
+        operations::freeze(table)?;
         let result = self.take_pages(table, number, false).map(|pages| {
             let mut findings = Findings::default();
             for region in &mut self.regions {
@@ -210,7 +211,7 @@ impl Service {
             (pages, findings)
         });
         if !was_frozen {
-            dirty::thaw(table);
+            operations::thaw(table);
         }
         let (pages, findings) = result?;
         let findings = core::mem::replace(&mut self.hashed, true).then_some(findings);
@@ -225,11 +226,7 @@ impl Service {
             whole && self.regions.iter().any(covers)
         });
         let Some(range) = range else {
-            let memory: Vec<String> = self.regions.iter().map(|ram| alloc::format!("{:?}", ram.range)).collect();
-            return Err(alloc::format!(
-                "{start:#x}-{end:#x} is no range of whole pages in the guest's memory, which is {}",
-                memory.join(" and ")
-            ));
+            return Err(Why::NoRange { start, end });
         };
         let policy = match policy {
             Policy::Allow => None,
@@ -238,20 +235,20 @@ impl Service {
         };
         match watch::set(range, policy) {
             Ok(true) => Ok(Reply::Done),
-            Ok(false) => Err(alloc::format!("there is room for {} ranges only", policy::MAX_RANGES)),
-            Err(error) => Err(error.to_string()),
+            Ok(false) => Err(Why::NoRoom),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn stores(&mut self, number: u32) -> Answer {
-        watch::rearm().map_err(|error| error.to_string())?;
+        watch::rearm()?;
         while let Some(watch::Store { ipa, va, pc, cpu, denied }) = watch::take() {
             self.port.send(number, Reply::Store { ipa, va, pc, cpu, denied });
         }
         Ok(Reply::Stores { lost: watch::take_lost() })
     }
 
-    fn no_log_runs(&self) -> Result<(), String> {
+    fn no_log_runs(&self) -> Result<(), Why> {
         match self.running {
             Some(_) => Err("a log runs, whose leaves stay as they are: stop it first".into()),
             None => Ok(()),
@@ -275,10 +272,10 @@ impl Service {
         Ok(Reply::EventsLeft { lost: events::lost() })
     }
 
-    fn storm(&mut self, table: &Table) -> Answer {
+    fn storm(&mut self, table: &TableLock) -> Answer {
         self.no_log_runs()?;
-        self.regions.iter().try_for_each(|region| dirty::split(table, region.range, LeafSize::Page))?;
-        dirty::collapse(table, self.regions.iter().map(|region| &region.range))?;
+        self.regions.iter().try_for_each(|region| operations::split(table, region.range, LeafSize::Page))?;
+        operations::collapse(table, self.regions.iter().map(|region| &region.range))?;
         Ok(Reply::Done)
     }
 
@@ -294,7 +291,7 @@ impl Service {
         let start = read_register!("cntpct_el0");
         let ticks = read_register!("cntfrq_el0") / 1000 * u64::from(milliseconds);
         while read_register!("cntpct_el0").wrapping_sub(start) < ticks && !guest_has_ended() && !self.port.has_input() {
-            crash::park_if_stopped();
+            firmware::park_if_stopped();
             core::hint::spin_loop();
         }
         guest_has_ended()
@@ -313,4 +310,16 @@ fn sum(event: Event) -> u64 {
 /// Bytes of the guest's tables: every frame that the engine took and did not give back.
 fn table_bytes() -> u64 {
     sum(Event::FrameAllocated).wrapping_sub(sum(Event::FrameFreed)).wrapping_mul(PAGE_SIZE)
+}
+
+/// Where the guest's memory lies.
+struct Memory<'r>(&'r [Region]);
+
+impl fmt::Display for Memory<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(index, Region { range, .. })| {
+            let separator = if index == 0 { "" } else { " and " };
+            write!(f, "{separator}{range:?}")
+        })
+    }
 }

@@ -1,12 +1,14 @@
 //! Does operations on a checked table and on the reference, and compares the two.
 
-use super::operations::Op;
+use super::logs::LogUnderTest;
+use super::operations::{Change, Op, VIRTUAL};
 use super::{GIB, MIB, Machine, range, vmid};
-use core::sync::atomic::AtomicU64;
 use stage2::fault::Status;
 use stage2::*;
-use stage2_oracle::{Checked, CheckedBatch, Model, Reference};
-use std::collections::BTreeSet;
+use stage2_oracle::{Access, Action, Checked, CheckedBatch, Form, Invalidation, Model, Reference};
+
+/// Where the guest maps its RAM once more.
+const VIRTUAL_BASE: u64 = 0x7f00_0000_0000;
 
 /// A table with everything that is known about it from outside.
 pub struct Driver<'m> {
@@ -14,22 +16,26 @@ pub struct Driver<'m> {
     pub machine: Machine,
     pub table: Checked<'m>,
     pub reference: Reference,
-    history: FaultHistory,
-    log: Option<LogUnderTest>,
-}
-
-struct LogUnderTest {
-    log: Log,
-    /// Pages that the guest has certainly written since they were last reported.
-    written: BTreeSet<u64>,
+    histories: [FaultHistory; 2],
+    /// Pages of IPA that the guest has mapped each of its virtual pages to since it last told its TLBs.
+    virtual_pages: [Vec<u64>; VIRTUAL],
+    pub(super) logs: Vec<LogUnderTest>,
 }
 
 impl<'m> Driver<'m> {
     /// A table with two GiB of RAM around the middle.
     pub fn new(model: &'m Model, machine: Machine) -> Self {
         let table = Checked::new(model, machine.config()).expect("a table");
-        let mut driver =
-            Self { model, machine, table, reference: Reference::new(), history: FaultHistory::new(), log: None };
+        let mut driver = Self {
+            model,
+            machine,
+            table,
+            reference: Reference::new(),
+            histories: [FaultHistory::new(); 2],
+            virtual_pages: Default::default(),
+            logs: Vec::new(),
+        };
+        (0..VIRTUAL).for_each(|n| _ = driver.remap(n, machine.middle() + n as u64 * PAGE_SIZE, true));
         driver.step(&Op::Map(driver.everything(), 0, Attributes::RAM));
         driver
     }
@@ -76,12 +82,21 @@ impl<'m> Driver<'m> {
                 range
             }
             Op::Batch(ref changes) => {
-                let do_all =
-                    |batch: &mut CheckedBatch<'_, &Model>| changes.iter().try_for_each(|&(r, p)| batch.protect(r, p));
+                let do_all = |batch: &mut CheckedBatch<'_, &Model>| {
+                    changes.iter().try_for_each(|&change| match change {
+                        Change::Protect(range, permissions) => batch.protect(range, permissions),
+                        Change::Split(range, size) => batch.split(range, size),
+                    })
+                };
                 self.table.batch(do_all).expect("memory for a batch");
-                changes.iter().for_each(|&(range, permissions)| self.reference.protect(range, permissions));
-                let start = changes.iter().map(|c| c.0.start()).min().expect("a batch of something");
-                let end = changes.iter().map(|c| c.0.end()).max().expect("a batch of something");
+                for &change in changes {
+                    match change {
+                        Change::Protect(range, permissions) => self.reference.protect(range, permissions),
+                        Change::Split(range, size) => self.check_sizes(range, size),
+                    }
+                }
+                let start = changes.iter().map(|c| c.range().start()).min().expect("a batch of something");
+                let end = changes.iter().map(|c| c.range().end()).max().expect("a batch of something");
                 range(start.0, end.0)
             }
             Op::Store(ipa) => self.store(ipa),
@@ -89,7 +104,7 @@ impl<'m> Driver<'m> {
                 let ipa = Ipa(ipa);
                 let abort =
                     Abort { status: Status::Permission, write: false, execute: false, stage1_walk: false, ipa, va: 0 };
-                let outcome = self.table.fault(&abort, &mut self.history);
+                let outcome = self.table.fault(&abort, &mut self.histories[0]);
                 let expected = match self.reference.at(ipa) {
                     None => Outcome::Unmapped,
                     Some((_, attributes)) if !attributes.permissions.read => Outcome::Denied,
@@ -99,9 +114,16 @@ impl<'m> Driver<'m> {
                 range(ipa.0, ipa.0 + PAGE_SIZE)
             }
             Op::Start(range, mechanism, all_dirty) => self.start(range, mechanism, all_dirty),
-            Op::Harvest => self.harvest(),
-            Op::Clear(ref pages) => self.clear(pages),
-            Op::Stop => self.stop(),
+            Op::Remap(n, ipa, told) => self.remap(n, ipa, told),
+            Op::Access(pe, n, access) => self.access(pe, n, access),
+            Op::Beside(pages, mechanism, all_dirty) => self.start_beside(pages, mechanism, all_dirty),
+            Op::Harvest(n) => self.harvest(n),
+            Op::HarvestInto(n, noise) => self.harvest_into(n, noise),
+            Op::Peek(n) => self.peek(n),
+            Op::Clear(n, ref pages) => self.clear(n, pages),
+            Op::ClearFrom(n, ref pages) => self.clear_from(n, pages),
+            Op::Stop(n) => self.stop(n),
+            Op::End(n) => self.end(n),
             Op::FreezeAndThaw => {
                 self.table.freeze().expect("memory for a freeze");
                 assert!(self.model.mappings(vmid(), self.everything()).is_empty(), "frozen, and something is mapped");
@@ -112,7 +134,7 @@ impl<'m> Driver<'m> {
     }
 
     /// Where most operations are.
-    fn hot(&self) -> IpaRange {
+    pub(super) fn hot(&self) -> IpaRange {
         let middle = self.machine.middle();
         range(middle - 20 * MIB, middle + 20 * MIB)
     }
@@ -124,7 +146,7 @@ impl<'m> Driver<'m> {
     }
 
     fn store(&mut self, ipa: u64) -> IpaRange {
-        let outcome = self.table.store(Ipa(ipa), &mut self.history);
+        let outcome = self.table.store(Ipa(ipa), &mut self.histories[0]);
         let expected = match self.reference.at(Ipa(ipa)) {
             None => Err(Outcome::Unmapped),
             Some((_, attributes)) if !attributes.permissions.write => Err(Outcome::Denied),
@@ -132,66 +154,60 @@ impl<'m> Driver<'m> {
         };
         // An entry that was never invalidated may let a store through that the table would let through as well.
         assert_eq!(outcome, expected, "a guest's store to {ipa:#x}");
-        if let (Ok(()), Some(log)) = (outcome, &mut self.log)
-            && log.log.range().contains(Ipa(ipa))
-        {
-            log.written.insert(ipa);
+        if outcome.is_ok() {
+            self.note_written(ipa);
         }
         range(ipa, ipa + PAGE_SIZE)
     }
 
-    fn start(&mut self, range: IpaRange, mechanism: Mechanism, all_dirty: bool) -> IpaRange {
-        if self.log.is_some() {
-            self.stop();
+    /// The guest changes its own tables; if it does that properly, it tells its TLBs.
+    fn remap(&mut self, n: usize, ipa: u64, told: bool) -> IpaRange {
+        let va = VIRTUAL_BASE + n as u64 * PAGE_SIZE;
+        self.model.guest_maps(vmid(), va, Some(Ipa(ipa)));
+        if told {
+            let invalidation = Invalidation::of(vmid(), Tlbi::VaLocal { va });
+            debug_assert_eq!(invalidation.form, Form::Va(va));
+            self.model.apply(0, Action::Tlbi(Invalidation { scope: Scope::Broadcast, ..invalidation }));
+            self.model.settle();
+            self.virtual_pages[n].clear();
         }
-        let words = stage2::Layout::new(range).words();
-        let storage: Vec<AtomicU64> = (0..words).map(|_| AtomicU64::new(0)).collect();
-        let options = LogOptions { mechanism, all_dirty };
-        let log = self.table.start_log(range, storage.leak(), options).expect("memory for a log");
-        self.log = Some(LogUnderTest { log, written: BTreeSet::new() });
-        range
+        self.virtual_pages[n].push(ipa);
+        self.hot()
     }
 
-    fn harvest(&mut self) -> IpaRange {
-        let hot = self.hot();
-        let Some(LogUnderTest { log, written }) = &mut self.log else { return hot };
-        let mut words = vec![0; log.layout().words()];
-        let mut report = PageSet::new(log.layout(), &mut words).expect("words enough");
-        self.table.harvest(log, &mut report).expect("a harvest");
-        if let Some(missed) = written.iter().find(|&&page| !report.contains(Ipa(page))) {
-            panic!("the guest wrote {missed:#x}, and the harvest does not say so");
+    /// An access through the guest's own tables has the outcome that the table says, of the page that it maps now, or of one
+    /// that it mapped before and has not told its TLBs about.
+    fn access(&mut self, pe: u8, n: usize, access: Access) -> IpaRange {
+        self.model.set_pe(pe);
+        let va = VIRTUAL_BASE + n as u64 * PAGE_SIZE;
+        let outcome = self.table.access(va, access, &mut self.histories[usize::from(pe)]);
+        self.model.set_pe(0);
+        let expected = |ipa: u64| match self.reference.at(Ipa(ipa)) {
+            None => Err(Outcome::Unmapped),
+            Some((_, attributes)) => {
+                let Permissions { read, write, execute } = attributes.permissions;
+                let granted = match access {
+                    Access::Read => read,
+                    Access::Write => write,
+                    Access::Execute => execute,
+                };
+                if granted { Ok(()) } else { Err(Outcome::Denied) }
+            }
+        };
+        let mapped = &self.virtual_pages[n];
+        assert!(mapped.iter().any(|&ipa| outcome == expected(ipa)), "{access:?} at {mapped:#x?}: {outcome:?}");
+        let ipa = mapped[mapped.len() - 1];
+        if outcome.is_ok() && access == Access::Write {
+            self.note_written(ipa);
         }
-        written.clear();
-        log.range()
-    }
-
-    fn clear(&mut self, pages: &[u64]) -> IpaRange {
-        let hot = self.hot();
-        let Some(LogUnderTest { log, written }) = &mut self.log else { return hot };
-        let mut words = vec![0; log.layout().words()];
-        let mut set = PageSet::new(log.layout(), &mut words).expect("words enough");
-        for &page in pages {
-            set.insert(Ipa(page));
-            written.remove(&page);
-        }
-        self.table.clear(log, &set).expect("a clear");
-        log.range()
-    }
-
-    pub fn stop(&mut self) -> IpaRange {
-        let hot = self.hot();
-        let Some(LogUnderTest { log, .. }) = self.log.take() else { return hot };
-        let range = log.range();
-        if let Some(storage) = self.table.stop_log_and_collapse(log) {
-            // SAFETY: `start` leaked this very slice, and the engine has given it back.
-            drop(unsafe { Box::from_raw(core::ptr::from_ref(storage).cast_mut()) });
-        }
-        range
+        range(ipa, ipa + PAGE_SIZE)
     }
 
     /// The whole table is as the reference says; everything unmapped, only the root is left, and then not even that.
     pub fn finish(mut self) {
-        self.stop();
+        while !self.logs.is_empty() {
+            self.stop(0);
+        }
         let everything = self.everything();
         if let Some(difference) = self.reference.difference(self.model, vmid(), everything) {
             panic!("at the end: {difference}");

@@ -10,7 +10,9 @@ use stage2_oracle::Setup;
 use std::sync::Once;
 
 pub mod driver;
+pub mod logs;
 pub mod operations;
+pub mod scenes;
 pub mod traces;
 
 pub const MIB: u64 = 1 << 20;
@@ -45,6 +47,7 @@ impl Machine {
             tlbi_range: self.tlbi_range,
             vmid_bits: 16,
             lse: true,
+            errata: Errata::default(),
         };
         Config {
             ipa_bits: self.ipa_bits,
@@ -57,6 +60,8 @@ impl Machine {
     pub fn setup(self) -> Setup {
         Setup {
             hardware_dirty: self.hardware_dirty,
+            // Half of the machines.
+            conflicts: self.tlbi_range,
             mark_rate: if self.hardware_dirty { 64 } else { 0 },
             ..Setup::new(self.bbm)
         }

@@ -4,6 +4,25 @@ use super::{GIB, MIB, Machine, range};
 use core::fmt;
 use proptest::prelude::*;
 use stage2::*;
+use stage2_oracle::Access;
+
+/// One change of a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Change {
+    Protect(IpaRange, Permissions),
+    Split(IpaRange, LeafSize),
+}
+
+impl Change {
+    pub fn range(self) -> IpaRange {
+        match self {
+            Change::Protect(range, _) | Change::Split(range, _) => range,
+        }
+    }
+}
+
+/// Virtual pages that the guest of these tests maps.
+pub const VIRTUAL: usize = 8;
 
 /// Something to do to a table.
 #[derive(Clone)]
@@ -13,15 +32,28 @@ pub enum Op {
     Protect(IpaRange, Permissions),
     Split(IpaRange, LeafSize),
     Collapse(IpaRange),
-    Batch(Vec<(IpaRange, Permissions)>),
+    Batch(Vec<Change>),
     /// A guest's store.
     Store(u64),
     /// A guest's fetch or load that faults for no reason that the table knows.
     Spurious(u64),
+    /// The guest maps one of its virtual pages elsewhere, and says so to its TLBs or not.
+    Remap(usize, u64, bool),
+    /// A PE accesses one of the guest's virtual pages, with the worst that it may hold.
+    Access(u8, usize, Access),
     Start(IpaRange, Mechanism, bool),
-    Harvest,
-    Clear(Vec<u64>),
-    Stop,
+    /// A second log begins where the first one ends, and has so many pages.
+    Beside(u64, Mechanism, bool),
+    /// Logs are told apart by a number of any size.
+    Harvest(usize),
+    /// Into a bitmap that has this in each word already.
+    HarvestInto(usize, u64),
+    Peek(usize),
+    Clear(usize, Vec<u64>),
+    ClearFrom(usize, Vec<u64>),
+    Stop(usize),
+    /// The log ends, and the leaves stay as they are.
+    End(usize),
     FreezeAndThaw,
 }
 
@@ -44,14 +76,26 @@ impl fmt::Debug for Op {
             Op::Collapse(range) => write!(f, "collapse {range}"),
             Op::Batch(changes) => {
                 write!(f, "batch")?;
-                changes.iter().try_for_each(|(range, permissions)| write!(f, ", {range} {}", rwx(*permissions)))
+                changes.iter().try_for_each(|change| match change {
+                    Change::Protect(range, permissions) => write!(f, ", {range} {}", rwx(*permissions)),
+                    Change::Split(range, size) => write!(f, ", split {range} to {size:?}"),
+                })
             }
             Op::Store(ipa) => write!(f, "store to {ipa:#x}"),
             Op::Spurious(ipa) => write!(f, "spurious fault at {ipa:#x}"),
             Op::Start(range, mechanism, all_dirty) => write!(f, "start {range} {mechanism:?}, all dirty: {all_dirty}"),
-            Op::Harvest => write!(f, "harvest"),
-            Op::Clear(pages) => write!(f, "clear {pages:#x?}"),
-            Op::Stop => write!(f, "stop"),
+            Op::Remap(n, ipa, told) => write!(f, "the guest maps its page {n} to {ipa:#x}, invalidates: {told}"),
+            Op::Access(pe, n, access) => write!(f, "{access:?} by PE{pe} at the guest's page {n}"),
+            Op::Beside(pages, mechanism, all_dirty) => {
+                write!(f, "start {pages} pages behind the log, {mechanism:?}, all dirty: {all_dirty}")
+            }
+            Op::Harvest(n) => write!(f, "harvest log {n}"),
+            Op::HarvestInto(n, noise) => write!(f, "harvest log {n} into {noise:#x}"),
+            Op::Peek(n) => write!(f, "peek at log {n}"),
+            Op::Clear(n, pages) => write!(f, "clear log {n} {pages:#x?}"),
+            Op::ClearFrom(n, pages) => write!(f, "clear log {n} from {pages:#x?}"),
+            Op::Stop(n) => write!(f, "stop log {n}"),
+            Op::End(n) => write!(f, "end log {n}"),
             Op::FreezeAndThaw => write!(f, "freeze and thaw"),
         }
     }
@@ -130,6 +174,20 @@ fn splits(middle: u64) -> impl Strategy<Value = Op> {
     ]
 }
 
+fn changes(middle: u64) -> impl Strategy<Value = Op> {
+    let split = splits(middle).prop_map(|op| match op {
+        Op::Split(range, size) => Change::Split(range, size),
+        _ => unreachable!("a split"),
+    });
+    let protect = (ranges(middle), permissions()).prop_map(|(r, p)| Change::Protect(r, p));
+    prop::collection::vec(prop_oneof![4 => protect, 1 => split], 2..8).prop_map(Op::Batch)
+}
+
+fn accesses() -> impl Strategy<Value = Op> {
+    let access = prop_oneof![1 => Just(Access::Read), 3 => Just(Access::Write), 1 => Just(Access::Execute)];
+    (0..2u8, 0..VIRTUAL, access).prop_map(|(pe, n, access)| Op::Access(pe, n, access))
+}
+
 fn pages(middle: u64) -> impl Strategy<Value = u64> {
     (0..4096u64).prop_map(move |page| middle - 8 * MIB + page * PAGE_SIZE)
 }
@@ -143,13 +201,16 @@ pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
         8 => (ranges(m), permissions()).prop_map(|(r, p)| Op::Protect(r, p)),
         8 => splits(m),
         8 => wide(m).prop_map(Op::Collapse),
-        2 => prop::collection::vec((ranges(m), permissions()), 2..8).prop_map(Op::Batch),
+        2 => changes(m),
         4 => pages(m).prop_map(Op::Store),
+        2 => (0..VIRTUAL, pages(m), any::<bool>()).prop_map(|(n, ipa, told)| Op::Remap(n, ipa, told)),
+        4 => accesses(),
         1 => pages(m).prop_map(Op::Spurious),
     ];
     if mix == Mix::Mappings {
         return mappings.boxed();
     }
+    let noise = prop_oneof![Just(0), Just(u64::MAX), any::<u64>()];
     let mechanism = if machine.hardware_dirty {
         prop_oneof![Just(Mechanism::HardwarePage), Just(Mechanism::HardwareBlock), Just(Mechanism::WriteProtect)]
             .boxed()
@@ -158,11 +219,16 @@ pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
     };
     prop_oneof![
         24 => mappings,
-        4 => (ranges(m), mechanism, any::<bool>()).prop_map(|(r, m, a)| Op::Start(r, m, a)),
+        4 => (ranges(m), mechanism.clone(), any::<bool>()).prop_map(|(r, m, a)| Op::Start(r, m, a)),
+        2 => (1..64u64, mechanism, any::<bool>()).prop_map(|(n, m, a)| Op::Beside(n, m, a)),
         12 => pages(m).prop_map(Op::Store),
-        5 => Just(Op::Harvest),
-        5 => prop::collection::vec(pages(m), 1..40).prop_map(Op::Clear),
-        1 => Just(Op::Stop),
+        3 => any::<usize>().prop_map(Op::Harvest),
+        2 => (any::<usize>(), noise).prop_map(|(n, noise)| Op::HarvestInto(n, noise)),
+        1 => any::<usize>().prop_map(Op::Peek),
+        3 => (any::<usize>(), prop::collection::vec(pages(m), 1..40)).prop_map(|(n, p)| Op::Clear(n, p)),
+        2 => (any::<usize>(), prop::collection::vec(pages(m), 1..40)).prop_map(|(n, p)| Op::ClearFrom(n, p)),
+        1 => any::<usize>().prop_map(Op::Stop),
+        1 => any::<usize>().prop_map(Op::End),
         1 => Just(Op::FreezeAndThaw),
     ]
     .boxed()

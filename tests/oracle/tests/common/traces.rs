@@ -1,9 +1,10 @@
 //! Traces written by hand, in a good form and a bad one.
 
 use super::{GIB, MIB, range};
+use stage2::Scope;
 use stage2::descriptor::bits;
 use stage2::{Attributes, BbmLevel, Descriptor, Dsb, IpaRange, Level, PhysAddr};
-use stage2_oracle::{Checks, Form, Model, OperationKind, Setup, Trace, Verdict, record};
+use stage2_oracle::{Access, Action, Checks, Form, Invalidation, Model, OperationKind, Setup, Trace, Verdict, record};
 
 pub const ROOT: PhysAddr = PhysAddr(0x1000_0000);
 /// The table of level 2 for the third GiB.
@@ -64,6 +65,27 @@ pub fn no_pages(t: &mut Trace) {
 pub fn split(t: &mut Trace) {
     t.begin(OperationKind::Split, one_block()).allocate(PAGES).fill_leaves(PAGES, Level::L3, BASE, rw());
     t.dsb(Dsb::IshSt).exchange(BLOCKS, 0, block(rw()), Descriptor::table(PAGES).0).dsb(Dsb::IshSt).end();
+}
+
+/// The guest's address of page 3, as long as its stage 1 is off.
+pub const VA: u64 = BASE + 0x3000;
+
+/// The guest writes to a virtual address, and takes what faults it has to.
+pub fn write(t: &mut Trace, va: u64) {
+    t.act(Action::Access { vmid: 1, va, access: Access::Write });
+}
+
+/// The guest maps a virtual address to page `n`.
+pub fn guest_maps(t: &mut Trace, va: u64, n: u64) {
+    t.act(Action::GuestMaps { vmid: 1, va, ipa: Some(BASE + n * 4096) });
+}
+
+/// The invalidation of a fault handler: page `n` of stage 2, and the virtual address.
+pub fn invalidate_local(t: &mut Trace, n: u64, va: Option<u64>) {
+    let local = |form| Action::Tlbi(Invalidation { vmid: 1, form, scope: Scope::Local, hint: None, last_level: false });
+    t.dsb(Dsb::IshSt).act(local(Form::Ipa(BASE + n * 4096))).dsb(Dsb::Nsh);
+    va.into_iter().for_each(|va| _ = t.act(local(Form::Va(va))));
+    t.dsb(Dsb::Nsh);
 }
 
 pub fn everything() -> Form {

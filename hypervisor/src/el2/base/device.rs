@@ -1,0 +1,75 @@
+//! Accesses to devices' registers that EL2 makes on the guest's account: an external abort is the guest's, not EL2's end.
+
+use core::arch::asm;
+
+/// Executes one access, whose instruction has a fix-up (vectors.S), and returns the register that it has loaded or stored; nothing if it took
+/// an exception.
+///
+/// What an exception at EL2 changes is put back: the guest's return address and state, and SP_EL0. ESR_EL2 and FAR_EL2 stay
+/// those of EL2's own exception. An abort that comes late, as an SError, is the guest's, too: vectors.S says why.
+macro_rules! access {
+    ($instruction:literal, $address:expr, $value:expr) => {{
+        let (done, value): (u64, u64);
+        asm!(
+            "mrs {elr}, elr_el2",
+            "mrs {spsr}, spsr_el2",
+            "mrs {sp}, sp_el0",
+            "mov {done}, #1",
+            concat!("2: ", $instruction),
+            "3:",
+            ".pushsection .text.fixup, \"ax\"",
+            "4: msr elr_el2, {elr}",
+            "msr spsr_el2, {spsr}",
+            "msr sp_el0, {sp}",
+            "mov {done}, #0",
+            "b 3b",
+            ".popsection",
+            ".pushsection .exception_table, \"a\"",
+            ".balign 4",
+            ".word 2b - ., 4b - .",
+            ".popsection",
+            address = in(reg) $address,
+            value = inout(reg) $value => value,
+            done = out(reg) done,
+            elr = out(reg) _,
+            spsr = out(reg) _,
+            sp = out(reg) _,
+            options(nostack, preserves_flags)
+        );
+        (done != 0).then_some(value)
+    }};
+}
+
+/// Loads a register of 1, 2, 4 or 8 bytes; nothing if the access takes an exception.
+///
+/// # Safety
+///
+/// There is such a register at `address`, mapped as device memory, which may be read.
+pub unsafe fn load(address: u64, bytes: u8) -> Option<u64> {
+    // SAFETY: the caller's promise; an exception goes on behind the instruction.
+    unsafe {
+        match bytes {
+            1 => access!("ldrb {value:w}, [{address}]", address, 0u64),
+            2 => access!("ldrh {value:w}, [{address}]", address, 0u64),
+            4 => access!("ldr {value:w}, [{address}]", address, 0u64),
+            _ => access!("ldr {value}, [{address}]", address, 0u64),
+        }
+    }
+}
+
+/// Stores to a register of 1, 2 or 4 bytes, as all that are guarded have; nothing if the access takes an exception.
+///
+/// # Safety
+///
+/// There is such a register at `address`, mapped as device memory, and storing `value` there harms nothing of EL2's.
+pub unsafe fn store(address: u64, bytes: u8, value: u64) -> Option<()> {
+    // SAFETY: the caller's promise; an exception goes on behind the instruction.
+    let stored = unsafe {
+        match bytes {
+            1 => access!("strb {value:w}, [{address}]", address, value),
+            2 => access!("strh {value:w}, [{address}]", address, value),
+            _ => access!("str {value:w}, [{address}]", address, value),
+        }
+    };
+    stored.map(|_| ())
+}

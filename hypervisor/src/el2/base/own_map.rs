@@ -1,0 +1,261 @@
+//! The hypervisor's own memory: what belongs to it, and its stage-1 map.
+//!
+//! Everything is mapped where it lies. What can be executed cannot be written, and what can be written cannot be
+//! executed; below each stack lies a page that is not mapped at all.
+
+use crate::el2::base::{cpu, refusal::Refusal, registers};
+use aarch64_paging::descriptor::El23Attributes as Attributes;
+use aarch64_paging::idmap::IdMap;
+use aarch64_paging::paging::{El2, MemoryRegion};
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use hypervisor::machine::{Gic, GuestRegisters, Machine, pool_bytes};
+use hypervisor::page_hash::{WORDS, page_hash};
+use hypervisor::range::{PhysRange, merged, without};
+use spin::Once;
+
+const PAGE: u64 = 4096;
+const BLOCK: u64 = 2 << 20;
+const GIBIBYTE: u64 = 1 << 30;
+
+unsafe extern "C" {
+    static __image_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __image_end: u8;
+    fn switch_tables(root: u64);
+}
+
+/// The tables that translation starts with: one of level 0, and three of level 1 whose entries map 1 GiB each.
+#[repr(C, align(4096))]
+pub struct EarlyTables(UnsafeCell<[[u64; 512]; 4]>);
+
+// SAFETY: only the first CPU uses it, before the others are started.
+unsafe impl Sync for EarlyTables {}
+
+pub static EARLY_TABLES: EarlyTables = EarlyTables(UnsafeCell::new([[0; 512]; 4]));
+
+/// The root of the final tables, for the CPUs that are started later.
+pub static ROOT_TABLE: AtomicU64 = AtomicU64::new(0);
+
+const VALID: u64 = 1 << 0;
+const TABLE: u64 = 1 << 1;
+const ACCESSED: u64 = 1 << 10;
+/// Attribute 1, inner shareable.
+const NORMAL_BLOCK: u64 = VALID | ACCESSED | 1 << 2 | 3 << 8;
+/// Attribute 0, never executed.
+const DEVICE_BLOCK: u64 = VALID | ACCESSED | 1 << 54;
+
+/// The level-1 slot for `address`, in a table that is put in place if there is none yet; nothing if there is no table
+/// left or the address has more than 48 bits.
+fn early_slot(tables: &mut [[u64; 512]; 4], address: u64) -> Option<&mut u64> {
+    if address >> 48 != 0 {
+        return None;
+    }
+    let base = tables.as_ptr() as u64;
+    let [root, level1 @ ..] = tables;
+    let used = root.iter().filter(|entry| **entry != 0).count() as u64;
+    let entry = &mut root[(address >> 39) as usize & 511];
+    // Tables of level 1 follow the root, in the order in which they came into use.
+    let number = if *entry == 0 { used } else { (*entry - base) / PAGE - 1 };
+    let table = level1.get_mut(number as usize)?;
+    *entry = (base + (number + 1) * PAGE) | TABLE | VALID;
+    table.get_mut((address >> 30) as usize & 511)
+}
+
+/// Maps the gibibyte around `address`, unless it is mapped in another way. False if it is, or cannot be mapped.
+fn early_map(tables: &mut [[u64; 512]; 4], address: u64, attributes: u64) -> bool {
+    let wanted = address & !(GIBIBYTE - 1) | attributes;
+    match early_slot(tables, address) {
+        Some(slot) if *slot == 0 || *slot == wanted => {
+            *slot = wanted;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Maps the image, what follows it, and the device tree. Called by boot.S with the MMU off: no atomics here, no panics.
+pub extern "C" fn fill_early_tables(tables: &mut [[u64; 512]; 4], image: u64, tree: u64) {
+    for address in [image, image + GIBIBYTE] {
+        early_map(tables, address, NORMAL_BLOCK);
+    }
+    // With no tree at all, the first gibibyte stays free for the UART that has to say so.
+    if tree != 0 {
+        early_map(tables, tree, NORMAL_BLOCK);
+    }
+}
+
+fn with_early_tables<R>(act: impl FnOnce(&mut [[u64; 512]; 4]) -> R) -> R {
+    // SAFETY: start-up is single-threaded, and `act` does not call this again. The hardware walker reads the tables, too,
+    // which is why entries only ever become valid.
+    act(unsafe { &mut *EARLY_TABLES.0.get() })
+}
+
+/// Whether the early map has `address`, as memory or as a device.
+pub fn early_reaches(address: u64) -> bool {
+    with_early_tables(|tables| early_slot(tables, address).is_some_and(|slot| *slot != 0))
+}
+
+/// Adds the gibibyte around a device's registers to the early map. False if it is mapped as memory.
+pub fn early_map_device(address: u64) -> bool {
+    let mapped = with_early_tables(|tables| early_map(tables, address, DEVICE_BLOCK));
+    // The entry is seen by this CPU's walks before the device is touched.
+    registers::dsb_ish();
+    registers::isb();
+    mapped
+}
+
+/// The memory that the guest gets no part of, once it is known.
+static OWN: Once<PhysRange> = Once::new();
+
+/// The `number`th range of the hypervisor's own memory, counted from 0.
+pub fn own_range(number: u64) -> Option<PhysRange> {
+    OWN.get().copied().filter(|_| number == 0)
+}
+
+/// Where the image begins.
+pub fn image_start() -> u64 {
+    // The address is all that is used of a linker symbol.
+    (&raw const __image_start) as u64
+}
+
+/// All memory that the guest gets no part of.
+#[derive(Clone, Copy)]
+pub struct OwnMemory {
+    /// Image, heap and pool: whole 2 MiB blocks, so that the guest's leaves stay large.
+    pub range: PhysRange,
+    /// What lies behind the image.
+    pub pool: PhysRange,
+}
+
+impl OwnMemory {
+    /// The image, and behind it as much as tables may take if all RAM is mapped by pages, with some to spare; or as much
+    /// as there is up to whatever lies there. If that is too little, the range overlaps it, which
+    /// [`Machine::check_placement`] finds. `events`: bytes for a record of events.
+    pub fn choose(machine: &Machine, tree: PhysRange, manager: bool, events: u64) -> Self {
+        /// Below this it is not worth trying.
+        const LEAST: u64 = 1 << 20;
+        let start = image_start() & !(BLOCK - 1);
+        let image_end = (&raw const __image_end) as u64;
+        let ram: u64 = machine.ram.iter().map(|range| range.size()).sum();
+        let wanted = pool_bytes(ram, manager) + events;
+
+        let kept = machine.reserved.iter().copied();
+        let modules = [Some(machine.kernel.range), machine.initrd.as_ref().map(|initrd| initrd.range), Some(tree)];
+        let ram_end = machine.ram.iter().find(|range| range.contains(start)).map(|range| range.end());
+        let limit = kept.chain(modules.into_iter().flatten()).map(|range| range.start());
+        let limit = limit.filter(|&address| address >= image_end).chain(ram_end).min().unwrap_or(image_end);
+
+        let round_up = |address: u64| address.next_multiple_of(BLOCK);
+        let end = round_up(image_end + wanted).min(limit & !(BLOCK - 1)).max(round_up(image_end + LEAST));
+        let range = PhysRange::new(start, end).expect("rounding up does not go below the start");
+        let pool = PhysRange::new(image_end, end).expect("rounding up does not go below the start");
+        Self { range, pool }
+    }
+}
+
+const MEMORY: Attributes = Attributes::VALID
+    .union(Attributes::ACCESSED)
+    .union(Attributes::USER_RES1)
+    .union(Attributes::INNER_SHAREABLE)
+    .union(Attributes::ATTRIBUTE_INDEX_1);
+const DATA: Attributes = MEMORY.union(Attributes::XN);
+const CONSTANTS: Attributes = DATA.union(Attributes::READ_ONLY);
+const TEXT: Attributes = MEMORY.union(Attributes::READ_ONLY);
+const DEVICE: Attributes = Attributes::VALID
+    .union(Attributes::ACCESSED)
+    .union(Attributes::USER_RES1)
+    .union(Attributes::ATTRIBUTE_INDEX_0)
+    .union(Attributes::XN);
+
+/// Builds the final map and changes over to it. `management` are the registers of the management core's device, `registers`
+/// the guest's.
+///
+/// # Errors
+///
+/// A sentence, where the device tree puts a device into RAM or beyond 48 bits of address.
+pub fn switch_to_own_map(
+    machine: &Machine,
+    own: &OwnMemory,
+    management: Option<PhysRange>,
+    registers: &GuestRegisters,
+) -> Result<(), Refusal> {
+    let mut map = IdMap::new(0, El2);
+    let mut add = |start: u64, end: u64, attributes| {
+        let region = MemoryRegion::new(start as usize, end as usize);
+        map.map_range(&region, attributes).map_err(|error| {
+            Refusal(alloc::format!("the hypervisor cannot map {start:#x}-{end:#x} for itself: {error}"))
+        })
+    };
+
+    let [text_end, rodata_end] = [(&raw const __text_end) as u64, (&raw const __rodata_end) as u64];
+    add(image_start(), text_end, TEXT)?;
+    add(text_end, rodata_end, CONSTANTS)?;
+
+    // The rest of its own memory, and the guest's, for loading it.
+    let guards = cpu::all().flat_map(|area| area.guard_pages()).map(|page| range(page as u64, page as u64 + PAGE));
+    let image_constants = range(own.range.start(), rodata_end);
+    let holes: Vec<PhysRange> = guards.chain([image_constants]).chain(machine.reserved.iter().copied()).collect();
+    for data in without(&machine.ram, &holes).into_iter().filter_map(|range| range.shrunk_to(PAGE)) {
+        add(data.start(), data.end(), DATA)?;
+    }
+
+    let uart = machine.uart.iter().map(|uart| uart.registers);
+    let redistributors = match &machine.gic {
+        Gic::V2(_) => &[][..],
+        Gic::V3(gic) => &gic.redistributors,
+    };
+    let devices = uart.chain(redistributors.iter().copied()).chain(management).chain(registers.forwarded());
+    for device in merged(devices.filter_map(|range| range.grown_to(PAGE)).collect()) {
+        if let Some(ram) = machine.ram.iter().find(|ram| ram.overlaps(device)) {
+            return Err(Refusal(alloc::format!("the device tree has a device at {device} inside the RAM at {ram}")));
+        }
+        add(device.start(), device.end(), DEVICE)?;
+    }
+
+    let root = map.root_address().0 as u64;
+    OWN.call_once(|| own.range);
+    // In use from now on, for ever.
+    core::mem::forget(map);
+    ROOT_TABLE.store(root, Relaxed);
+    // CPUs that are started later read it with their MMU off.
+    registers::clean_to_memory((&raw const ROOT_TABLE).addr(), size_of_val(&ROOT_TABLE));
+    // SAFETY: the tables map everything that is in use as it was, apart from permissions that are not used.
+    unsafe { switch_tables(root) };
+    Ok(())
+}
+
+/// A range whose ends are in order.
+fn range(start: u64, end: u64) -> PhysRange {
+    PhysRange::new(start, end).unwrap_or(PhysRange::new(start, start).expect("an empty range is a range"))
+}
+
+/// A hash of what never changes once the guest runs: code, constants, and the tables that map EL2's memory.
+pub fn integrity() -> u64 {
+    let mut hash = 0;
+    let constants = image_start() & !(PAGE - 1)..(&raw const __rodata_end) as u64;
+    for page in constants.step_by(PAGE as usize) {
+        add_page(&mut hash, page);
+    }
+    add_table(&mut hash, ROOT_TABLE.load(Relaxed), 0);
+    hash
+}
+
+/// Adds a page of EL2's own to a hash, and returns its words.
+fn add_page(hash: &mut u64, address: u64) -> &'static [u64; WORDS] {
+    // SAFETY: a page of the image's constant part or of the tables in force: mapped, and nothing writes it any more.
+    let page = unsafe { &*(address as *const [u64; WORDS]) };
+    *hash = hash.rotate_left(1) ^ page_hash(page);
+    page
+}
+
+/// Adds a translation table, and those below it.
+fn add_table(hash: &mut u64, address: u64, level: u32) {
+    const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+    for entry in add_page(hash, address).iter().filter(|entry| level < 3 && **entry & (TABLE | VALID) == TABLE | VALID)
+    {
+        add_table(hash, entry & ADDRESS, level + 1);
+    }
+}

@@ -1,0 +1,109 @@
+//! Loading the guest: kernel, initramfs, device tree.
+
+use crate::el2::base::{cpu, own_map::OwnMemory, refusal::Refusal, registers, totals};
+use crate::el2::boot::{el2_setup, secondary};
+use crate::el2::{crash, manager};
+use alloc::vec::Vec;
+use hypervisor::guest_tree;
+use hypervisor::image::{self, Request};
+use hypervisor::machine::Machine;
+use hypervisor::options::{Crash, Options};
+use hypervisor::range::{PhysRange, without};
+use stage2::PAGE_SIZE;
+
+/// A guest that is ready to start.
+pub struct Guest {
+    /// Its RAM.
+    pub memory: Vec<PhysRange>,
+    crash: Option<Crash>,
+}
+
+/// Puts everything where it belongs, and the first CPU's entry into its power state.
+///
+/// # Errors
+///
+/// A sentence: a kernel that cannot be started, or that there is no room for.
+pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Guest, Refusal> {
+    let kept: Vec<PhysRange> = machine.reserved.iter().copied().chain([own.range]).collect();
+    let memory = without(&machine.ram, &kept).into_iter().filter_map(|range| range.shrunk_to(PAGE_SIZE));
+    let memory: Vec<PhysRange> = memory.collect();
+
+    // SAFETY: `check_placement` has found the module in RAM, apart from everything else; RAM is mapped.
+    let kernel = image::examine(unsafe { bytes(machine.kernel.range) })?;
+    let initrd = machine.initrd.as_ref().map(|initrd| initrd.range);
+    let plan = image::plan(&Request { kernel, kernel_file: machine.kernel.range, initrd, guest_ram: &memory })?;
+
+    let ids: Vec<_> = cpu::all().filter_map(|area| area.cpu.id.get()).collect();
+    let first = cpu::read_id().affinity();
+    let mut cpus = Vec::from([first]);
+    let withheld = manager::withheld(machine, options);
+    cpus.extend(ids.iter().map(|id| id.affinity()).filter(|&mpidr| mpidr != first && Some(mpidr) != withheld));
+    let tree = guest_tree::write(
+        machine,
+        &guest_tree::Guest {
+            memory: &memory,
+            cpus: &cpus,
+            bootargs: machine.kernel.bootargs.as_deref(),
+            initrd: plan.initrd,
+            pmu: ids.iter().all(|id| id.pmu_version().is_some()),
+            granted: &options.grant_dma,
+        },
+    )?;
+    let room = plan.device_tree;
+    if tree.len() as u64 > room.size() {
+        return Err(Refusal(alloc::format!(
+            "the guest's device tree takes {} bytes, more than {}",
+            tree.len(),
+            room.size()
+        )));
+    }
+
+    for copy in &plan.moves {
+        let size = copy.from.size() as usize;
+        // SAFETY: both lie in RAM that is mapped and the guest's, and the plan's order lets no copy overwrite what a
+        // later one reads.
+        unsafe { core::ptr::copy(copy.from.start() as *const u8, copy.to as *mut u8, size) };
+    }
+    // SAFETY: the room is the guest's RAM, large enough, and the plan keeps it clear of everything else.
+    unsafe { core::ptr::copy_nonoverlapping(tree.as_ptr(), room.start() as *mut u8, tree.len()) };
+    // The guest starts with its caches off. What was not moved may still be in the cache of the CPU that loaded it, and a
+    // dirty line of what lies behind the kernel's file, its BSS, would overwrite what the guest stores there.
+    for range in [Some(plan.kernel), plan.initrd, Some(room)].into_iter().flatten() {
+        registers::clean_to_memory(range.start() as usize, range.size() as usize);
+    }
+    registers::invalidate_instruction_caches();
+
+    log::info!("guest: kernel at {}, entered at {:#x}, device tree at {:#x}", plan.kernel, plan.entry, room.start());
+    if let Some(initrd) = plan.initrd {
+        log::info!("guest: initramfs at {initrd}");
+    }
+    log::info!("hypervisor: memory at {}, {} KiB of it for tables", own.range, own.pool.size() >> 10);
+    // The first CPU was off so far, in the guest's eyes: this cannot fail.
+    let _ = cpu::this_cpu().power.turn_on(plan.entry, room.start());
+    totals::count_instructions(options.icount);
+    Ok(Guest { memory, crash: options.crash })
+}
+
+/// The bytes of `range`.
+///
+/// # Safety
+///
+/// They are mapped, and nobody writes them while the slice lives.
+unsafe fn bytes<'a>(range: PhysRange) -> &'a [u8] {
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts(range.start() as *const u8, range.size() as usize) }
+}
+
+impl Guest {
+    /// Starts it on the executing CPU.
+    pub fn enter(self) -> ! {
+        if let Some(kind) = self.crash {
+            crash::on_purpose(kind);
+        }
+        drop(self);
+        el2_setup::apply();
+        manager::start();
+        let (entry, context) = cpu::this_cpu().power.turned_on();
+        secondary::enter(entry, context)
+    }
+}

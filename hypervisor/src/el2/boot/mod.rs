@@ -1,0 +1,160 @@
+//! From the first Rust code to the guest's first instruction.
+
+mod efi;
+pub mod el2_setup;
+pub mod guest;
+pub mod secondary;
+
+use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal};
+use crate::el2::{guest_memory, manager};
+use alloc::string::ToString;
+use core::arch::global_asm;
+use hypervisor::machine::{Conduit, GuestRegisters, Machine, find_uart};
+use hypervisor::options::Options;
+use hypervisor::tree::Tree;
+use hypervisor::tree_check::{self, CheckedTree};
+use log::LevelFilter;
+
+global_asm!(
+    include_str!("boot.S"),
+    vectors = sym crate::el2::exits::vectors,
+    boot_area = sym cpu::BOOT_AREA,
+    stack_top = const cpu::CpuArea::STACK_TOP,
+    early_tables = sym own_map::EARLY_TABLES,
+    fill_early_tables = sym own_map::fill_early_tables,
+    root_table = sym own_map::ROOT_TABLE,
+    primary_main = sym primary_main,
+    secondary_main = sym secondary::main,
+    wrong_exception_level = sym wrong_exception_level,
+);
+
+/// The first Rust code at EL2, on the first CPU, with the MMU on. `tree` is what the loader left in x0, `image` where
+/// the image begins.
+extern "C" fn primary_main(tree: u64, image: u64) -> ! {
+    heap::init();
+    if own_map::early_map_device(console::LAST_RESORT as u64) {
+        // SAFETY: the early map has it as device memory. Where it is no PL011, the machine is not one that the image
+        // can say anything on yet.
+        unsafe { console::open(console::LAST_RESORT) };
+    }
+    console::log_up_to(LevelFilter::Info);
+    cpu::this_cpu().enter_el2();
+    match start(tree, image) {
+        Ok(guest) => guest.enter(),
+        Err(Refusal(reason)) => firmware::refuse(reason),
+    }
+}
+
+/// Everything up to the guest.
+fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
+    let (tree, tree_range) = read_tree(tree)?;
+    match find_uart(&tree) {
+        // SAFETY: the tree says that a PL011 is there, and it has just been mapped.
+        Some(uart) if own_map::early_map_device(uart.start()) => unsafe { console::open(uart.start() as usize) },
+        _ => console::close(),
+    }
+    let machine = Machine::read(&tree)?;
+    let options = Options::parse(&machine.bootargs)?;
+    console::log_up_to(options.log);
+    log::info!("Unbroken {}, image at {image:#x}", env!("CARGO_PKG_VERSION"));
+    machine.notes.iter().for_each(|note| log::info!("{note}"));
+    if machine.psci != Conduit::Smc {
+        return Err(Refusal(
+            "PSCI is called by HVC here, which at EL2 calls EL2 itself: start the image on a machine, or in a \
+             hypervisor, whose device tree says method = \"smc\""
+                .to_string(),
+        ));
+    }
+
+    let registers = GuestRegisters::new(&machine, &options.grant_dma)?;
+    let device = manager::find_device(&machine, &options)?;
+    let own = own_map::OwnMemory::choose(&machine, tree_range, device.is_some(), guest_memory::events::BYTES);
+    machine.check_placement(own.range, tree_range)?;
+    // SAFETY: the early map has the pool, which has been found to belong to nothing else.
+    unsafe { frames::FRAMES.init(own.pool) };
+    secondary::allocate_areas(&machine)?;
+    own_map::switch_to_own_map(&machine, &own, device, &registers)?;
+
+    let features = secondary::start_all(&machine)?;
+    secondary::settle(&options);
+    el2_setup::check(&machine)?;
+    let guest = guest::load(&machine, &options, &own)?;
+    guest_memory::create::create(&machine, &options, &guest.memory, features, registers)?;
+    manager::prepare(&machine, &options, &guest.memory, device)?;
+    Ok(guest)
+}
+
+/// The device tree at `address`, and where it lies.
+fn read_tree(address: u64) -> Result<(CheckedTree, hypervisor::range::PhysRange), Refusal> {
+    let no_tree = |why: &str| {
+        Refusal(alloc::format!(
+            "no device tree: {why}; start the image as an arm64 Image, with the address of a device tree in x0 \
+             (QEMU: -kernel with the raw Image, not the ELF file)"
+        ))
+    };
+    if address == 0 {
+        return Err(no_tree("x0 is 0"));
+    }
+    if !address.is_multiple_of(8) || !own_map::early_reaches(address) {
+        return Err(no_tree(&alloc::format!("x0 is {address:#x}, which is not a multiple of 8 in reach")));
+    }
+    // SAFETY: the early map has the gibibyte that the address lies in, and 8 bytes do not leave it.
+    let header = unsafe { core::ptr::read(address as *const [u8; 8]) };
+    let in_tree = |error| Refusal(alloc::format!("the device tree at {address:#x} cannot be used: {error}"));
+    let size = tree_check::total_size(header).map_err(in_tree)?;
+    if !own_map::early_reaches(address + size as u64 - 1) {
+        return Err(no_tree("it runs over the end of what the image can reach so early"));
+    }
+    // SAFETY: the early map has all of it, and nothing writes there while it is read.
+    let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, size) };
+    let tree = CheckedTree::new(bytes).map_err(in_tree)?;
+    let range =
+        hypervisor::range::PhysRange::with_size(address, size as u64).ok_or_else(|| no_tree("it wraps round"))?;
+    Ok((tree, range))
+}
+
+/// The image was started at EL1 or EL3, with MMU and caches off.
+///
+/// The heap's lock needs exclusive accesses, which memory without caches need not support: where it does not, the CPU
+/// parks without a word.
+extern "C" fn wrong_exception_level(tree: u64, level: u64) -> ! {
+    heap::init();
+    // SAFETY: with the MMU off every address is reached; who started the image says that a tree is there.
+    let tree = unsafe { tree_bytes(tree) }.and_then(|bytes| CheckedTree::new(bytes).ok());
+    let uart = tree.as_ref().and_then(find_uart).map_or(console::LAST_RESORT, |registers| registers.start() as usize);
+    // SAFETY: the tree says that a PL011 is there, or else it is the last resort.
+    unsafe { console::open(uart) };
+    console::print(format_args!(
+        "refused: started at EL{level}, but this hypervisor needs EL2: give the CPU its virtualization extensions \
+         (QEMU: -M virt,virtualization=on) and start the image at EL2"
+    ));
+    console::print(format_args!("end: {}", firmware::End::Refused.name()));
+
+    let tree = tree.as_ref().map(Tree::open);
+    let method = tree.as_ref().and_then(|tree| tree.root()?.child("psci")?.string("method"));
+    // An instruction that is undefined here parks the CPU, as does a PSCI that refuses.
+    let _ = match (level, method) {
+        (1, Some("hvc")) => smccc::psci::system_off::<smccc::Hvc>(),
+        (1, Some("smc")) => smccc::psci::system_off::<smccc::Smc>(),
+        _ => Ok(()),
+    };
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
+}
+
+/// The bytes of the device tree at `address`, if there may be one.
+///
+/// # Safety
+///
+/// What lies at `address` can be read, as far as the header there says.
+unsafe fn tree_bytes<'a>(address: u64) -> Option<&'a [u8]> {
+    if address == 0 || !address.is_multiple_of(8) {
+        return None;
+    }
+    // SAFETY: the caller's promise; the address is aligned.
+    let header = unsafe { core::ptr::read(address as *const [u8; 8]) };
+    let size = tree_check::total_size(header).ok()?;
+    // SAFETY: the caller's promise; nothing writes there.
+    Some(unsafe { core::slice::from_raw_parts(address as *const u8, size) })
+}

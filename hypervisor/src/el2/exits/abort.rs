@@ -1,0 +1,167 @@
+//! Stage-2 aborts: the engine first, then the registers that EL2 guards, and what is left the guest hears of.
+
+use crate::el2::base::registers::{isb, read_register, write_register};
+use crate::el2::base::{cpu, firmware};
+use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
+use crate::el2::exits::inject;
+use crate::el2::guest_memory::{self, gic, watch};
+use hypervisor::exit_counts::Exit;
+use hypervisor::injection::Exception;
+use hypervisor::mmio::Access;
+use stage2::{AccessKind, Ipa, Outcome, Syndrome, Untranslated};
+
+/// Data aborts.
+pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
+    answer(esr)
+}
+
+/// The same, for CPUs with FEAT_LSE.
+#[target_feature(enable = "lse")]
+pub extern "C" fn data_lse(_frame: &mut Frame, esr: u64) -> Next {
+    answer(esr)
+}
+
+#[inline(always)]
+fn answer(esr: u64) -> Next {
+    if Syndrome::is_refused_store(esr) {
+        let va = read_register!("far_el2");
+        let ipa = match stage2::aarch64::translate_stage1_read(va) {
+            Ok(ipa) => ipa,
+            Err(why) => return untranslated(va, esr, why),
+        };
+        let page = ipa.align_down(stage2::PAGE_SIZE);
+        if guest_memory::fault::first_write(page, va) {
+            // Counted as the engine's first write: see `cpu::PerCpu::exits`.
+            return Next::RESUME;
+        }
+        return data_in_block(page, va, esr);
+    }
+    // All else, and what the above cannot settle, takes the long way.
+    cpu::this_cpu().exits.count(Exit::DataAbort);
+    handle(esr)
+}
+
+/// [`data`], where the page may be part of a block that has to be split first. A function of its own, so that the way of a
+/// write to a page saves no register for it.
+#[inline(never)]
+fn data_in_block(page: Ipa, va: u64, esr: u64) -> Next {
+    if guest_memory::fault::first_write_to_block(page, va) {
+        return Next::RESUME;
+    }
+    cpu::this_cpu().exits.count(Exit::DataAbort);
+    handle(esr)
+}
+
+/// Instruction aborts.
+pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
+    cpu::this_cpu().exits.count(Exit::InstructionAbort);
+    handle(esr)
+}
+
+/// [`data`], where the guest's own tables do not translate the address any more.
+#[cold]
+#[inline(never)]
+fn untranslated(va: u64, esr: u64, why: Untranslated) -> Next {
+    cpu::this_cpu().exits.count(Exit::DataAbort);
+    retranslate(va, esr, why)
+}
+
+#[inline(never)]
+fn handle(esr: u64) -> Next {
+    let Some(syndrome) = Syndrome::decode(esr) else { return Next::with_all_registers(unresolved) };
+    let va = read_register!("far_el2");
+    let ipa = if syndrome.needs_no_address() {
+        // A TLB conflict abort: AT would meet the same conflict.
+        Ipa(0)
+    } else if syndrome.hpfar_is_valid() {
+        ipa_from_hpfar(va)
+    } else {
+        match stage2::aarch64::translate_stage1_read(va) {
+            Ok(ipa) => ipa,
+            Err(why) => return retranslate(va, esr, why),
+        }
+    };
+    let abort = syndrome.at(ipa, va);
+    match guest_memory::fault::fault(&abort) {
+        Outcome::Retry => Next::RESUME,
+        Outcome::Frozen => {
+            guest_memory::table().inspect(|table| table.wait_for_thaw());
+            Next::RESUME
+        }
+        Outcome::Denied if watch::lets_through(&abort) => Next::RESUME,
+        Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
+    }
+}
+
+/// An abort at `va` whose IPA is not known, since the guest has changed its own tables: it finds out by trying again. If that
+/// does not end it hears of it.
+#[cold]
+#[inline(never)]
+fn retranslate(va: u64, esr: u64, why: Untranslated) -> Next {
+    if why == Untranslated::Exception {
+        // EL2's own exception has left its syndrome and address in the registers.
+        write_register!("esr_el2", esr);
+        write_register!("far_el2", va);
+    }
+    match guest_memory::fault::untranslated(va, why) {
+        Outcome::Retry => Next::RESUME,
+        _ => Next::with_all_registers(unresolved),
+    }
+}
+
+/// Where HPFAR_EL2 and FAR_EL2 say that the abort was.
+fn ipa_from_hpfar(va: u64) -> Ipa {
+    Ipa(stage2::fault::ipa_from_hpfar(read_register!("hpfar_el2")).0 | va & 0xfff)
+}
+
+/// Handles an abort that never happened, as if the registers said so; nothing if `esr` is no abort's. For tests: the
+/// machines that they run on raise no TLB conflict aborts, and no stale entries.
+///
+/// With `walk_devices`, HCR_EL2.PTW is 0 meanwhile: the walks that EL2 makes on the way reach devices.
+pub fn inject(esr: u64, address: u64, ipa: Ipa, walk_devices: bool) -> Option<()> {
+    /// HCR_EL2.PTW.
+    const PTW: u64 = 1 << 2;
+    Syndrome::decode(esr)?;
+    write_register!("esr_el2", esr);
+    write_register!("far_el2", address);
+    write_register!("hpfar_el2", ipa.0 >> 12 << 4);
+    let hcr = read_register!("hcr_el2");
+    write_register!("hcr_el2", if walk_devices { hcr & !PTW } else { hcr });
+    // The walk that follows is controlled by it.
+    isb();
+    let next = handle(esr);
+    write_register!("hcr_el2", hcr);
+    next.is_resume().then_some(())
+}
+
+/// An access that nothing is mapped for, or that is forbidden.
+extern "C" fn unresolved(registers: &mut Registers) {
+    firmware::park_if_stopped();
+    let (esr, va) = (read_register!("esr_el2"), read_register!("far_el2"));
+    if emulate(registers, esr, va).is_some() {
+        return skip_instruction(esr);
+    }
+    let exception = match AccessKind::of(esr) {
+        Some(AccessKind::Data { write, maintenance }) => Exception::DataAbort { write, maintenance },
+        _ => Exception::InstructionAbort,
+    };
+    log::debug!(
+        "guest: ESR_EL2 {esr:#x}, FAR_EL2 {va:#x}, HPFAR_EL2 {:#x}, ELR_EL2 {:#x}: external abort",
+        read_register!("hpfar_el2"),
+        read_register!("elr_el2")
+    );
+    inject::abort(exception, esr, va);
+}
+
+/// Carries out an access to registers that EL2 guards. Nothing if it is no such access, or one that the device does not answer:
+/// an abort then reaches the guest as its own would have.
+fn emulate(registers: &mut Registers, esr: u64, va: u64) -> Option<()> {
+    // What is guarded is not mapped, so it is a translation fault, whose IPA is known.
+    Syndrome::decode(esr).filter(Syndrome::hpfar_is_valid)?;
+    let (access, ipa) = (Access::from_syndrome(esr)?, ipa_from_hpfar(va));
+    if access.write {
+        return gic::write(ipa, access.bytes, registers.get(access.register));
+    }
+    registers.set(access.register, access.extend(gic::read(ipa, access.bytes)?));
+    Some(())
+}

@@ -1,0 +1,47 @@
+//! What the guest's table looks like, in a line.
+
+use crate::el2::guest_memory::table_lock::Table;
+use core::fmt;
+use stage2::{BbmLevel, Census, LeafSize, PAGE_SIZE};
+
+/// Of what leaves a table consists, as it is printed.
+pub struct Shape {
+    census: Census,
+    ipa_bits: u8,
+    bbm: BbmLevel,
+}
+
+impl Shape {
+    /// The table's as it is now.
+    pub fn of(table: &Table) -> Self {
+        Self { census: table.census(), ipa_bits: table.geometry().ipa_bits(), bbm: table.bbm_level() }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { census, ipa_bits, bbm } = self;
+        write!(f, "stage 2: {} leaves (", census.leaves.iter().sum::<usize>())?;
+        for (index, (size, count)) in LeafSize::DESCENDING.into_iter().zip(census.leaves).enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{count} of {}", size_name(size))?;
+        }
+        let (bytes, tables) = (census.tables as u64 * PAGE_SIZE, census.tables);
+        write!(
+            f,
+            "); {bytes} bytes in {tables} tables; {ipa_bits} bits of IPA, sizes change as with BBM level {}",
+            *bbm as u8
+        )
+    }
+}
+
+/// A leaf's size as reports name it.
+const fn size_name(size: LeafSize) -> &'static str {
+    match size {
+        LeafSize::Block1G => "1 GiB",
+        LeafSize::Contiguous32M => "32 MiB",
+        LeafSize::Block2M => "2 MiB",
+        LeafSize::Contiguous64K => "64 KiB",
+        LeafSize::Page => "4 KiB",
+    }
+}

@@ -1,0 +1,160 @@
+//! Stores that are reported or stopped.
+//!
+//! The table forbids writes in both cases; what a CPU does when it meets that is decided here. A store that is only
+//! reported opens its page, which stays open until reports are next asked for: one report a page and round.
+
+use crate::el2::base::{cpu, registers::read_register};
+use crate::el2::guest_memory::{self, operations::protect};
+use hypervisor::policy::{Policies, Policy};
+use hypervisor::range::PhysRange;
+use spin::Mutex;
+use stage2::{Abort, Error, Ipa, IpaRange, MemoryType, PAGE_SIZE, Permissions};
+
+/// Stores that are kept until someone asks.
+const KEPT: usize = 512;
+
+/// A store that met a policy.
+#[derive(Clone, Copy)]
+pub struct Store {
+    pub ipa: u64,
+    pub va: u64,
+    pub pc: u64,
+    pub cpu: u64,
+    pub denied: bool,
+}
+
+struct Watch {
+    policies: Policies,
+    stores: [Store; KEPT],
+    /// The oldest store that is kept, and how many there are.
+    first: usize,
+    count: usize,
+    /// Stores that there was no room for.
+    lost: u64,
+    /// Whether a report has opened a page since all were protected.
+    opened: bool,
+}
+
+/// The lock is taken before the table's, never while that is held.
+static WATCH: Mutex<Watch> = Mutex::new(Watch {
+    policies: Policies::new(),
+    stores: [Store { ipa: 0, va: 0, pc: 0, cpu: 0, denied: false }; KEPT],
+    first: 0,
+    count: 0,
+    lost: 0,
+    opened: false,
+});
+
+impl Watch {
+    fn keep(&mut self, store: Store) {
+        let slot = (self.first + self.count) % KEPT;
+        match self.stores.get_mut(slot) {
+            Some(slot) if self.count < KEPT => {
+                *slot = store;
+                self.count += 1;
+            }
+            _ => self.lost += 1,
+        }
+    }
+
+    fn take(&mut self) -> Option<Store> {
+        let store = self.stores.get(self.first).copied().filter(|_| self.count > 0)?;
+        self.first = (self.first + 1) % KEPT;
+        self.count -= 1;
+        Some(store)
+    }
+}
+
+/// Sets what the guest may do to a range of its memory; `None`: anything.
+///
+/// # Errors
+///
+/// The engine's; nothing is set. No more than [`hypervisor::policy::MAX_RANGES`] ranges: `Ok(false)`.
+pub fn set(range: PhysRange, policy: Option<Policy>) -> Result<bool, Error> {
+    let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
+    let permissions = if policy.is_some() { Permissions::READ_EXECUTE } else { Permissions::ALL };
+    let mut watch = WATCH.lock();
+    let before = watch.policies.clone();
+    if watch.policies.set(range, policy).is_none() {
+        return Ok(false);
+    }
+    let result = guest_memory::table().map_or(Ok(()), |table| protect(table, ipas, permissions));
+    if result.is_err() {
+        watch.policies = before;
+    }
+    result.map(|()| true)
+}
+
+/// Protects again what reports have opened.
+///
+/// # Errors
+///
+/// The engine's; what could not be protected is tried again the next time.
+pub fn rearm() -> Result<(), Error> {
+    let mut watch = WATCH.lock();
+    if !watch.opened {
+        return Ok(());
+    }
+    let Some(table) = guest_memory::table() else { return Ok(()) };
+    for (range, _) in watch.policies.iter().filter(|(_, policy)| *policy == Policy::Report) {
+        let range = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
+        protect(table, range, Permissions::READ_EXECUTE)?;
+    }
+    watch.opened = false;
+    Ok(())
+}
+
+/// The oldest store that nobody has asked for yet.
+pub fn take() -> Option<Store> {
+    WATCH.lock().take()
+}
+
+/// How many stores were not kept since this was asked last.
+pub fn take_lost() -> u64 {
+    core::mem::take(&mut WATCH.lock().lost)
+}
+
+/// The table has denied the executing CPU an access. Whether the guest shall try again: its store was only to be
+/// reported, or the policy has changed since.
+#[cold]
+pub fn lets_through(abort: &Abort) -> bool {
+    if !abort.write {
+        return false;
+    }
+    let Some(table) = guest_memory::table() else { return false };
+    let mut watch = WATCH.lock();
+    let Some(policy) = watch.policies.at(abort.ipa.0) else {
+        // Every change is made under the lock, so the table now says what holds. A walk of stage 1 through a device is denied
+        // whatever the leaf allows.
+        let leaf = table.read().walk(abort.ipa).map(|leaf| leaf.attributes);
+        return leaf.is_some_and(|leaf| leaf.permissions.write && leaf.memory != MemoryType::Device);
+    };
+    watch.keep(Store {
+        ipa: abort.ipa.0,
+        va: abort.va,
+        pc: read_register!("elr_el2"),
+        cpu: cpu::this_cpu().id.get().map_or(0, |id| id.affinity()),
+        denied: policy == Policy::Deny,
+    });
+    if policy == Policy::Deny {
+        return false;
+    }
+    watch.opened = true;
+    let start = abort.ipa.align_down(PAGE_SIZE);
+    let opened = IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| protect(table, page, Permissions::ALL));
+    if let Err(error) = opened {
+        // The guest must go on: its page cannot be opened alone, so the policy ends.
+        log::error!(
+            "a store at IPA {} cannot be let through page by page ({error}): its range is no longer reported",
+            abort.ipa
+        );
+        let range = watch.policies.iter().find(|(range, _)| range.contains(abort.ipa.0)).map(|(range, _)| range);
+        if let Some(range) = range {
+            let _ = watch.policies.set(range, None);
+            let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()));
+            // Both edges were split when the policy was set, so this needs no memory.
+            let _ = ipas.and_then(|ipas| protect(table, ipas, Permissions::ALL));
+        }
+    }
+    true
+}

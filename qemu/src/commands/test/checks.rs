@@ -1,0 +1,249 @@
+//! The checks, in the order in which they run.
+
+use super::changed;
+use super::tally::{Tally, quiet, tests};
+use crate::cli::Payload;
+use crate::commands::{payload, secure_partition};
+use crate::ending::Status;
+use crate::images::{self, Image};
+use crate::progress::Step;
+use crate::setup::emulator::Emulator;
+use crate::setup::firmware::Firmware;
+use crate::setup::guest::Guest;
+use crate::setup::rust::Toolchain;
+use crate::workspace::{Workspace, cargo};
+use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
+
+/// The tests that boot machines: run last, and alone, for they need the whole host.
+const SYSTEM_TESTS: &str = "system-tests";
+/// The engine, whose instructions only the images' target has.
+const ENGINE: &str = "stage2";
+/// Links, for the images' target, only if the engine can't panic.
+const NO_PANIC: &str = "no-panic";
+/// Packages that a host can't build: bare-metal binaries.
+const BARE_METAL: &str = "guest-payload";
+/// Where this is set in the environment, the oracle's random runs are whole; elsewhere they are a tenth.
+const WHOLE_RUNS: &str = "CI";
+
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// What is worth waiting for between two changes.
+    Quick,
+    /// What CI checks.
+    Default,
+    /// Everything, also what takes long.
+    All,
+}
+
+/// What a check needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Task<'a> {
+    /// The workspace.
+    pub workspace: &'a Workspace,
+    /// How much is checked.
+    pub tier: Tier,
+    /// Of tests, only those whose name contains this.
+    pub filter: Option<&'a str>,
+    /// The check's line in a terminal.
+    pub step: &'a Step,
+}
+
+/// A check.
+pub struct Check {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is, in words.
+    pub what: &'static str,
+    /// When it runs without being named.
+    pub tiers: &'static [Tier],
+    /// Whether it has tests that can be named.
+    pub has_tests: bool,
+    /// Whether it runs machines.
+    pub boots: bool,
+    /// Seconds that it may take in the default tier on two idle cores, from an empty build folder. Nothing fails if it takes
+    /// longer (another host may be slower, or busy); but what has outgrown its share is named at the end.
+    pub budget: u64,
+    /// Runs it.
+    pub run: fn(Task<'_>) -> Result<Tally>,
+}
+
+const ALWAYS: &[Tier] = &[Tier::Quick, Tier::Default, Tier::All];
+const QUICK: &[Tier] = &[Tier::Quick];
+const USUAL: &[Tier] = &[Tier::Default, Tier::All];
+const LONG: &[Tier] = &[Tier::All];
+
+/// All of them.
+pub const CHECKS: &[Check] = &[
+    check("set-up", "Set-up", ALWAYS, 60, set_up),
+    check("format", "Format", ALWAYS, 5, |task| quiet(host(task, &["fmt", "--all", "--", "--check"]), task.step)),
+    check("lints-changed", "Lints of what has changed", QUICK, 60, lints_of_what_has_changed),
+    check("lints", "Lints for the host", USUAL, 90, |task| {
+        quiet(host(task, &["clippy", "--all-targets", "--", "-D", "warnings"]), task.step)
+    }),
+    check("image-lints", "Lints for the images", USUAL, 90, |task| lints_for_images(task, |_| true)),
+    check("docs", "Documentation", USUAL, 60, |task| {
+        let mut command = host(task, &["doc", "--no-deps"]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        quiet(command, task.step)
+    }),
+    check("images", "Images", USUAL, 90, |task| {
+        for image in [Image::Hypervisor, Image::Payload] {
+            images::build(task.workspace, image)?;
+        }
+        Ok(Tally::one())
+    }),
+    check("no-panic", "No panic can be reached in the engine", USUAL, 30, |task| {
+        let mut command = Toolchain::find_or_install(task.workspace)?.cargo("build");
+        command.args(["--profile", images::PROFILE, "--package", NO_PANIC]);
+        images::run_cargo(task.workspace, command, task.step).map(|()| Tally::one())
+    }),
+    with_tests("engine", "The engine", QUICK, 40, |task| some_tests(task, &["--package", ENGINE, "--lib", "--tests"])),
+    with_tests("oracle", "The engine under the oracle", QUICK, 60, |task| {
+        some_tests(task, &["--package", "stage2-oracle", "--tests"])
+    }),
+    with_tests("house", "Which way imports run", QUICK, 10, |task| some_tests(task, &["--package", "house"])),
+    with_tests("host", "Tests on the host", USUAL, 300, |task| {
+        let exclude = ["--exclude", SYSTEM_TESTS, "--exclude", BARE_METAL];
+        some_tests(task, &[&["--workspace"], &exclude[..]].concat())
+    }),
+    with_tests("engine-small", "The engine, built for size", USUAL, 30, |task| {
+        some_tests(task, &["--package", ENGINE, "--features", "small", "--lib", "--test", "engine"])
+    }),
+    with_tests("embedder", "A crate that embeds the engine", USUAL, 30, |task| {
+        some_tests(task, &["--manifest-path", "tests/embedder/Cargo.toml"])
+    }),
+    machines(check("secure-partition", "The engine embedded at S-EL2", USUAL, 90, |task| {
+        let mut tally = Tally::default();
+        for options in secure_partition::checks(task.tier == Tier::All) {
+            let passed = secure_partition::secure_partition(task.workspace, &options)? == Status::Success;
+            tally.add(if passed { Tally::one() } else { Tally::failure() });
+        }
+        Ok(tally)
+    })),
+    machines(with_tests("boot", "Linux boots", QUICK, 40, |task| one_machine(task, "max_gicv3_1_cpu_512_mib"))),
+    machines(with_tests("payload", "The payload on one machine", QUICK, 40, |task| {
+        one_machine(task, "on_cortex_a53_with_1_cpu")
+    })),
+    machines(with_tests("system", "Tests that boot machines", USUAL, 600, |task| {
+        some_tests(task, &["--package", SYSTEM_TESTS])
+    })),
+    machines(check("matrix", "The payload on every machine", LONG, 0, |task| {
+        let passed = payload::payload(task.workspace, &Payload::matrix())? == Status::Success;
+        Ok(if passed { Tally::one() } else { Tally::failure() })
+    })),
+];
+
+type Run = fn(Task<'_>) -> Result<Tally>;
+
+const fn check(name: &'static str, what: &'static str, tiers: &'static [Tier], budget: u64, run: Run) -> Check {
+    Check { name, what, tiers, has_tests: false, boots: false, budget, run }
+}
+
+const fn with_tests(name: &'static str, what: &'static str, tiers: &'static [Tier], budget: u64, run: Run) -> Check {
+    Check { has_tests: true, ..check(name, what, tiers, budget, run) }
+}
+
+/// The same check, of machines.
+const fn machines(check: Check) -> Check {
+    Check { boots: true, ..check }
+}
+
+/// All that is fetched is fetched first: what follows may then take its time without a download in between.
+fn set_up(task: Task<'_>) -> Result<Tally> {
+    task.step.detail("Rust, QEMU, the guest");
+    Toolchain::find_or_install(task.workspace)?.ensure_clippy()?;
+    Emulator::find_or_install(std::env::var_os("HV_QEMU").as_deref().map(Path::new))?;
+    Guest::get(task.workspace)?;
+    Firmware::get(task.workspace)?;
+    Ok(Tally::one())
+}
+
+/// Cargo, for the host.
+fn host(task: Task<'_>, words: &[&str]) -> Command {
+    let mut command = Command::new(cargo());
+    command.args(words).current_dir(task.workspace.root()).env("CARGO_TARGET_DIR", task.workspace.target());
+    command
+}
+
+/// Runs the tests that Cargo finds with these words: in all, the long ones too; by name, also one that is long.
+fn some_tests(task: Task<'_>, words: &[&str]) -> Result<Tally> {
+    let mut command = host(task, &[&["test", "--no-fail-fast"], words].concat());
+    command.args(task.filter).arg("--");
+    if task.tier == Tier::All || task.filter.is_some() {
+        command.arg("--include-ignored");
+    }
+    if task.tier == Tier::All {
+        command.env(WHOLE_RUNS, "true");
+    } else {
+        command.env_remove(WHOLE_RUNS);
+    }
+    tests(command, task.step)
+}
+
+/// Runs one of the tests that boot machines.
+fn one_machine(task: Task<'_>, name: &str) -> Result<Tally> {
+    let filter = task.filter.or(Some(name));
+    some_tests(Task { filter, ..task }, &["--package", SYSTEM_TESTS])
+}
+
+/// Lints, for the images' target, of the packages that `wanted` picks.
+fn lints_for_images(task: Task<'_>, wanted: impl Fn(&str) -> bool) -> Result<Tally> {
+    let toolchain = Toolchain::find_or_install(task.workspace)?;
+    // One by one: together, one image's features would be the other's too.
+    let libraries = [Image::Hypervisor.package(), ENGINE].map(|package| (package, "--lib"));
+    let binaries = [Image::Hypervisor.package(), Image::Payload.package(), NO_PANIC].map(|package| (package, "--bins"));
+    let plain = libraries.into_iter().chain(binaries).map(|(package, kind)| (package, kind, ""));
+    let with_features = [
+        (Image::EventKeeper.package(), "--bins", Image::EventKeeper.features()),
+        (secure_partition::PACKAGE, "--bins", secure_partition::FEATURE),
+    ];
+    for (package, kind, features) in plain.chain(with_features).filter(|(package, ..)| wanted(package)) {
+        let mut command = toolchain.cargo("clippy");
+        command.args(["--package", package, kind, "--features", features, "--", "-D", "warnings"]);
+        images::run_cargo(task.workspace, command, task.step)?;
+    }
+    Ok(Tally::one())
+}
+
+fn lints_of_what_has_changed(task: Task<'_>) -> Result<Tally> {
+    let changed = changed::packages(task.workspace)?;
+    let for_host: Vec<&str> =
+        changed.iter().map(String::as_str).filter(|name| ![BARE_METAL, NO_PANIC].contains(name)).collect();
+    if !for_host.is_empty() {
+        let packages = for_host.iter().flat_map(|name| ["--package", name]);
+        let mut command = host(task, &["clippy", "--all-targets"]);
+        command.args(packages).args(["--", "-D", "warnings"]);
+        quiet(command, task.step)?;
+    }
+    lints_for_images(task, |name| changed.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `cargo hv test` in 25 minutes, `--quick` in three: what a check is given, another has to give up. (What `--quick`
+    /// takes is for a build folder that has been used, as it is between two changes.)
+    #[test]
+    fn budgets_add_up() {
+        let sum = |tier: Tier| -> u64 {
+            CHECKS
+                .iter()
+                .filter(|check| check.tiers.contains(&tier) && check.name != "set-up")
+                .map(|check| check.budget)
+                .sum()
+        };
+        assert!(sum(Tier::Default) <= 25 * 60, "{} s", sum(Tier::Default));
+        assert!(sum(Tier::Quick) <= 5 * 60, "{} s", sum(Tier::Quick));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (index, check) in CHECKS.iter().enumerate() {
+            assert!(CHECKS[..index].iter().all(|other| other.name != check.name), "{}", check.name);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Stores that met a policy.
+
+use super::Session;
+use crate::manager::link::Link;
+use anyhow::Result;
+use hypervisor_abi::manager::{Reply, Request};
+use std::io::Write;
+
+impl Session {
+    /// Asks for the stores that met a policy.
+    pub(super) fn take_stores(&mut self, link: &mut Link) -> Result<()> {
+        /// Stores of one round that are shown.
+        const SHOWN: u64 = 8;
+        let mut seen = 0;
+        let Self { stores: file, show, summary, .. } = self;
+        let [reported, refused, missing] = summary.stores.get_or_insert_default();
+        link.ask(Request::Stores, |reply| {
+            match reply {
+                Reply::Store { ipa, va, pc, cpu, denied } => {
+                    *(if denied { &mut *refused } else { &mut *reported }) += 1;
+                    seen += 1;
+                    if seen <= SHOWN {
+                        let what = if denied { "denied" } else { "reported" };
+                        show.say(&format!("store {what}: to {ipa:#x} (virtual {va:#x}) by {pc:#x} on CPU {cpu:#x}"));
+                    }
+                    if let Some(file) = file {
+                        writeln!(file, "{ipa:#x},{va:#x},{pc:#x},{cpu:#x},{}", u8::from(denied))?;
+                    }
+                }
+                Reply::Stores { lost } => *missing += lost,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        if seen > SHOWN {
+            show.say(&format!("and {} more stores in this round", seen - SHOWN));
+        }
+        Ok(())
+    }
+}
