@@ -283,7 +283,10 @@ impl Writer {
                 let names: Vec<&str> = timer.names.iter().map(String::as_str).collect();
                 tree.texts("interrupt-names", &names)?;
             }
-            if timer.always_on { tree.flag("always-on") } else { Ok(()) }
+            if let Some(rate) = timer.clock_hz {
+                tree.cell("clock-frequency", rate)?;
+            }
+            timer.flags.iter().try_for_each(|flag| tree.flag(flag))
         })
     }
 

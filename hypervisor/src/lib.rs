@@ -32,4 +32,3 @@ pub mod syndrome;
 pub mod transmitter;
 pub mod tree;
 pub mod tree_check;
-pub mod uart;

@@ -200,8 +200,10 @@ pub struct Timer {
     pub interrupts: Vec<Interrupt>,
     /// `interrupt-names`, empty where the tree has none.
     pub names: Vec<String>,
-    /// Whether it runs while the CPU sleeps.
-    pub always_on: bool,
+    /// Properties without a value that Linux acts on, such as `always-on`.
+    pub flags: Vec<&'static str>,
+    /// Its rate in Hz, where the tree says it for firmware that does not.
+    pub clock_hz: Option<u32>,
 }
 
 /// A device with one block of registers.
@@ -254,6 +256,7 @@ impl Machine {
         let modules = Modules::read(root, chosen)?;
 
         let chosen_bytes = |name| chosen.and_then(|chosen| chosen.property(name)).unwrap_or_default();
+        let notes = [modules.notes, devices.notes, withheld(&devices.hidden)].concat();
         let machine = Self {
             ram,
             reserved,
@@ -272,13 +275,22 @@ impl Machine {
             kernel: modules.kernel,
             initrd: modules.initrd,
             bootargs: modules.bootargs,
-            notes: modules.notes,
+            notes,
             rng_seed: chosen_bytes("rng-seed").to_vec(),
             kaslr_seed: chosen_bytes("kaslr-seed").first_chunk().map(|seed| u64::from_be_bytes(*seed)),
         };
         machine.check_devices()?;
         Ok(machine)
     }
+}
+
+/// Names the devices that the guest does not get, some in a line.
+fn withheld(hidden: &[Hidden]) -> Vec<String> {
+    const IN_A_LINE: usize = 8;
+    let mut names: Vec<&str> = hidden.iter().map(|hidden| &hidden.name[..]).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.chunks(IN_A_LINE).map(|names| alloc::format!("not given to the guest: {}", names.join(", "))).collect()
 }
 
 /// Fails when a tree has more of something than there is room for.

@@ -12,6 +12,7 @@ pub(crate) mod testing;
 
 use crate::range::PhysRange;
 use crate::tree_check::CheckedTree;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -131,7 +132,7 @@ enum Windows {
     /// They are the same.
     Identity,
     /// Through `ranges`.
-    Mapped(Vec<Window>),
+    Mapped(Rc<[Window]>),
     /// Not CPU addresses (an I²C bus, a CPU's number).
     None,
 }

@@ -2,8 +2,11 @@
 
 use super::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, MachineError, Timer, limit};
 use crate::range::{PhysRange, without};
+use crate::tree::index::{Index, Place};
+use crate::tree::interrupts::{NoInterrupt, Specifier};
 use crate::tree::{Bus, Node, Tree};
 use crate::tree_check::CheckedTree;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -33,49 +36,65 @@ pub(super) struct Devices {
     pub rtc: Option<Device>,
     pub virtio: Vec<Device>,
     pub hidden: Vec<Hidden>,
+    pub notes: Vec<String>,
 }
 
 impl Devices {
     pub(super) fn read(root: Node<'_, '_>) -> Result<Self, MachineError> {
-        let controller = Controller::find(root)?;
-        let console = console_path(root);
+        let index = Index::new(root);
+        let controller = Controller::find(&index)?;
+        let console = console(&index);
         let mut found = Found::default();
-        visit_all(root, &mut |path, node, bus, enabled| {
-            let interrupts = || controller.interrupts_of(node);
-            let device = || read_device(path, node, bus, interrupts().first().copied());
+        for place in index.devices() {
+            let (node, bus) = (index.node(place), index.bus(place));
             // The part of each range in its `reg` that the guest may be given.
             let mut frames = Vec::new();
-            if !enabled {
+            if !index.is_enabled(place) {
                 // Its registers are where they are all the same.
-            } else if path == controller.path {
-                let gic = controller.read_gic(node, bus)?;
+            } else if place == controller.place {
+                let gic = controller.read_gic(&index)?;
                 frames = gic.frames();
                 found.gic = Some(gic);
-            } else if node.is_compatible("arm,armv8-timer") {
-                found.timer = Some(Timer {
-                    interrupts: interrupts(),
-                    names: node.strings("interrupt-names").map(ToString::to_string).collect(),
-                    always_on: node.property("always-on").is_some(),
-                });
+            } else if Some(place) == controller.timer {
+                found.timer = Some(read_timer(node, controller.all_of(&index, place, &mut found.notes)));
             } else if is_pmu(node) {
-                found.pmu = interrupts().first().copied();
-            } else if console.as_deref() == Some(path) {
-                frames.push(found.uart.insert(device()?).registers);
-                found.uart_clock_hz = fixed_clock_hz(root, node);
+                found.pmu = controller.first_of(&index, place, &mut found.notes);
+            } else if Some(place) == console {
+                frames.push(found.uart.insert(controller.device(&index, place, &mut found.notes)?).registers);
+                found.uart_clock_hz = fixed_clock_hz(&index, node);
                 found.uart_id = node.cell("arm,primecell-periphid");
             } else if node.is_compatible("arm,pl031") && found.rtc.is_none() {
-                frames.push(found.rtc.insert(device()?).registers);
+                frames.push(found.rtc.insert(controller.device(&index, place, &mut found.notes)?).registers);
             } else if node.is_compatible("virtio,mmio") {
-                let device = device()?;
+                let device = controller.device(&index, place, &mut found.notes)?;
                 frames.push(device.registers);
                 found.virtio.push(device);
             } else if node.is_compatible("arm,gic-v3-its") {
                 found.its.extend(bus.readable_reg(node).filter(|range| !range.is_empty()));
             }
             found.hide_others(node, bus, &frames);
-            limit("devices", found.hidden.len().max(found.virtio.len()), MAX_DEVICES)
-        })?;
+            limit("devices", found.hidden.len().max(found.virtio.len()), MAX_DEVICES)?;
+        }
         found.finish()
+    }
+}
+
+/// Properties of the timer that Linux acts on and that have no value (Linux binding `arm,arch_timer`).
+const TIMER_FLAGS: [&str; 6] = [
+    "always-on",
+    "arm,no-tick-in-suspend",
+    "arm,cpu-registers-not-fw-configured",
+    "allwinner,erratum-unknown1",
+    "fsl,erratum-a008585",
+    "hisilicon,erratum-161010101",
+];
+
+fn read_timer(node: Node<'_, '_>, interrupts: Vec<Interrupt>) -> Timer {
+    Timer {
+        interrupts,
+        names: node.strings("interrupt-names").map(ToString::to_string).collect(),
+        flags: TIMER_FLAGS.into_iter().filter(|flag| node.property(flag).is_some()).collect(),
+        clock_hz: node.cell("clock-frequency"),
     }
 }
 
@@ -92,6 +111,7 @@ struct Found {
     rtc: Option<Device>,
     virtio: Vec<Device>,
     hidden: Vec<Hidden>,
+    notes: Vec<String>,
 }
 
 impl Found {
@@ -111,125 +131,40 @@ impl Found {
         // Secure physical, physical, virtual: the binding requires these, and the guest needs the third.
         let timer = self.timer.filter(|timer| timer.interrupts.len() >= 3).ok_or(MachineError::NoTimer)?;
         self.virtio.sort_by_key(|device| device.registers);
-        let Self { pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden, .. } = self;
-        Ok(Devices { gic, timer, pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden })
+        let Self { pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden, notes, .. } = self;
+        Ok(Devices { gic, timer, pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden, notes })
     }
 }
 
 /// The console's registers, found on their own so that an unusable tree can still be complained about.
 pub fn find_uart(tree: &CheckedTree) -> Option<PhysRange> {
     let tree = Tree::open(tree);
-    let root = tree.root()?;
-    let console = console_path(root)?;
-    let mut registers = None;
-    // Looking never fails.
-    let _ = visit(root, &mut |path, node, bus| {
-        if path == console {
-            registers = first_register(node, bus);
-        }
-        Ok(())
-    });
-    registers
+    let index = Index::new(tree.root()?);
+    first_register(&index, console(&index)?)
 }
 
-/// The path of the PL011 that is the console: the one that `stdout-path` names (by path or alias, options behind a
-/// colon), or else the first.
-fn console_path(root: Node<'_, '_>) -> Option<String> {
-    let stdout = root.child("chosen").and_then(|chosen| chosen.string("stdout-path"));
-    let stdout = stdout.and_then(|path| path.split(':').next());
-    let aliased = stdout.filter(|path| !path.starts_with('/')).and_then(|alias| root.child("aliases")?.string(alias));
-    let wanted = aliased.or(stdout);
-    let (mut first, mut named) = (None, false);
-    // Looking never fails.
-    let _ = visit(root, &mut |path, node, bus| {
-        if node.is_compatible("arm,pl011") && first_register(node, bus).is_some() && !named {
-            named = wanted == Some(path);
-            if named || first.is_none() {
-                first = Some(path.to_string());
-            }
-        }
-        Ok(())
-    });
-    first
-}
-
-/// [`visit_all`] for the nodes that are enabled.
-fn visit<'b, 'a: 'b>(
-    root: Node<'b, 'a>,
-    found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus) -> Result<(), MachineError>,
-) -> Result<(), MachineError> {
-    visit_all(root, &mut |path, node, bus, enabled| if enabled { found(path, node, bus) } else { Ok(()) })
-}
-
-/// Calls `found` for every node that can be a device, with its path, the bus that it is on, and whether it and all above it
-/// are enabled. Leaves out what has other meaning: `/cpus`, `/chosen`, `/reserved-memory`, memory that is there.
-fn visit_all<'b, 'a: 'b>(
-    root: Node<'b, 'a>,
-    found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus, bool) -> Result<(), MachineError>,
-) -> Result<(), MachineError> {
-    let bus = Bus::of_root(root);
-    let other = |node: &Node<'_, '_>| {
-        matches!(node.base_name(), "cpus" | "chosen" | "aliases" | "reserved-memory")
-            || node.string("device_type") == Some("memory") && node.is_enabled()
+/// The PL011 that is the console: the one that `stdout-path` names (by path or alias, options behind a colon), or else the
+/// first.
+fn console(index: &Index<'_, '_>) -> Option<Place> {
+    let uarts = || {
+        let known =
+            |&place: &Place| index.node(place).is_compatible("arm,pl011") && first_register(index, place).is_some();
+        index.enabled_devices().filter(known)
     };
-    for node in root.children().filter(|node| !other(node)) {
-        visit_below(&mut String::new(), node, &bus, true, found)?;
-    }
-    Ok(())
-}
-
-/// [`visit_all`] for `node`, whose parent's path is `path`, and for what is below it.
-fn visit_below<'b, 'a: 'b>(
-    path: &mut String,
-    node: Node<'b, 'a>,
-    bus: &Bus,
-    enabled: bool,
-    found: &mut impl FnMut(&str, Node<'b, 'a>, &Bus, bool) -> Result<(), MachineError>,
-) -> Result<(), MachineError> {
-    let enabled = enabled && node.is_enabled();
-    let parent = path.len();
-    path.push('/');
-    path.push_str(node.name());
-    found(path, node, bus, enabled)?;
-    let below = bus.below(node);
-    for child in node.children() {
-        visit_below(path, child, &below, enabled, found)?;
-    }
-    path.truncate(parent);
-    Ok(())
+    let stdout = index.root().child("chosen").and_then(|chosen| chosen.string("stdout-path"));
+    let wanted = stdout.and_then(|path| index.named(path.split(':').next()?));
+    uarts().find(|&place| Some(place) == wanted).or_else(|| uarts().next())
 }
 
 /// The first range in `reg`, when there is a byte in it.
-fn first_register(node: Node<'_, '_>, bus: &Bus) -> Option<PhysRange> {
-    bus.reg(node)?.first().copied().filter(|range| !range.is_empty())
-}
-
-fn read_device(
-    path: &str,
-    node: Node<'_, '_>,
-    bus: &Bus,
-    interrupt: Option<Interrupt>,
-) -> Result<Device, MachineError> {
-    let registers = first_register(node, bus).ok_or_else(|| MachineError::BadReg { path: path.to_string() })?;
-    Ok(Device {
-        registers: registers.at_most(PERIPHERAL),
-        interrupt,
-        dma_coherent: node.property("dma-coherent").is_some(),
-    })
+fn first_register(index: &Index<'_, '_>, place: Place) -> Option<PhysRange> {
+    index.bus(place).reg(index.node(place))?.first().copied().filter(|range| !range.is_empty())
 }
 
 /// The rate of the first clock of `node`, where that is a `fixed-clock`.
-fn fixed_clock_hz(root: Node<'_, '_>, node: Node<'_, '_>) -> Option<u32> {
-    let clock = with_phandle(root, node.cell("clocks")?)?;
+fn fixed_clock_hz(index: &Index<'_, '_>, node: Node<'_, '_>) -> Option<u32> {
+    let clock = index.node(index.with_phandle(node.cell("clocks")?)?);
     if clock.is_compatible("fixed-clock") { clock.cell("clock-frequency") } else { None }
-}
-
-/// The node at or below `node` with this phandle.
-fn with_phandle<'b, 'a>(node: Node<'b, 'a>, phandle: u32) -> Option<Node<'b, 'a>> {
-    if node.cell("phandle") == Some(phandle) {
-        return Some(node);
-    }
-    node.children().find_map(|child| with_phandle(child, phandle))
 }
 
 /// Whether the node stands for the CPUs' PMUv3 (Linux binding `arm/pmu`: `arm,armv8-pmuv3`, `arm,cortex-a72-pmu`…).
@@ -240,73 +175,94 @@ fn is_pmu(node: Node<'_, '_>) -> bool {
 
 /// The GIC's node, which says how interrupts are written.
 struct Controller {
+    place: Place,
     path: String,
-    phandle: Option<u32>,
-    interrupt_cells: usize,
-    /// Whether nodes are taken to use this controller when they don't say: the root's `interrupt-parent` is this one.
-    is_default: bool,
     compatible: String,
+    /// The generic timer, whose interrupts lead to it.
+    timer: Option<Place>,
 }
 
 impl Controller {
-    /// Finds it. A tree whose interrupt controllers are all unknown gets an error that names the first.
-    fn find(root: Node<'_, '_>) -> Result<Self, MachineError> {
-        let (mut controller, mut unknown) = (None, None);
-        visit(root, &mut |path, node, _| {
-            if node.property("interrupt-controller").is_none() || controller.is_some() {
-                return Ok(());
+    /// Finds it: of all interrupt controllers, the one that the CPUs' timer is at.
+    fn find(index: &Index<'_, '_>) -> Result<Self, MachineError> {
+        let is_timer = |&place: &Place| index.node(place).is_compatible("arm,armv8-timer");
+        let timer = index.enabled_devices().find(is_timer).ok_or(MachineError::NoTimer)?;
+        let place = match index.interrupts(timer).into_iter().next() {
+            Some(Ok(interrupt)) => interrupt.controller,
+            Some(Err(why)) => {
+                let controller = |&place: &Place| index.node(place).property("interrupt-controller").is_some();
+                return Err(match index.enabled_devices().find(controller) {
+                    Some(_) => MachineError::NoTimerInterrupt { why },
+                    None => MachineError::NoGic,
+                });
             }
-            let known = |name: &&str| *name == GIC_V3 || GIC_V2.contains(name);
-            match node.strings("compatible").find(known) {
-                Some(name) => {
-                    let phandle = node.cell("phandle");
-                    let parent = root.cell("interrupt-parent");
-                    controller = Some(Self {
-                        path: path.to_string(),
-                        phandle,
-                        interrupt_cells: node.cell("#interrupt-cells").unwrap_or(0) as usize,
-                        is_default: parent.is_none() || parent == phandle,
-                        compatible: name.to_string(),
-                    });
-                }
-                None => unknown = unknown.take().or_else(|| node.string("compatible").map(ToString::to_string)),
-            }
-            Ok(())
-        })?;
-        let controller = controller.ok_or(match unknown {
-            Some(compatible) => MachineError::UnknownGic { compatible },
-            None => MachineError::NoGic,
-        })?;
+            None => return Err(MachineError::NoTimer),
+        };
+        let (node, path) = (index.node(place), index.path(place));
+        let known = |name: &&str| *name == GIC_V3 || GIC_V2.contains(name);
+        let Some(compatible) = node.strings("compatible").find(known) else {
+            let compatible = node.string("compatible").unwrap_or("without a name").to_string();
+            return Err(MachineError::UnknownGic { compatible });
+        };
         // Kind, number, flags; a fourth cell names a PPI partition.
-        if (3..=4).contains(&controller.interrupt_cells) {
-            Ok(controller)
-        } else {
-            Err(MachineError::BadGic { path: controller.path, lacks: "#interrupt-cells = <3>" })
+        if !matches!(node.cell("#interrupt-cells"), Some(3 | 4)) {
+            return Err(MachineError::BadGic { path, lacks: "#interrupt-cells = <3>" });
+        }
+        Ok(Self { place, path, compatible: compatible.to_string(), timer: Some(timer) })
+    }
+
+    /// The interrupts of a node, up to the first that is not this controller's or not understood, of which `notes` tells.
+    fn all_of(&self, index: &Index<'_, '_>, place: Place, notes: &mut Vec<String>) -> Vec<Interrupt> {
+        let mut found = Vec::new();
+        for interrupt in index.interrupts(place) {
+            match self.interrupt(index, interrupt) {
+                Ok(interrupt) => found.push(interrupt),
+                Err(why) => {
+                    notes.push(format!("an interrupt of {} is left out: {why}", index.path(place)));
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    /// The first interrupt of a node, if it is this controller's.
+    fn first_of(&self, index: &Index<'_, '_>, place: Place, notes: &mut Vec<String>) -> Option<Interrupt> {
+        self.all_of(index, place, notes).first().copied()
+    }
+
+    /// A device with one block of registers.
+    fn device(&self, index: &Index<'_, '_>, place: Place, notes: &mut Vec<String>) -> Result<Device, MachineError> {
+        let registers = first_register(index, place).ok_or_else(|| MachineError::BadReg { path: index.path(place) })?;
+        Ok(Device {
+            registers: registers.at_most(PERIPHERAL),
+            interrupt: self.first_of(index, place, notes),
+            dma_coherent: index.node(place).property("dma-coherent").is_some(),
+        })
+    }
+
+    /// The interrupt in the terms of this controller, or a reason.
+    fn interrupt(&self, index: &Index<'_, '_>, found: Result<Specifier, NoInterrupt>) -> Result<Interrupt, String> {
+        let Specifier { controller, cells } = found.map_err(|why| why.to_string())?;
+        if controller != self.place {
+            return Err(format!("it is at {}, which is not the CPUs' interrupt controller", index.path(controller)));
+        }
+        match cells[..] {
+            [0, number, flags, ..] => Ok(Interrupt { kind: InterruptKind::Spi, number, flags }),
+            [1, number, flags, ..] => Ok(Interrupt { kind: InterruptKind::Ppi, number, flags }),
+            _ => Err(format!("it is of a kind that is not passed on ({cells:?})")),
         }
     }
 
-    /// The interrupts of a node that sit at this controller.
-    fn interrupts_of(&self, node: Node<'_, '_>) -> Vec<Interrupt> {
-        let here = match node.cell("interrupt-parent") {
-            Some(parent) => Some(parent) == self.phandle,
-            None => self.is_default,
-        };
-        let cells: Vec<u32> = if here { node.cells("interrupts").collect() } else { Vec::new() };
-        let interrupt = |cells: &[u32]| match *cells {
-            [0, number, flags, ..] => Some(Interrupt { kind: InterruptKind::Spi, number, flags }),
-            [1, number, flags, ..] => Some(Interrupt { kind: InterruptKind::Ppi, number, flags }),
-            _ => None,
-        };
-        cells.chunks_exact(self.interrupt_cells).map_while(interrupt).collect()
-    }
-
     /// The controller's own registers (Linux bindings `arm,gic` and `arm,gic-v3`), as many as the architecture has.
-    fn read_gic(&self, node: Node<'_, '_>, bus: &Bus) -> Result<Gic, MachineError> {
+    fn read_gic(&self, index: &Index<'_, '_>) -> Result<Gic, MachineError> {
+        let node = index.node(self.place);
         let lacks = |lacks| MachineError::BadGic { path: self.path.clone(), lacks };
-        let reg = bus.reg(node).ok_or_else(|| lacks("readable registers"))?;
+        let reg = index.bus(self.place).reg(node).ok_or_else(|| lacks("readable registers"))?;
         let frame = |index: usize| reg.get(index).copied().filter(|frame| !frame.is_empty());
         let distributor = frame(0).ok_or_else(|| lacks("a distributor"))?;
-        let maintenance = self.interrupts_of(node).first().copied();
+        // EL2's own, which it does not use: nothing is lost where it is not understood.
+        let maintenance = self.first_of(index, self.place, &mut Vec::new());
         if self.compatible != GIC_V3 {
             return Ok(Gic::V2(GicV2 {
                 compatible: self.compatible.clone(),

@@ -1,6 +1,7 @@
 //! Why a machine can't be run, in sentences for people.
 
 use crate::range::PhysRange;
+use crate::tree::interrupts::NoInterrupt;
 use alloc::string::String;
 use core::fmt;
 
@@ -56,6 +57,11 @@ pub enum MachineError {
     },
     /// No generic timer.
     NoTimer,
+    /// The generic timer's interrupts are at no interrupt controller.
+    NoTimerInterrupt {
+        /// Why not.
+        why: NoInterrupt,
+    },
     /// No module is a kernel.
     NoKernel,
     /// A module that is neither a kernel nor an initramfs.
@@ -153,6 +159,10 @@ impl fmt::Display for MachineError {
             Self::NoTimer => f.write_str(
                 "the device tree has no generic timer: a node with compatible = \"arm,armv8-timer\" and its \
                  interrupts is needed",
+            ),
+            Self::NoTimerInterrupt { why } => write!(
+                f,
+                "the device tree's generic timer has no interrupt: {why}; correct its interrupts or interrupt-parent"
             ),
             Self::NoKernel => f.write_str(
                 "no guest kernel was loaded: pass one as a multiboot,kernel module in /chosen (with QEMU: -device \

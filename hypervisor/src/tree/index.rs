@@ -1,6 +1,6 @@
 //! All nodes of a tree, each with the one above it: for what refers to nodes by number or asks those above.
 
-use super::Node;
+use super::{Bus, Node};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -13,6 +13,12 @@ struct Entry<'b, 'a> {
     /// The root's is its own.
     parent: usize,
     phandle: Option<u32>,
+    /// What the node itself is on.
+    bus: Bus,
+    /// It and all above it are enabled.
+    enabled: bool,
+    /// It can be a device.
+    device: bool,
 }
 
 /// The nodes in the tree's order, the root first.
@@ -24,17 +30,33 @@ impl<'b, 'a> Index<'b, 'a> {
     /// Goes through all nodes once.
     pub fn new(root: Node<'b, 'a>) -> Self {
         let mut index = Self { entries: Vec::new() };
-        index.add(root, 0);
+        let bus = Bus::of_root(root);
+        index.entries.push(Entry {
+            node: root,
+            parent: 0,
+            phandle: None,
+            bus: bus.clone(),
+            enabled: true,
+            device: false,
+        });
+        for node in root.children() {
+            // What has other meaning: memory that is there, and these.
+            let other = matches!(node.base_name(), "cpus" | "chosen" | "aliases" | "reserved-memory")
+                || node.string("device_type") == Some("memory") && node.is_enabled();
+            index.add(node, 0, &bus, true, !other);
+        }
         index
     }
 
     /// Recursion ends where the checked tree does, which is not deep.
-    fn add(&mut self, node: Node<'b, 'a>, parent: usize) {
+    fn add(&mut self, node: Node<'b, 'a>, parent: usize, bus: &Bus, enabled: bool, device: bool) {
         let own = self.entries.len();
-        let phandle = node.phandle();
-        self.entries.push(Entry { node, parent, phandle });
+        let enabled = enabled && node.is_enabled();
+        self.entries.push(Entry { node, parent, phandle: node.phandle(), bus: bus.clone(), enabled, device });
+        let mut below = None;
         for child in node.children() {
-            self.add(child, own);
+            let below = below.get_or_insert_with(|| bus.below(node));
+            self.add(child, own, &below.clone(), enabled, device);
         }
     }
 
@@ -43,9 +65,35 @@ impl<'b, 'a> Index<'b, 'a> {
         (0..self.entries.len()).map(Place)
     }
 
+    /// The places of nodes that can be devices, disabled ones included: all but `/cpus`, `/chosen`, `/aliases`,
+    /// `/reserved-memory`, memory that is there, and what is below these.
+    pub fn devices(&self) -> impl Iterator<Item = Place> + '_ {
+        self.places().filter(|place| self.entries[place.0].device)
+    }
+
+    /// [`Index::devices`] that are enabled, as all above them are.
+    pub fn enabled_devices(&self) -> impl Iterator<Item = Place> + '_ {
+        self.devices().filter(|&place| self.is_enabled(place))
+    }
+
+    /// Whether the node and all above it are enabled.
+    pub fn is_enabled(&self, place: Place) -> bool {
+        self.entries[place.0].enabled
+    }
+
+    /// The bus that the node is on.
+    pub fn bus(&self, place: Place) -> &Bus {
+        &self.entries[place.0].bus
+    }
+
     /// The number of nodes.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// The root node.
+    pub fn root(&self) -> Node<'b, 'a> {
+        self.entries[0].node
     }
 
     /// The node at `place`.
@@ -61,6 +109,16 @@ impl<'b, 'a> Index<'b, 'a> {
     /// The first node with this phandle, the old `linux,phandle` included.
     pub fn with_phandle(&self, phandle: u32) -> Option<Place> {
         self.entries.iter().position(|entry| entry.phandle == Some(phandle)).map(Place)
+    }
+
+    /// The node with this path, or with this alias.
+    pub fn named(&self, name: &str) -> Option<Place> {
+        let root = self.root();
+        let path = match name.strip_prefix('/') {
+            Some(_) => name,
+            None => root.child("aliases")?.string(name)?,
+        };
+        self.places().find(|&place| self.path(place) == path)
     }
 
     /// The path of a node: `/soc/serial@9000000`.

@@ -1,7 +1,6 @@
 //! `cargo hv trees`: what the hypervisor makes of boards' device trees.
 //!
-//! A tree as the kernel's package has it is not complete: the boot loader adds RAM and modules. Where they are missing, this
-//! adds them.
+//! A tree as the kernel's package has it is not complete: the boot loader adds RAM and modules. This does so, too.
 
 use crate::cli::Trees;
 use crate::ending::Status;
@@ -105,11 +104,10 @@ fn complete(tree: &mut Branch) {
     let base = if address < 2 { 0x8000_0000 } else { RAM };
     let reg = |start, bytes| [number(start, address), number(bytes, size)].concat();
     let is_memory = |node: &Branch| node.property("device_type") == Some(b"memory\0");
-    let is_empty = |node: &Branch| node.cells("reg").iter().all(|&cell| cell == 0);
-    tree.children.retain(|node| !is_memory(node) || !is_empty(node));
+    // What a tree says of memory the boot loader replaces: it is empty, or that of some board or other.
+    tree.children.retain(|node| !is_memory(node));
     let mut memory = Branch::new(&format!("memory@{base:x}"));
     memory.set("device_type", *b"memory\0").set_cells("reg", &reg(base, RAM_BYTES));
-    tree.children.retain(|node| node.name != memory.name);
     tree.add(memory);
     if !tree.children.iter().any(|node| node.name == "chosen") {
         tree.add(Branch::new("chosen"));
