@@ -6,5 +6,6 @@ mod errata;
 pub mod error;
 pub mod features;
 pub mod geometry;
+mod range;
 pub mod secure;
 pub mod syndrome;
