@@ -1,6 +1,7 @@
 //! RAM, what firmware keeps of it, and what the boot loader put into it.
 
-use super::{MAX_REGIONS, MachineError, Module, limit};
+use super::error::MachineError;
+use super::parts::{MAX_REGIONS, Module, limit};
 use crate::range::{PhysRange, merged};
 use crate::tree::{Bus, Node, Tree};
 use alloc::format;

@@ -44,7 +44,7 @@ const CRATES: &[Crate] = &[
             &["arch"],
         ]),
     },
-    Crate { folder: "hypervisor", root: "src/lib.rs", judged: CirclesLater },
+    Crate { folder: "hypervisor", root: "src/lib.rs", judged: Circles },
     Crate {
         folder: "hypervisor",
         root: "src/main.rs",
@@ -105,9 +105,7 @@ const EXCEPTIONS: &[Exception] = &[Exception {
 /// Files that are too long, or have a function that is, until the change that cuts them strikes them out here.
 const TO_BE_CUT: &[&str] = &[
     "examples/secure-partition/tests/transactions.rs",
-    "hypervisor/abi/src/manager.rs",
     "hypervisor/src/el2/guest_memory.rs",
-    "hypervisor/src/machine/tests.rs",
     "tests/oracle/src/model.rs",
     "tests/oracle/src/state.rs",
 ];
