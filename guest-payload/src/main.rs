@@ -7,32 +7,15 @@
 #![no_std]
 #![no_main]
 
-mod boot;
 #[macro_use]
-mod console;
-#[macro_use]
-mod cpu;
-#[macro_use]
-mod report;
-mod bench;
-mod exceptions;
-mod gic;
-mod hypercall;
 mod machine;
-mod memory;
-mod mmio;
-mod mmu;
+mod bench;
+mod calls;
 mod options;
-mod probe;
-mod random;
-mod services;
-mod smp;
-#[macro_use]
 mod suite;
-mod tests;
-mod timer;
 
 use core::panic::PanicInfo;
+use machine::{boot, conduit, console, cpu, exceptions, gic, memory, mmu, report, smp, timer};
 
 /// The boot CPU arrives here on the boot tables, with the MMU and the caches on.
 #[unsafe(no_mangle)]
@@ -54,7 +37,7 @@ extern "C" fn primary_main() -> ! {
     } else {
         suite::run();
     }
-    hypercall::system_off()
+    conduit::system_off()
 }
 
 /// A secondary CPU arrives here on the final tables.

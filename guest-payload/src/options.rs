@@ -14,10 +14,39 @@
 //! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
 //! - `list`: print the names of the tests and end.
 
-use crate::bench::strategy::Strategy;
-use crate::services::MODES;
 use core::ops::Range;
+use hypervisor_abi::log;
 use spin::Once;
+
+/// How logs are kept: name and `hypervisor_abi::log` number.
+pub const MODES: [(&str, u64); 3] = [
+    ("write-protect", log::WRITE_PROTECT),
+    ("hardware-page", log::HARDWARE_PAGE),
+    ("hardware-block", log::HARDWARE_BLOCK),
+];
+
+/// How dirty pages are noticed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Stage 2 is pages before the log begins, and stays so.
+    Pages,
+    /// Blocks, split by the first write to each.
+    Blocks,
+    /// Blocks, split when the log begins; hardware marks the pages.
+    Hardware,
+}
+
+impl Strategy {
+    /// The word on the command line.
+    pub fn of(word: &str) -> Option<Self> {
+        match word {
+            "pages" => Some(Self::Pages),
+            "blocks" => Some(Self::Blocks),
+            "hardware" => Some(Self::Hardware),
+            _ => None,
+        }
+    }
+}
 
 /// The options in effect.
 pub struct Options {

@@ -1,8 +1,7 @@
 //! The memory that is measured on, and calls that must work.
 
-use super::Failure;
-use super::measure::{self, Timed};
-use crate::memory;
+use super::measure::{self, Failure, Timed};
+use crate::machine::memory;
 use hypervisor_abi::{function, leaf, log, status};
 use stage2::Event;
 

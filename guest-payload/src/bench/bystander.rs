@@ -1,8 +1,8 @@
 //! A CPU that reads memory while another one changes how it is mapped.
 
-use super::Failure;
 use super::area::{Area, PAGE};
-use crate::{cpu, smp};
+use super::measure::Failure;
+use crate::machine::{cpu, smp};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Tells the bystander to go on, and to stop.

@@ -1,8 +1,8 @@
 //! Counts that need no clock: invalidations, invalid windows, and what another CPU notices.
 
-use super::Failure;
 use super::area::{self, Area, BLOCK, PAGE};
-use crate::{cpu, smp};
+use super::measure::Failure;
+use crate::machine::{cpu, smp};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hypervisor_abi::function;
 use stage2::Event;

@@ -2,6 +2,9 @@
 
 use core::arch::asm;
 
+/// What ends the measurements early: a sentence.
+pub type Failure = &'static str;
+
 /// x0 to x2 after a call, and the instructions that it took.
 pub struct Timed {
     /// The status and the first two results.

@@ -24,10 +24,9 @@ mod measure;
 mod rows;
 pub mod strategy;
 
-use crate::{cpu, hypercall, memory, options, smp};
-
-/// What ends the measurements early: a sentence.
-type Failure = &'static str;
+use crate::calls::hypercall;
+use crate::machine::{cpu, memory, smp};
+use crate::options;
 
 /// Measures everything. The last line is `bench: end`, unless something did not work.
 pub fn run() {

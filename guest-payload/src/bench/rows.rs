@@ -1,8 +1,7 @@
 //! The rows, in the order in which they are printed.
 
-use super::Failure;
 use super::area::{Area, BLOCK, PAGE};
-use super::measure::{self, print_calls, print_pages};
+use super::measure::{self, Failure, print_calls, print_pages};
 use crate::options;
 use hypervisor_abi::permissions;
 use smccc::arch::SMCCC_VERSION;

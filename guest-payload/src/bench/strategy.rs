@@ -5,33 +5,13 @@
 //! instructions, and beside another CPU that reads the memory, for what that one notices.
 
 use super::area::{self, Area, BLOCK, PAGE, Running};
-use super::{Failure, bystander};
-use crate::{hypercall, memory, smp};
+use super::bystander;
+use super::measure::Failure;
+use crate::calls::hypercall;
+use crate::machine::{memory, smp};
+use crate::options::Strategy;
 use hypervisor_abi::log;
 use stage2::Event;
-
-/// How dirty pages are noticed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// Stage 2 is pages before the log begins, and stays so.
-    Pages,
-    /// Blocks, split by the first write to each.
-    Blocks,
-    /// Blocks, split when the log begins; hardware marks the pages.
-    Hardware,
-}
-
-impl Strategy {
-    /// The word on the command line.
-    pub fn of(word: &str) -> Option<Self> {
-        match word {
-            "pages" => Some(Self::Pages),
-            "blocks" => Some(Self::Blocks),
-            "hardware" => Some(Self::Hardware),
-            _ => None,
-        }
-    }
-}
 
 /// The guest's memory that is logged.
 const BYTES: u64 = 256 << 20;
@@ -93,7 +73,7 @@ fn measure(strategy: Strategy) -> Result<(), Failure> {
     }
 
     let before = [sum(&FAULTS), sum(&BROADCAST), sum(&LOCAL), area::counter(Event::InvalidWindow)];
-    let alone = crate::cpu::without_interrupts(|| workload(strategy, memory, buffer))?;
+    let alone = crate::machine::cpu::without_interrupts(|| workload(strategy, memory, buffer))?;
     let after = [sum(&FAULTS), sum(&BROADCAST), sum(&LOCAL), area::counter(Event::InvalidWindow)];
     let [faults, broadcast, local, windows] = core::array::from_fn(|count| after[count] - before[count]);
 

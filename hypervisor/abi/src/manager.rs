@@ -2,13 +2,16 @@
 //!
 //! The host asks, the management core answers: some answers are a series, which ends with an answer that
 //! [is last](Reply::is_last). A message is a [`postcard`] value with a CRC-32 behind it, in COBS framing: 0 ends a frame
-//! and stands nowhere else, so that whoever comes late, or reads rubbish, is right again at the next 0. What cannot be
+//! and stands nowhere else, so that a reader that comes late, or reads rubbish, is right again at the next 0. What cannot be
 //! understood is answered with [`Reply::Refused`] and number 0, and changes nothing.
 //!
 //! The host confirms each message of a series but the last with one byte 0, an empty frame: the core waits for it when
 //! several are on their way, since QEMU drops what a console sends faster than the host reads.
 
-use crc::{CRC_32_ISO_HDLC, Crc};
+mod frame;
+
+pub use frame::{Frame, Frames, decode, encode};
+
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. Hosts and hypervisors of different versions do not talk.
@@ -22,8 +25,6 @@ pub const MAX_FRAME: usize = MAX_MESSAGE + MAX_MESSAGE / 254 + 2;
 pub const MAX_WORDS: usize = 4000;
 /// Bytes of one word in [`Reply::Pages`].
 pub const WORD_BYTES: usize = 16;
-
-static CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 /// A message and its number. An answer has its request's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,187 +270,17 @@ pub fn words(bytes: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
     })
 }
 
-/// Frames a message: the bytes to send, 0 at the end. `None` if it is longer than [`MAX_MESSAGE`].
-pub fn encode<'f, T: Serialize>(message: &Message<T>, frame: &'f mut [u8; MAX_FRAME]) -> Option<&'f [u8]> {
-    let mut plain = [0; MAX_MESSAGE];
-    let plain = postcard::to_slice_crc32(message, &mut plain, CRC.digest()).ok()?;
-    let used = cobs::try_encode(plain, frame).ok()?;
-    *frame.get_mut(used)? = 0;
-    frame.get(..=used)
-}
-
-/// Unpacks a frame without its 0, in place. `None` unless every bit of it is right.
-pub fn decode<'f, T: Deserialize<'f>>(frame: &'f mut [u8]) -> Option<Message<T>> {
-    let used = cobs::decode_in_place(frame).ok()?;
-    postcard::from_bytes_crc32(frame.get(..used)?, CRC.digest()).ok()
-}
-
-/// Puts bytes together to frames, however they come.
-#[derive(Debug)]
-pub struct Frames {
-    bytes: [u8; MAX_FRAME],
-    used: usize,
-    /// The frame is longer than any can be: the rest, up to its 0, is not looked at.
-    overlong: bool,
-}
-
-/// What a byte has completed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Frame<'f> {
-    /// Nothing.
-    Unfinished,
-    /// A frame, without its 0. It need not be right.
-    Whole(&'f mut [u8]),
-    /// A frame that was too long.
-    Overlong,
-}
-
-impl Frames {
-    /// Nothing yet.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { bytes: [0; MAX_FRAME], used: 0, overlong: false }
-    }
-
-    /// Takes the next byte.
-    pub fn push(&mut self, byte: u8) -> Frame<'_> {
-        if byte == 0 {
-            let used = core::mem::take(&mut self.used);
-            return match (core::mem::take(&mut self.overlong), self.bytes.get_mut(..used)) {
-                // Two zeros in a row: who connects may send one to end what came before.
-                (false, Some([])) => Frame::Unfinished,
-                (false, Some(frame)) => Frame::Whole(frame),
-                _ => Frame::Overlong,
-            };
-        }
-        match self.bytes.get_mut(self.used) {
-            Some(slot) => {
-                *slot = byte;
-                self.used += 1;
-            }
-            None => self.overlong = true,
-        }
-        Frame::Unfinished
-    }
-}
-
-impl Default for Frames {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
 
     use super::*;
-    use proptest::prelude::*;
     use std::vec::Vec;
-
-    fn frame<T: Serialize>(number: u32, body: T) -> Vec<u8> {
-        encode(&Message { number, body }, &mut [0; MAX_FRAME]).unwrap().to_vec()
-    }
-
-    /// The requests in a stream, and how many frames were not understood.
-    fn requests(stream: &[u8]) -> (Vec<Message<Request>>, usize) {
-        let (mut frames, mut good, mut bad) = (Frames::new(), Vec::new(), 0);
-        for &byte in stream {
-            match frames.push(byte) {
-                Frame::Unfinished => {}
-                Frame::Overlong => bad += 1,
-                Frame::Whole(frame) => match decode(frame) {
-                    Some(message) => good.push(message),
-                    None => bad += 1,
-                },
-            }
-        }
-        (good, bad)
-    }
-
-    fn request() -> impl Strategy<Value = Request> {
-        prop_oneof![
-            any::<u16>().prop_map(|version| Request::Hello { version }),
-            any::<bool>().prop_map(|all_dirty| Request::Start { mechanism: Mechanism::HardwareBlock, all_dirty }),
-            any::<(u64, u64)>().prop_map(|(start, end)| Request::Protect { start, end, policy: Policy::Deny }),
-            any::<u32>().prop_map(|milliseconds| Request::Wait { milliseconds }),
-            Just(Request::Audit),
-            Just(Request::Bye),
-        ]
-    }
-
-    #[test]
-    fn the_longest_replies_fit() {
-        let sentence = "x".repeat(MAX_WORDS);
-        for reply in [Reply::Pages(&[0x5a; MAX_WORDS]), Reply::Pages(&[0; MAX_WORDS]), Reply::Refused(&sentence)] {
-            let mut framed = frame(7, reply);
-            assert_eq!(framed.pop(), Some(0));
-            assert_eq!(decode(&mut framed), Some(Message { number: 7, body: reply }));
-        }
-        let message = Message { number: 1, body: Reply::Pages(&[1; MAX_MESSAGE]) };
-        assert_eq!(encode(&message, &mut [0; MAX_FRAME]), None);
-    }
 
     #[test]
     fn words_are_pairs() {
         let bytes: Vec<u8> = [0x4000_0000u64, 5, 0x4004_0000, 6].iter().flat_map(|word| word.to_le_bytes()).collect();
         assert_eq!(words(&bytes).collect::<Vec<_>>(), [(0x4000_0000, 5), (0x4004_0000, 6)]);
         assert_eq!(words(&bytes[..31]).count(), 1);
-    }
-
-    #[test]
-    fn an_overlong_frame_is_skipped() {
-        let mut stream = std::vec![1; 3 * MAX_FRAME];
-        stream.push(0);
-        stream.extend(frame(1, Request::Audit));
-        assert_eq!(requests(&stream), (Vec::from([Message { number: 1, body: Request::Audit }]), 1));
-    }
-
-    proptest! {
-        #[test]
-        fn messages_arrive_as_they_were_sent(sent in proptest::collection::vec(request(), 0..20)) {
-            let stream: Vec<u8> = sent.iter().flat_map(|&body| frame(3, body)).collect();
-            let (got, bad) = requests(&stream);
-            prop_assert_eq!(bad, 0);
-            prop_assert_eq!(got.into_iter().map(|message| message.body).collect::<Vec<_>>(), sent);
-        }
-
-        /// Rubbish, a frame that is cut short, a flipped bit: the next frame is understood, and nothing is that
-        /// was not sent.
-        #[test]
-        fn the_next_frame_is_always_right(
-            rubbish in proptest::collection::vec(any::<u8>(), 0..200),
-            cut in any::<prop::sample::Index>(),
-            flip in any::<(prop::sample::Index, u8)>(),
-            body in request(),
-        ) {
-            let whole = frame(9, body);
-            let mut flipped = whole.clone();
-            let at = flip.0.index(flipped.len());
-            flipped[at] ^= 1 << (flip.1 % 8);
-            let mut stream = rubbish;
-            stream.push(0);
-            stream.extend(&whole[..cut.index(whole.len())]);
-            stream.push(0);
-            stream.extend(&flipped);
-            stream.push(0);
-            stream.extend(&whole);
-            let (got, _) = requests(&stream);
-            // A length that reaches past the end, or a 0 that is missing, can leave the message what it was.
-            prop_assert!(!got.is_empty());
-            let expected = Message { number: 9, body };
-            prop_assert!(got.iter().all(|message| *message == expected));
-        }
-
-        #[test]
-        fn no_bytes_panic_a_reader(bytes in proptest::collection::vec(any::<u8>(), 0..6000)) {
-            let _ = requests(&bytes);
-            let mut frames = Frames::new();
-            for byte in bytes {
-                if let Frame::Whole(frame) = frames.push(byte) {
-                    let _ = decode::<Reply<'_>>(frame);
-                }
-            }
-        }
     }
 }

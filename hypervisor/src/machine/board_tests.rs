@@ -1,7 +1,9 @@
 //! Trees as boards and other boot loaders have them: QEMU's with one change each. Bare Linux accepts every one.
 
 use super::*;
+use crate::range::PhysRange;
 use crate::tree::testing::{GIC3, TestNode};
+use alloc::string::ToString;
 
 fn range(start: u64, size: u64) -> PhysRange {
     PhysRange::with_size(start, size).unwrap()

@@ -1,6 +1,7 @@
 //! CPUs, their topology, and the firmware that starts them.
 
-use super::{Conduit, Cpu, CpuMapEntry, MAX_CPUS, Machine, MachineError, limit};
+use super::error::MachineError;
+use super::parts::{Conduit, Cpu, CpuMapEntry, MAX_CPUS, Machine, limit};
 use crate::tree::{Node, cell_counts, number};
 use alloc::format;
 use alloc::string::ToString;

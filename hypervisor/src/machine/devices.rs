@@ -1,6 +1,7 @@
 //! The devices: those that the hypervisor or the guest uses, and all others as hidden.
 
-use super::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, MachineError, Timer, limit};
+use super::error::MachineError;
+use super::parts::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, Timer, limit};
 use crate::range::{PhysRange, without};
 use crate::tree::index::{Index, Place};
 use crate::tree::interrupts::{NoInterrupt, Specifier};

@@ -6,7 +6,8 @@
 //! device whose pages do not pass is not mapped: EL2 forwards accesses to its registers, and to nothing beside them. The
 //! first pages of redistributors, which have registers that make the hardware write memory, are not mapped either.
 
-use super::{Device, Gic, GicV3, Machine, MachineError, PAGE_SIZE, Placed, limit};
+use super::error::MachineError;
+use super::parts::{Device, Gic, GicV3, Machine, PAGE_SIZE, Placed, limit};
 use crate::range::{PhysRange, merged};
 use crate::redistributor::{self, Answer};
 use alloc::string::ToString;

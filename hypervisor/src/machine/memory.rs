@@ -1,8 +1,8 @@
 //! RAM, and what firmware keeps of it.
 
-use super::{MAX_REGIONS, MachineError, limit};
-use crate::range::PhysRange;
-use crate::range::merged;
+use super::error::MachineError;
+use super::parts::{MAX_REGIONS, limit};
+use crate::range::{PhysRange, merged};
 use crate::tree::{Bus, Node, Tree};
 use alloc::format;
 use alloc::string::ToString;

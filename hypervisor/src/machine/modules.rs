@@ -4,7 +4,8 @@
 //! them: children of `/chosen`, by the names of Xen 4.4 too; a module that does not say what it is is the kernel if it is
 //! the first of those, and the initramfs if it is the second.
 
-use super::{MachineError, Module};
+use super::error::MachineError;
+use super::parts::Module;
 use crate::range::PhysRange;
 use crate::tree::{Bus, Node};
 use alloc::format;

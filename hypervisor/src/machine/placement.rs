@@ -1,6 +1,7 @@
 //! What lies where: that nothing was loaded over anything else, and that no device lies in memory.
 
-use super::{Machine, MachineError, PAGE_SIZE, Placed};
+use super::error::MachineError;
+use super::parts::{Machine, PAGE_SIZE, Placed};
 use crate::range::PhysRange;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

@@ -1,9 +1,10 @@
 //! What each operation may do to a leaf, by its kind and the range that it was asked for.
 
+use crate::change::Change;
 use crate::event::OperationKind;
-use crate::operation::Running;
+use crate::running::Running;
 use crate::span::{Span, plain};
-use crate::state::{Change, State};
+use crate::state::State;
 use crate::translation::Translation;
 use crate::verdict::Verdict;
 use core::ops::Range;

@@ -1,20 +1,14 @@
 //! Busy marks: who sets one owns the entry until it goes, others wait, and none is left when an operation returns.
 
+use crate::change::{Change, How};
 use crate::event::OperationKind;
 use crate::memory::FrameId;
-use crate::operation::Running;
-use crate::state::{Change, How, State};
+use crate::running::{Busy, Running};
+use crate::state::State;
 use crate::verdict::Verdict;
 use stage2::descriptor::bits;
 use stage2::geometry::ENTRIES;
 use stage2::{Descriptor, Slot};
-
-/// A busy mark: whose it is, and the event that set it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Busy {
-    owner: u8,
-    since: u64,
-}
 
 /// Whether a change does no more than to take bits that say what the guest may do.
 fn only_takes(old: u64, new: u64) -> bool {

@@ -1,52 +1,17 @@
 //! Dirty logs: which pages may have been written since the last report, and whether a report says so.
 
+use crate::change::{Change, How};
 use crate::event::{Action, OperationKind};
-use crate::operation::Running;
+use crate::log::Log;
+use crate::running::Running;
 use crate::span::{intersection, plain};
-use crate::state::{Change, How, State};
+use crate::state::State;
 use crate::tlb::{Held, Stale};
 use crate::translation::{Translation, is_leaf};
 use crate::verdict::Verdict;
 use core::ops::Range;
 use stage2::descriptor::bits;
 use stage2::{Level, Slot};
-
-/// A range whose writes are to be reported.
-#[derive(Clone, Debug)]
-pub(crate) struct Log {
-    range: Range<u64>,
-    /// One bit a page: it may have been written, unseen by hardware tracking or marked by it, since the last report.
-    written: Vec<u64>,
-}
-
-impl Log {
-    fn new(range: Range<u64>) -> Self {
-        let pages = ((range.end - range.start) >> 12) as usize;
-        Self { range, written: vec![0; pages.div_ceil(64)] }
-    }
-
-    fn pages(&self, range: &Range<u64>) -> Range<u64> {
-        let part = intersection(&self.range, range);
-        if part.is_empty() {
-            return 0..0;
-        }
-        (part.start - self.range.start) >> 12..(part.end - self.range.start).div_ceil(4096)
-    }
-
-    fn note(&mut self, range: &Range<u64>) {
-        for page in self.pages(range) {
-            self.written[page as usize / 64] |= 1 << (page % 64);
-        }
-    }
-
-    fn is_written(&self, page: u64) -> bool {
-        self.written[page as usize / 64] >> (page % 64) & 1 != 0
-    }
-
-    fn forget(&mut self, page: u64) {
-        self.written[page as usize / 64] &= !(1 << (page % 64));
-    }
-}
 
 impl State {
     /// A descriptor that lets writes through, or that says that there was one: its pages are to be reported.

@@ -1,7 +1,8 @@
 //! What tests ask a model: its tables as memory has them, what was counted, and what was found wrong.
 
 use crate::event::Event;
-use crate::model::{Mapping, Model, Stats};
+use crate::model::{Mapping, Model};
+use crate::setup::Stats;
 use crate::verdict::{Verdict, Violation};
 use stage2::geometry::ENTRIES;
 use stage2::{Ipa, IpaRange, PhysAddr, Slot, Vmid};

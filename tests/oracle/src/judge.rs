@@ -1,7 +1,8 @@
 //! Judgements on each write of a descriptor: sizes, contents, order, and what hardware may do to it meanwhile.
 
+use crate::change::{Change, How};
 use crate::memory::FrameId;
-use crate::state::{Change, How, State};
+use crate::state::State;
 use crate::tlb::{Held, Stale};
 use crate::translation::{Resize, Translation, is_leaf, is_table};
 use crate::verdict::Verdict;

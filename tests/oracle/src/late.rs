@@ -8,7 +8,7 @@
 
 use crate::event::Action;
 use crate::model::Model;
-use crate::schedule::before_act;
+use crate::turn::before_act;
 use stage2::{PhysAddr, Slot};
 
 /// Stores that a PE may have on their way.

@@ -1,36 +1,16 @@
 //! Operations: what has to hold when the engine returns.
 
-use crate::busy::Busy;
+use crate::change::{Change, How};
 use crate::event::{Operation, OperationKind};
-use crate::memory::FrameId;
+use crate::running::{Running, Window};
 use crate::span::{Span, intersection};
-use crate::state::{Change, How, State};
+use crate::state::State;
 use crate::tlb::{Held, Stale};
 use crate::translation::{Translation, is_leaf, noticed};
 use crate::verdict::Verdict;
 use core::ops::Range;
-use rustc_hash::FxHashMap;
 use stage2::descriptor::bits;
 use stage2::{BbmLevel, Descriptor, Level, Slot};
-
-/// A time in which an address could not be translated, or not used as before.
-#[derive(Clone, Debug)]
-struct Window {
-    frame: FrameId,
-    span: Span,
-    old: u64,
-    /// What was mapped, each with its descriptor; for a table at level 0, where windows are only counted, its first leaf.
-    leaves: Vec<(Translation, u64)>,
-}
-
-impl Window {
-    /// Whether the new entry is the one that was broken, but for what it permits: that never needs a break (R_GPPYH).
-    fn is_but_permissions(&self, change: &Change) -> bool {
-        let old = self.leaves.first().filter(|(leaf, _)| leaf.span == self.span);
-        let pair = old.map(|(leaf, _)| leaf).zip(change.new_leaf());
-        pair.is_some_and(|(old, new)| old.resized(&new).is_none() && !old.differs(&new))
-    }
-}
 
 /// What is wrong with an address that could not be translated for a time.
 enum Wrong {
@@ -38,34 +18,6 @@ enum Wrong {
     Window,
     /// It is not what it was.
     Left(Verdict, String),
-}
-
-/// An operation that has begun and not returned.
-#[derive(Clone, Debug)]
-pub(crate) struct Running {
-    pub operation: Operation,
-    pub number: u64,
-    /// What it was asked for, or reports, page by page.
-    pub pages: Vec<Range<u64>>,
-    /// What it has changed.
-    pub touched: Vec<Range<u64>>,
-    /// Stage-2 invalidations that it has issued: when, and for what.
-    pub invalidations: Vec<(u64, Range<u64>)>,
-    /// What fault handlers have changed that returned while it ran.
-    pub meanwhile: Vec<Range<u64>>,
-    /// What changes of permissions have touched that ended meanwhile.
-    pub set_meanwhile: Vec<Range<u64>>,
-    runs: Vec<(FrameId, usize)>,
-    /// By descriptor: invalid for a time.
-    windows: FxHashMap<(FrameId, usize), Window>,
-    /// By descriptor: valid all the time, but not with all the rights of this leaf.
-    restricted: FxHashMap<(FrameId, usize), Translation>,
-    /// Rights that it took away: from which entry, what was left of them, and when.
-    took: Vec<(Translation, Translation, u64)>,
-    /// Bits that it took from entries which other PEs had marked busy.
-    pub taken_early: Vec<(Change, Option<Busy>)>,
-    /// Leaves whose permissions it changed although they do not lie in its range.
-    pub outside: Vec<(Span, Translation)>,
 }
 
 impl State {
@@ -76,21 +28,7 @@ impl State {
             self.pes[pe as usize].trial = None;
         }
         let number = self.operations;
-        let before = self.pes[pe as usize].running.replace(Running {
-            operation,
-            number,
-            pages: Vec::new(),
-            touched: Vec::new(),
-            invalidations: Vec::new(),
-            meanwhile: Vec::new(),
-            set_meanwhile: Vec::new(),
-            runs: Vec::new(),
-            windows: FxHashMap::default(),
-            restricted: FxHashMap::default(),
-            took: Vec::new(),
-            taken_early: Vec::new(),
-            outside: Vec::new(),
-        });
+        let before = self.pes[pe as usize].running.replace(Running::new(operation, number));
         assert!(before.is_none(), "PE{pe} began {operation} inside of another operation");
     }
 

@@ -2,7 +2,7 @@
 
 use crate::event::{Action, Invalidation};
 use crate::model::Model;
-use crate::schedule::{self, before_act, before_look};
+use crate::turn::{self, before_act, before_look};
 use stage2::{Counters, Dsb, Maintenance, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
 
 // SAFETY: the model gives out each frame once until it is freed, and no hardware walks its tables; the model itself reads
@@ -72,7 +72,7 @@ unsafe impl Maintenance for &Model {
         // Stores come to memory in the end, whatever their PE does; this one may be what the other waits for. And the other
         // may have gone on meanwhile: look again first.
         if !self.drain() {
-            schedule::wait();
+            turn::wait();
         }
     }
 }

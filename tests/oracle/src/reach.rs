@@ -1,8 +1,9 @@
 //! What a walk can come to: tables that are published, roots that are used no more, frames that come back.
 
+use crate::change::Change;
 use crate::memory::{FrameId, Place, Space};
 use crate::stage1::Stage1;
-use crate::state::{Change, State};
+use crate::state::State;
 use crate::tlb::{Held, Key, MAX_PES, Stale, Tlb};
 use crate::translation::is_table;
 use crate::verdict::Verdict;

@@ -52,37 +52,17 @@ struct Raw {
 #[must_use]
 pub fn encode(event: &Event) -> [u8; RECORD] {
     let mut raw = Raw { pe: event.pe, ..Raw::default() };
-    let of_slot = |raw: &mut Raw, slot: Slot| {
-        raw.small[..2].copy_from_slice(&(slot.index as u16).to_le_bytes());
-        raw.words[0] = slot.table.0;
-    };
     match event.action {
-        Action::Load { slot, value } => {
-            raw.kind = 1;
-            of_slot(&mut raw, slot);
-            raw.words[1] = value;
-        }
-        Action::Store { slot, value } => {
-            raw.kind = 2;
-            of_slot(&mut raw, slot);
-            raw.words[1] = value;
-        }
-        Action::CompareExchange { slot, old, new, found } => {
-            // Two kinds, so that three words do: one that worked, one that failed.
-            raw.kind = if found == old { 3 } else { 4 };
-            of_slot(&mut raw, slot);
-            raw.words[1] = old;
-            raw.words[2] = if found == old { new } else { found };
-        }
+        Action::Load { slot, value } => raw.of_slot(1, slot, [value, 0]),
+        Action::Store { slot, value } => raw.of_slot(2, slot, [value, 0]),
+        // Two kinds, so that three words do: one that worked, one that failed.
+        Action::CompareExchange { slot, old, new, found } if found == old => raw.of_slot(3, slot, [old, new]),
+        Action::CompareExchange { slot, old, found, .. } => raw.of_slot(4, slot, [old, found]),
         Action::Fill { table, first, step } => {
             raw.kind = 5;
             raw.words = [table.0, first, step];
         }
-        Action::HardwareUpdate { slot, value } => {
-            raw.kind = 6;
-            of_slot(&mut raw, slot);
-            raw.words[1] = value;
-        }
+        Action::HardwareUpdate { slot, value } => raw.of_slot(6, slot, [value, 0]),
         Action::Dsb(barrier) => {
             raw.kind = 7;
             raw.small[0] = match barrier {
@@ -168,6 +148,13 @@ pub fn decode(log: &[u8]) -> Result<Vec<Event>, BadRecord> {
 }
 
 impl Raw {
+    /// The record is about the descriptor in `slot`.
+    fn of_slot(&mut self, kind: u8, slot: Slot, [first, second]: [u64; 2]) {
+        self.kind = kind;
+        self.small[..2].copy_from_slice(&(slot.index as u16).to_le_bytes());
+        self.words = [slot.table.0, first, second];
+    }
+
     fn pack(self) -> [u8; RECORD] {
         let mut record = [0; RECORD];
         (record[0], record[1]) = (self.kind, self.pe);

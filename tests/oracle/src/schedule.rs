@@ -4,8 +4,8 @@
 //! who goes on: at random from a seed, or by trying every interleaving with a bounded number of preemptions.
 
 use crate::model::Model;
+use crate::turn::{self, Step};
 use core::cell::Cell;
-use core::ptr;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
@@ -14,54 +14,11 @@ const MOST_STEPS: usize = 2_000_000;
 /// Bytes of stack for a thread.
 const STACK: usize = 512 << 10;
 
-/// Why a thread hands control back.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    /// It is about to read.
-    Look,
-    /// It is about to change something.
-    Act,
-    /// It cannot go on before another thread has changed something.
-    Wait,
-}
-
 type Thread = Coroutine<(), Step, (), DefaultStack>;
 
 thread_local! {
-    /// The running coroutine's way back to the scheduler.
-    static CURRENT: Cell<*const Yielder<(), Step>> = const { Cell::new(ptr::null()) };
     /// Stacks of finished threads.
     static STACKS: Cell<Vec<DefaultStack>> = const { Cell::new(Vec::new()) };
-}
-
-fn hand_back(step: Step) {
-    let yielder = CURRENT.get();
-    if !yielder.is_null() {
-        // SAFETY: `CURRENT` is null unless a coroutine of `run` executes, and then it points to that coroutine's yielder,
-        // which lives on its stack until its body has returned.
-        unsafe { &*yielder }.suspend(step);
-        CURRENT.set(yielder);
-    }
-}
-
-/// A scheduling point before a read.
-pub(crate) fn before_look() {
-    hand_back(Step::Look);
-}
-
-/// A scheduling point before a change.
-pub(crate) fn before_act() {
-    hand_back(Step::Act);
-}
-
-/// The engine waits for another PE.
-///
-/// # Panics
-///
-/// If there is no other thread: it would wait for ever.
-pub(crate) fn wait() {
-    assert!(!CURRENT.get().is_null(), "the engine waits for another PE, and there is none");
-    hand_back(Step::Wait);
 }
 
 /// Says which thread goes on.
@@ -191,7 +148,7 @@ pub fn run(model: &Model, bodies: Vec<Body<'_>>, chooser: &mut dyn Chooser) {
         changes += u64::from(task.next == Step::Act);
         model.set_pe(task.pe);
         let result = thread.resume(());
-        CURRENT.set(ptr::null());
+        turn::leave();
         match result {
             CoroutineResult::Yield(step) => {
                 task.next = step;
@@ -213,7 +170,7 @@ struct ResetCurrent;
 
 impl Drop for ResetCurrent {
     fn drop(&mut self) {
-        CURRENT.set(ptr::null());
+        turn::leave();
     }
 }
 
@@ -222,7 +179,8 @@ fn spawn<'a>(body: Box<dyn FnOnce() + 'a>) -> Thread {
     let stack = stacks.pop().unwrap_or_else(|| DefaultStack::new(STACK).expect("memory for a thread's stack"));
     STACKS.set(stacks);
     let body = move |yielder: &Yielder<(), Step>, ()| {
-        CURRENT.set(yielder);
+        // SAFETY: the yielder lives on the stack of this coroutine, and `run` calls `leave` whenever it has been resumed.
+        unsafe { turn::enter(yielder) };
         body();
     };
     // SAFETY: `run` drops all threads before it returns, so before the end of what `body` borrows.

@@ -1,62 +1,23 @@
 //! The model's state, and what each event does to it.
 
-use crate::busy::Busy;
-use crate::dirty::Log;
+use crate::change::{Change, How};
 use crate::event::{Action, Invalidation};
 use crate::history::History;
-use crate::memory::{FrameId, Memory, Place, Space};
-use crate::model::{Setup, Stats};
-use crate::operation::Running;
+use crate::log::Log;
+use crate::memory::{FrameId, Memory, Space};
+use crate::running::{Busy, Running};
+use crate::setup::{Setup, Stats};
 use crate::span::Span;
 use crate::stage1::{Stage1, Trial};
 use crate::tlb::{Held, Key, MAX_PES, Mask, Stale, Tlb};
-use crate::translation::{Translation, is_leaf, is_table, noticed};
+use crate::translation::{Translation, noticed};
 use crate::verdict::{Verdict, Violation};
 use core::ops::Range;
 use rustc_hash::FxHashMap;
-use stage2::{BbmLevel, Descriptor, Dsb, PhysAddr, Slot};
+use stage2::{BbmLevel, Dsb, PhysAddr, Slot};
 
 /// Violations of one rule that are kept; more tell nothing new.
 const MOST_VIOLATIONS: usize = 16;
-
-/// How a descriptor was written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum How {
-    Store,
-    Exchange,
-    Hardware,
-}
-
-/// A write to a descriptor that a walk may read.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Change {
-    pub pe: u8,
-    pub frame: FrameId,
-    pub index: usize,
-    pub place: Place,
-    pub span: Span,
-    pub old: u64,
-    pub new: u64,
-    pub how: How,
-}
-
-impl Change {
-    pub fn old_leaf(&self) -> Option<Translation> {
-        is_leaf(self.place.level, self.old).then(|| Translation::of(self.place.level, self.span, self.old))
-    }
-
-    pub fn new_leaf(&self) -> Option<Translation> {
-        is_leaf(self.place.level, self.new).then(|| Translation::of(self.place.level, self.span, self.new))
-    }
-
-    pub fn old_table(&self, memory: &Memory) -> Option<FrameId> {
-        is_table(self.place.level, self.old).then(|| memory.find(Descriptor(self.old).address())).flatten()
-    }
-
-    pub fn new_table(&self, memory: &Memory) -> Option<FrameId> {
-        is_table(self.place.level, self.new).then(|| memory.find(Descriptor(self.new).address())).flatten()
-    }
-}
 
 /// A store whose old value a walk may still read.
 #[derive(Clone, Copy, Debug)]

@@ -326,3 +326,28 @@ pub enum SuccessOr {
 pub fn spare(partition: Partition, page: u64) -> u64 {
     layout::spare(partition).start().0 + page * PAGE_SIZE
 }
+
+pub const KINDS: [Kind; 3] = [Kind::Donate, Kind::Lend, Kind::Share];
+pub const READ: Permissions = Permissions::READ;
+pub const READ_WRITE: Permissions = Permissions::READ_WRITE;
+pub const ALL: Permissions = Permissions::ALL;
+pub const NONE: Permissions = Permissions::NONE;
+
+pub fn fresh_service(host: &Host) -> Service<Board<&Host>> {
+    let tables = Tables::new([host, host], vmids(), features(BbmLevel::Level2)).unwrap();
+    Service::new(Board { tables, memory: Memory::default() })
+}
+
+/// Runs a test on a fresh service with both partitions' buffers registered, and checks that all comes back.
+pub fn with_service(test: impl FnOnce(&Calls<'_, Board<&Host>>, &Host)) {
+    let host = Host::new();
+    let service = fresh_service(&host);
+    let calls = Calls(&service);
+    calls.register_buffers();
+    let (state, frames) = (calls.state(), host.pool.available());
+    test(&calls, &host);
+    let serial = |state: &str| state[..state.rfind("serial").unwrap_or(0)].to_owned();
+    assert_eq!(serial(&calls.state()), serial(&state), "memory is not back where it was");
+    assert_eq!(host.pool.available(), frames, "frames are missing");
+    assert_eq!(host.counters.get(Event::InvalidWindow), 0);
+}
