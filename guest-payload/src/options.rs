@@ -9,12 +9,15 @@
 //! - `bare`: no hypervisor is expected; what needs one is skipped instead of failing;
 //! - `aim=START-END`: physical addresses that must be out of reach; without the hypervisor too, so that one can see the
 //!   tests of isolation fail;
+//! - `absent=ADDRESS`: a page where nothing answers, though it is the guest's: RAM or registers that the machine's tree
+//!   promises and the machine has not; tests of external aborts use it;
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
 //! - `strategy=pages|blocks|hardware`: measure one way to keep a dirty log (see `bench/strategy.rs`);
 //! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
 //! - `list`: print the names of the tests and end.
 
 use crate::bench::strategy::Strategy;
+use crate::memory::PAGE;
 use crate::services::MODES;
 use core::ops::Range;
 use spin::Once;
@@ -37,6 +40,8 @@ pub struct Options {
     pub bare: bool,
     /// Physical addresses that must be out of reach, besides what the hypervisor tells.
     pub aim: Option<Range<u64>>,
+    /// A page of the guest's where nothing answers.
+    pub absent: Option<u64>,
     /// Run the tests that have to fail.
     pub must_fail: bool,
     /// Measure instead of testing.
@@ -60,6 +65,7 @@ pub fn init(bootargs: &'static str) {
         timeout: 1,
         bare: false,
         aim: None,
+        absent: None,
         must_fail: false,
         bench: false,
         strategy: None,
@@ -81,6 +87,9 @@ pub fn init(bootargs: &'static str) {
             "seed" => number(value).map(|n| options.seed = n).is_some(),
             "timeout" => number(value).filter(|&n| n > 0).map(|n| options.timeout = n).is_some(),
             "aim" => range(value).map(|range| options.aim = Some(range)).is_some(),
+            "absent" => {
+                number(value).filter(|at| at.is_multiple_of(PAGE)).map(|at| options.absent = Some(at)).is_some()
+            }
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
             "strategy" => Strategy::of(value).map(|strategy| options.strategy = Some(strategy)).is_some(),

@@ -1,11 +1,11 @@
 //! Devices that can write memory behind stage 2, or that are the hypervisor's own: out of reach, wherever QEMU's `virt`
 //! machine has them; and what is guarded of those that the guest has.
 
-use crate::exceptions::class;
+use crate::exceptions::{Escape, class};
 use crate::machine::{self, GicRegisters};
 use crate::memory::PAGE;
 use crate::mmu;
-use crate::probe::{self, EXECUTE, READ8, READ16, READ32, READ64, WRITE8, WRITE32, WRITE64};
+use crate::probe::{self, EXECUTE, READ8, READ16, READ32, READ64, WRITE8, WRITE16, WRITE32, WRITE64};
 use crate::report::Outcome;
 use crate::{cpu, gic, hypercall, memory, options, services, smp};
 use hypervisor_abi::function;
@@ -35,6 +35,7 @@ group!(
         redistributor_widths,
         uart_widths,
         uart_execute,
+        registers_without_a_device,
     ]
 );
 
@@ -313,5 +314,26 @@ fn uart_execute() -> Outcome {
         probe::exception(result).is_some_and(|seen| seen.class() == class::INSTRUCTION_ABORT),
         "executing the UART: expected an abort of the fetch, seen {result:x?}"
     );
+    Ok(())
+}
+
+/// Registers of the guest's that EL2 guards and where nothing answers (`absent=`): EL2 takes the external abort of each access,
+/// and hands it on with the guest's registers as they were: SP_EL0 among them, which is the payload's stack.
+fn registers_without_a_device() -> Outcome {
+    services::required()?;
+    let Some(absent) = options::get().absent.filter(|&at| services::leaf(at).is_none()) else {
+        skip!("no absent= on the command line that is not mapped")
+    };
+    let address = mmu::alias(absent..absent + PAGE, mmu::DEVICE);
+    for access in [READ8, READ16, READ32, WRITE8, WRITE16, WRITE32] {
+        for offset in [0, 8] {
+            // SAFETY: there is no register.
+            let seen = unsafe { access.attempt(address + offset, 0) };
+            let right = matches!(seen, Err(Escape::Exception(seen)) if seen.vector == 0
+                && seen.class() == class::DATA_ABORT && seen.is_external_abort()
+                && seen.far == address + offset && seen.elr == access.instruction());
+            check!(right, "{} where nothing answers: expected its external abort, seen {seen:x?}", access.name);
+        }
+    }
     Ok(())
 }

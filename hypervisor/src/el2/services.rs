@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use hypervisor::thawed::Thawed;
-use hypervisor_abi::{function, inject, log, permissions, status};
+use hypervisor_abi::{function, log, permissions, status};
 use spin::Mutex;
 use stage2::{Error, Event, Ipa, IpaRange, LeafSize, Log, LogOptions, Mechanism, PAGE_SIZE, Permissions, Stage2};
 
@@ -125,9 +125,7 @@ extern "C" fn other(frame: &mut Frame) -> Next {
             Ok(())
         }
         function::COUNTER => counter(x[1]).map(|count| x[1] = count),
-        function::INJECT_ABORT if x[4] & !inject::WALK_DEVICES == 0 => {
-            abort::inject(x[1], x[2], Ipa(x[3]), x[4] & inject::WALK_DEVICES != 0).ok_or(INVALID)
-        }
+        function::INJECT_ABORT => abort::inject(x[1], x[2], Ipa(x[3])).ok_or(INVALID),
         function::SPLIT => {
             range(x[1], x[2]).and_then(|range| done(memory.table.read().split(range, size(x[3]).ok_or(INVALID)?)))
         }
