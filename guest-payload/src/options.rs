@@ -9,6 +9,8 @@
 //! - `bare`: no hypervisor is expected; what needs one is skipped instead of failing;
 //! - `aim=START-END`: physical addresses that must be out of reach; without the hypervisor too, so that one can see the
 //!   tests of isolation fail;
+//! - `absent=ADDRESS`: a page where nothing answers, though it is the guest's: RAM or registers that the machine's tree
+//!   promises and the machine has not; tests of external aborts use it;
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
 //! - `strategy=pages|blocks|hardware`: measure one way to keep a dirty log (see `bench/strategy.rs`);
 //! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
@@ -66,6 +68,8 @@ pub struct Options {
     pub bare: bool,
     /// Physical addresses that must be out of reach, besides what the hypervisor tells.
     pub aim: Option<Range<u64>>,
+    /// A page of the guest's where nothing answers.
+    pub absent: Option<u64>,
     /// Run the tests that have to fail.
     pub must_fail: bool,
     /// Measure instead of testing.
@@ -89,6 +93,7 @@ pub fn init(bootargs: &'static str) {
         timeout: 1,
         bare: false,
         aim: None,
+        absent: None,
         must_fail: false,
         bench: false,
         strategy: None,
@@ -110,6 +115,9 @@ pub fn init(bootargs: &'static str) {
             "seed" => number(value).map(|n| options.seed = n).is_some(),
             "timeout" => number(value).filter(|&n| n > 0).map(|n| options.timeout = n).is_some(),
             "aim" => range(value).map(|range| options.aim = Some(range)).is_some(),
+            "absent" => {
+                number(value).filter(|at| at.is_multiple_of(4096)).map(|at| options.absent = Some(at)).is_some()
+            }
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
             "strategy" => Strategy::of(value).map(|strategy| options.strategy = Some(strategy)).is_some(),

@@ -39,8 +39,7 @@ pub mod function {
     /// The engine's counter number `x1`, in the order of `stage2::Event::ALL`, added up over all CPUs, in `x1`.
     pub const COUNTER: u32 = 0xc600_0002;
     /// Handles an abort with the syndrome `x1` (ESR_EL2) at the virtual address `x2` and the IPA `x3`, as if the calling
-    /// CPU had just taken it. The syndrome must be that of an abort from a lower exception level. `x4` has
-    /// [options](super::inject).
+    /// CPU had just taken it. The syndrome must be that of an abort from a lower exception level.
     pub const INJECT_ABORT: u32 = 0xc600_0003;
     /// The leaf that maps the IPA `x1`: its first IPA in `x1`, its [size](super::leaf) in `x2`, what the guest may do there
     /// as [`permissions`](super::permissions) in `x3`, with [`permissions::DEVICE`](super::permissions::DEVICE) added for
@@ -80,13 +79,6 @@ pub mod function {
     /// instruction's address in `x3`, the affinity of its CPU in `x4`, and in `x5` whether it was denied. Answers
     /// [`NOT_FOUND`](super::status::NOT_FOUND) if there is none.
     pub const WATCH_TAKE: u32 = 0xc600_0032;
-}
-
-/// Options of [`function::INJECT_ABORT`]; bits that add up, the others are reserved.
-pub mod inject {
-    /// While the abort is handled, walks of stage 1 may read devices (HCR_EL2.PTW is 0): what a device answers, an external
-    /// abort for example, reaches EL2's own walks.
-    pub const WALK_DEVICES: u64 = 1;
 }
 
 /// What [`function::PROTECT`] lets the guest do; bits that add up.

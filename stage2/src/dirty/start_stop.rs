@@ -152,8 +152,9 @@ impl<P: TableMemory + Maintenance> Visitor<P> for StartProtect {
         if table.replace(entry.slot, leaf.0, new).is_err() {
             return Ok(Next::Retry);
         }
-        if leaf.is_writable() && (hardware || !self.options.all_dirty) {
-            // An entry that is cached as writable would neither fault nor mark.
+        if leaf.is_writable() && (hardware || !self.options.all_dirty || leaf.has_dbm()) {
+            // An entry that is cached as writable would neither fault nor mark. One with DBM, from a log by hardware that has
+            // ended, may be held by no PE when the leaf's size changes (R_RTBRL), and from now on the descriptor does not tell.
             self.pending.add(part);
         }
         Ok(Next::Continue)

@@ -4,9 +4,9 @@
 mod common;
 
 use common::driver::Driver;
-use common::operations::{Mix, operations};
-use common::{Machine, property, scaled};
-use stage2::BbmLevel;
+use common::operations::{Mix, Op, operations};
+use common::{MIB, Machine, property, range, scaled};
+use stage2::{Attributes, BbmLevel, Mechanism};
 use stage2_oracle::Model;
 
 /// Operations in one case: enough for tables to come and go many times.
@@ -54,4 +54,29 @@ runs! {
     level_2_runs_logs: Level2, true, Logs;
     level_3_plain_logs: Level3, false, Logs;
     level_3_runs_logs: Level3, true, Logs;
+}
+
+/// Found by the runs above: the log took DBM from pages that the first one had left with it, and invalidated nothing, since
+/// their writes go unnoticed all the same. The descriptors did not tell any more, and the collapse at the end replaced their
+/// table while a PE could hold one that hardware marks.
+#[test]
+fn a_log_that_starts_all_dirty_invalidates_what_hardware_marks() {
+    for bbm in [BbmLevel::Level1, BbmLevel::Level2, BbmLevel::Level3] {
+        let machine = Machine { bbm, contiguous: false, hardware_dirty: true, ipa_bits: 43, tlbi_range: true };
+        let model = Model::new(machine.setup());
+        let mut driver = Driver::new(&model, machine);
+        let at = machine.middle() + 2 * MIB;
+        let page = range(machine.middle() - 8 * MIB, machine.middle() - 8 * MIB + 0x1000);
+        for step in [
+            Op::Start(range(at, at + 6 * MIB), Mechanism::HardwarePage, false),
+            Op::Unmap(page),
+            Op::End(0),
+            Op::Start(range(at - 0x9_0000, at + 0x1_0000), Mechanism::WriteProtect, true),
+            Op::Store(page.start().0),
+            Op::Map(page, 0, Attributes::RAM),
+        ] {
+            driver.step(&step);
+        }
+        driver.finish();
+    }
 }

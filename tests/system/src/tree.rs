@@ -44,42 +44,71 @@ pub fn pack(tree: &mut Vec<u8>) {
     tree[4..8].copy_from_slice(&size.to_be_bytes());
 }
 
-/// Adds a property to the only node of this name (Devicetree Specification 0.4, chapter 5). What follows the structure block
-/// moves.
+// Tokens of the structure block (Devicetree Specification 0.4, 5.4.1).
+const BEGIN_NODE: u32 = 1;
+const END_NODE: u32 = 2;
+const PROPERTY: u32 = 3;
+const END: u32 = 9;
+// Fields of the header (5.2): their offsets.
+const TOTAL: usize = 4;
+const STRUCTURE: usize = 8;
+const STRINGS: usize = 12;
+const STRINGS_SIZE: usize = 32;
+const STRUCTURE_SIZE: usize = 36;
+
+fn word(tree: &[u8], at: usize) -> usize {
+    u32::from_be_bytes(tree[at..at + 4].try_into().expect("four bytes")) as usize
+}
+
+fn add(tree: &mut [u8], field: usize, more: usize) {
+    let sum = (word(tree, field) + more) as u32;
+    tree[field..field + 4].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// The token and the name that a node begins with.
+fn beginning(node: &str) -> Vec<u8> {
+    padded([&BEGIN_NODE.to_be_bytes()[..], node.as_bytes(), &[0]].concat())
+}
+
+/// Puts more into the structure block. What follows it moves.
+fn insert(tree: &mut Vec<u8>, at: usize, more: &[u8]) {
+    assert!(word(tree, STRUCTURE) < word(tree, STRINGS), "the strings follow the structure");
+    tree.splice(at..at, more.iter().copied());
+    for field in [TOTAL, STRINGS, STRUCTURE_SIZE] {
+        add(tree, field, more.len());
+    }
+}
+
+/// Adds a property to the only node of this name.
 ///
 /// # Panics
 /// If there is no such node, or more than one.
 pub fn add_property(tree: &mut Vec<u8>, node: &str, name: &str, value: &[u8]) {
-    const BEGIN_NODE: u32 = 1;
-    const PROPERTY: u32 = 3;
-    let word = |tree: &[u8], at: usize| u32::from_be_bytes(tree[at..at + 4].try_into().expect("four bytes")) as usize;
-    let add = |tree: &mut Vec<u8>, field: usize, more: usize| {
-        let sum = (word(tree, field) + more) as u32;
-        tree[field..field + 4].copy_from_slice(&sum.to_be_bytes());
-    };
-    let padded = |bytes: &[u8]| {
-        let mut bytes = bytes.to_vec();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    };
-    // Header fields.
-    let (total, structure, strings, strings_size, structure_size) = (4, 8, 12, 32, 36);
-    assert!(word(tree, structure) < word(tree, strings), "the strings follow the structure");
-
-    let begin = [&BEGIN_NODE.to_be_bytes()[..], &padded(&[node.as_bytes(), &[0]].concat())].concat();
+    let begin = beginning(node);
     let places: Vec<usize> = (0..tree.len() - begin.len()).filter(|&at| tree[at..].starts_with(&begin)).collect();
     let [place] = places[..] else { panic!("{} nodes {node}", places.len()) };
-    let name_at = word(tree, strings_size);
-    let end = word(tree, strings) + name_at;
-    let name = padded(&[name.as_bytes(), &[0]].concat());
+    let name_at = word(tree, STRINGS_SIZE);
+    let end = word(tree, STRINGS) + name_at;
+    let name = padded([name.as_bytes(), &[0]].concat());
     tree.splice(end..end, name.iter().copied());
-    let property: Vec<u8> =
-        [PROPERTY, value.len() as u32, name_at as u32].into_iter().flat_map(u32::to_be_bytes).collect();
-    let property = [property, padded(value)].concat();
-    let at = place + begin.len();
-    tree.splice(at..at, property.iter().copied());
-    add(tree, total, name.len() + property.len());
-    add(tree, strings, property.len());
-    add(tree, strings_size, name.len());
-    add(tree, structure_size, property.len());
+    add(tree, TOTAL, name.len());
+    add(tree, STRINGS_SIZE, name.len());
+    let property = [PROPERTY, value.len() as u32, name_at as u32].map(u32::to_be_bytes).concat();
+    insert(tree, place + begin.len(), &[property, padded(value.to_vec())].concat());
+}
+
+/// Adds a node without properties, as the root's last.
+///
+/// # Panics
+/// If the tree does not end as trees do.
+pub fn add_node(tree: &mut Vec<u8>, node: &str) {
+    let end = [END_NODE, END].map(u32::to_be_bytes).concat();
+    let at = word(tree, STRUCTURE) + word(tree, STRUCTURE_SIZE) - end.len();
+    assert!(tree[at..].starts_with(&end), "the structure ends with the root's end");
+    insert(tree, at, &[beginning(node), END_NODE.to_be_bytes().to_vec()].concat());
 }

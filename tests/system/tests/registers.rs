@@ -3,7 +3,7 @@
 use qemu::console::{End, passed_and_failed};
 use qemu::machine::{Gic, Machine};
 use qemu::run::Outcome;
-use system_tests::tree::{add_property, pack, reg, replace, tree_of};
+use system_tests::tree::{add_node, add_property, pack, reg, replace, tree_of};
 use system_tests::{assert_end, machine, payload, run, scratch};
 
 /// QEMU's GICv3: the distributor, and the ITS some way behind it.
@@ -78,4 +78,53 @@ fn a_cpu_interface_of_256_bytes_is_reached_through_el2() {
     passed(&outcome, 5);
     let said = outcome.console.hypervisor().join("\n");
     assert!(said.contains("0x8010000-0x8010100 does not have its page for itself"), "{said}");
+}
+
+/// A page where QEMU has nothing. EL2 forwards what is meant for the clock that the tree has there, since it does not fill the
+/// page, and takes the external abort.
+#[test]
+fn what_a_forwarded_register_does_not_answer_is_the_guests_abort() {
+    const ABSENT: u64 = 0x0b00_0000;
+    let filter = format!("devices:: absent={ABSENT:#x}");
+    let outcome = suite(&filter, |tree| replace(tree, &reg(0x0901_0000, 0x1000), &reg(ABSENT, 0x100)));
+    passed(&outcome, 20);
+    assert_passed(&outcome, "devices::registers_without_a_device");
+    let said = outcome.console.hypervisor().join("\n");
+    assert!(said.contains("0xb000000-0xb000100 does not have its page for itself"), "{said}");
+}
+
+/// That a test was not skipped.
+fn assert_passed(outcome: &Outcome, test: &str) {
+    let line = format!("test {test} ... ok");
+    assert!(outcome.console.lines().iter().any(|said| said.contains(&line)), "{}", outcome.console.tail(60));
+}
+
+/// Stage-1 tables in RAM that the tree has and the machine has not: a walk through them, EL2's own too, is an external abort.
+fn tables_where_nothing_answers(gic: Gic) {
+    // Far from the RAM that there is, so that EL2 has nothing of its own there; none of QEMU's devices is near. QEMU replaces nodes
+    // that are called "memory".
+    const ABSENT: u64 = 0x10_0000_0000;
+    const NODE: &str = "absent@1000000000";
+    for (filter, tests) in [
+        ("walks::", &["walks::table_where_nothing_answers", "walks::table_that_comes_and_goes"][..]),
+        ("hostile::stage_1_tables", &["hostile::stage_1_tables"]),
+    ] {
+        let outcome = suite_on(Machine { gic, ..machine() }, &format!("{filter} absent={ABSENT:#x}"), |tree| {
+            add_node(tree, NODE);
+            add_property(tree, NODE, "reg", &reg(ABSENT, 0x20_0000));
+            add_property(tree, NODE, "device_type", b"memory\0");
+        });
+        passed(&outcome, tests.len() as u64);
+        tests.iter().for_each(|test| assert_passed(&outcome, test));
+    }
+}
+
+#[test]
+fn a_walk_of_el2s_where_nothing_answers_is_no_crash() {
+    tables_where_nothing_answers(Gic::V3);
+}
+
+#[test]
+fn a_walk_of_el2s_where_nothing_answers_is_no_crash_with_a_gicv2() {
+    tables_where_nothing_answers(Gic::V2);
 }

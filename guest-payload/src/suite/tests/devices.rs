@@ -2,9 +2,9 @@
 //! machine has them; and what is guarded of those that the guest has.
 
 use crate::calls::{hypercall, services};
-use crate::machine::escape::class;
+use crate::machine::escape::{Escape, class};
 use crate::machine::memory::{self, PAGE};
-use crate::machine::probe::{self, EXECUTE, READ8, READ16, READ32, READ64, WRITE8, WRITE32, WRITE64};
+use crate::machine::probe::{self, EXECUTE, READ8, READ16, READ32, READ64, WRITE8, WRITE16, WRITE32, WRITE64};
 use crate::machine::report::Outcome;
 use crate::machine::{self, GicRegisters, cpu, gic, mmu, smp};
 use crate::options;
@@ -35,6 +35,7 @@ group!(
         redistributor_widths,
         uart_widths,
         uart_execute,
+        registers_without_a_device,
     ]
 );
 
@@ -48,7 +49,7 @@ fn must_not_answer(what: &str, pages: &[u64]) -> Outcome {
     for &page in pages {
         let address = mmu::alias(page..page + PAGE, mmu::DEVICE);
         for offset in [0, 8, 16] {
-            for access in [READ8, READ16, READ32, READ64, WRITE8, WRITE32, WRITE64] {
+            for access in [READ8, READ16, READ32, READ64, WRITE8, WRITE16, WRITE32, WRITE64] {
                 // SAFETY: no register at these offsets makes a device write the payload's memory by one store of zero.
                 unsafe { access.must_abort(address + offset, 0, what) };
             }
@@ -313,5 +314,26 @@ fn uart_execute() -> Outcome {
         probe::exception(result).is_some_and(|seen| seen.class() == class::INSTRUCTION_ABORT),
         "executing the UART: expected an abort of the fetch, seen {result:x?}"
     );
+    Ok(())
+}
+
+/// Registers of the guest's that EL2 guards and where nothing answers (`absent=`): EL2 takes the external abort of each access,
+/// and hands it on with the guest's registers as they were: SP_EL0 among them, which is the payload's stack.
+fn registers_without_a_device() -> Outcome {
+    services::required()?;
+    let Some(absent) = options::get().absent.filter(|&at| services::leaf(at).is_none()) else {
+        skip!("no absent= on the command line that is not mapped")
+    };
+    let address = mmu::alias(absent..absent + PAGE, mmu::DEVICE);
+    for access in [READ8, READ16, READ32, WRITE8, WRITE16, WRITE32] {
+        for offset in [0, 8] {
+            // SAFETY: there is no register.
+            let seen = unsafe { access.attempt(address + offset, 0) };
+            let right = matches!(seen, Err(Escape::Exception(seen)) if seen.vector == 0
+                && seen.class() == class::DATA_ABORT && seen.is_external_abort()
+                && seen.far == address + offset && seen.elr == access.instruction());
+            check!(right, "{} where nothing answers: expected its external abort, seen {seen:x?}", access.name);
+        }
+    }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! EL2's own walks of the guest's stage 1 (`AT`, on the fault path), through tables that change meanwhile, or that lie where
 //! no table should: EL2 goes on, and the guest hears of it at once or tries again.
 
-use crate::calls::services::{ALL, MIB, Since, area, leaf, page, protect, required, write};
+use crate::calls::services::{ALL, MIB, Since, area, leaf, page, protect, required, status_of, write};
 use crate::machine::escape::Escape;
 use crate::machine::memory::{self, PAGE};
 use crate::machine::mmu::{self, NORMAL_RW};
@@ -10,27 +10,22 @@ use crate::machine::report::{Outcome, Stop};
 use crate::machine::{self, GicRegisters, smp, timer};
 use crate::options;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
-use hypervisor_abi::{function, inject as options_of, permissions, status};
+use hypervisor_abi::{function, permissions, status};
 use stage2::Event;
 
 group!("walks", [
-    through_a_device_is_denied_at_once, table_in_a_device, table_in_a_device_that_aborts, no_translation_for_ever,
+    through_a_device_is_denied_at_once, table_in_a_device, table_where_nothing_answers, no_translation_for_ever,
     table_that_comes_and_goes: 60,
 ]);
 
 /// ESR_EL2 of a store from EL1 that a page's permission refused.
 const REFUSED_STORE: u64 = 0x9200_004f;
 
-/// A register of a device that is the guest's, in whose page no table can be: beyond the CPU interface of QEMU's GICv2, where
-/// nothing answers, if the guest has that page; else one of the distributor's reserved registers, which reads as 0.
-fn device() -> (u64, bool) {
+/// A device that is the guest's, in whose first page no table can be: in the distributor, where a descriptor would be there is
+/// a reserved register, which reads as 0.
+fn device() -> u64 {
     match machine::get().gic {
-        GicRegisters::V2 { cpu_interface, .. }
-            if leaf(cpu_interface + 0x4000).is_some_and(|leaf| leaf.allowed & permissions::DEVICE != 0) =>
-        {
-            (cpu_interface + 0x4000, true)
-        }
-        GicRegisters::V2 { distributor, .. } | GicRegisters::V3 { distributor, .. } => (distributor, false),
+        GicRegisters::V2 { distributor, .. } | GicRegisters::V3 { distributor, .. } => distributor,
     }
 }
 
@@ -70,14 +65,13 @@ fn protected_window() -> Result<Window, Stop> {
     Ok(Window::new(at))
 }
 
-fn inject(syndrome: u64, address: u64, option: u64) -> i64 {
-    let call = [syndrome, address, 0, option];
-    crate::machine::conduit::call(machine::Conduit::Hvc, function::INJECT_ABORT, call)[0] as i64
+fn inject(syndrome: u64, address: u64) -> i64 {
+    status_of(function::INJECT_ABORT, [syndrome, address, 0])
 }
 
 fn through_a_device_is_denied_at_once() -> Outcome {
     let window = protected_window()?;
-    window.aim(device().0);
+    window.aim(device());
     let since = Since::now([Event::FaultPermission, Event::FaultSpurious]);
     for access in [READ64, WRITE64] {
         // SAFETY: the page of the test's own, if any.
@@ -93,20 +87,18 @@ fn through_a_device_is_denied_at_once() -> Outcome {
 fn table_in_a_device() -> Outcome {
     let window = protected_window()?;
     let since = Since::now([Event::FaultPermission, Event::FaultNoTranslation, Event::TlbiVaLocal]);
-    window.aim(device().0);
-    check_eq!(inject(REFUSED_STORE, window.address, 0), status::SUCCESS, "a store whose translation fails");
+    window.aim(device());
+    check_eq!(inject(REFUSED_STORE, window.address), status::SUCCESS, "a store whose translation fails");
     check_eq!(since.counts(), [0, 1, 1], "faults that reach the engine; failed translations; invalidations");
     Ok(())
 }
 
-fn table_in_a_device_that_aborts() -> Outcome {
+fn table_where_nothing_answers() -> Outcome {
     let window = protected_window()?;
-    let (device, aborts) = device();
-    if !aborts {
-        skip!("no device register of the guest's aborts");
-    }
-    window.aim(device);
-    // As if the CPU let walks through devices: an external abort that EL2 takes itself.
+    let Some(absent) = options::get().absent else { skip!("no absent= on the command line") };
+    check!(leaf(absent).is_some_and(|leaf| leaf.allowed == ALL), "{absent:#x} is no RAM of the guest's");
+    window.aim(absent);
+    // As when another CPU changes the table between the guest's access and EL2's look: EL2 takes the external abort itself.
     let since = Since::now([Event::FaultNoTranslation]);
     let pattern = 0x1234_5678_9abc_d000;
     // SAFETY: nothing uses these registers now; EL2 has to keep them.
@@ -114,7 +106,7 @@ fn table_in_a_device_that_aborts() -> Outcome {
         core::arch::asm!("msr PAR_EL1, {0}", "msr TPIDR_EL0, {0}", in(reg) pattern, options(nomem, nostack, preserves_flags))
     };
     for _ in 0..20 {
-        let answer = inject(REFUSED_STORE, window.address, options_of::WALK_DEVICES);
+        let answer = inject(REFUSED_STORE, window.address);
         check_eq!(answer, status::SUCCESS, "a store whose translation takes an exception");
     }
     check_eq!(since.counts(), [20], "failed translations");
@@ -128,11 +120,11 @@ fn no_translation_for_ever() -> Outcome {
     let since =
         Since::now([Event::FaultNoTranslation, Event::TlbiVaLocal, Event::EscalateVmallE1, Event::EscalateVmallS12E1]);
     for step in [[1, 1, 0, 0], [2, 1, 1, 0], [3, 1, 1, 1], [4, 1, 1, 2]] {
-        check_eq!(inject(REFUSED_STORE, nowhere, 0), status::SUCCESS, "a store whose translation fails");
+        check_eq!(inject(REFUSED_STORE, nowhere), status::SUCCESS, "a store whose translation fails");
         check_eq!(since.counts(), step, "failed translations, and what is invalidated for each");
     }
     // The same one again and again can't be helped: the guest hears of it.
-    let answered = (0..200).take_while(|_| inject(REFUSED_STORE, nowhere, 0) == status::SUCCESS).count();
+    let answered = (0..200).take_while(|_| inject(REFUSED_STORE, nowhere) == status::SUCCESS).count();
     check!((16..200).contains(&answered), "{answered} failures in a row were answered by another try");
     Ok(())
 }
@@ -163,7 +155,9 @@ fn table_that_comes_and_goes() -> Outcome {
     let Some(empty) = memory::allocate_zeroed_page() else { fail!("no page is free") };
     let own = crate::calls::hypercall::own_memory().next().map_or(machine::RAM_BASE, |own| own.start);
     let hole = 0x0a00_0000;
-    let bad = [device().0, device().0, hole, own, empty].map(mmu::table_descriptor);
+    // What aborts on EL2's own walk too is most of what can go wrong.
+    let absent = options::get().absent.unwrap_or(hole);
+    let bad = [absent, absent, device(), hole, own, empty].map(mmu::table_descriptor);
     ADDRESS.store(window.address, Relaxed);
     RUNNING.store(true, Relaxed);
     smp::post(1, store, 0)?;

@@ -1,6 +1,6 @@
 //! Stage-2 aborts: the engine first, then the registers that EL2 guards, and what is left the guest hears of.
 
-use crate::el2::base::registers::{isb, read_register, write_register};
+use crate::el2::base::registers::{read_register, write_register};
 use crate::el2::base::{cpu, firmware};
 use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
 use crate::el2::exits::inject;
@@ -116,22 +116,12 @@ fn ipa_from_hpfar(va: u64) -> Ipa {
 
 /// Handles an abort that never happened, as if the registers said so; nothing if `esr` is no abort's. For tests: the
 /// machines that they run on raise no TLB conflict aborts, and no stale entries.
-///
-/// With `walk_devices`, HCR_EL2.PTW is 0 meanwhile: the walks that EL2 makes on the way reach devices.
-pub fn inject(esr: u64, address: u64, ipa: Ipa, walk_devices: bool) -> Option<()> {
-    /// HCR_EL2.PTW.
-    const PTW: u64 = 1 << 2;
+pub fn inject(esr: u64, address: u64, ipa: Ipa) -> Option<()> {
     Syndrome::decode(esr)?;
     write_register!("esr_el2", esr);
     write_register!("far_el2", address);
     write_register!("hpfar_el2", ipa.0 >> 12 << 4);
-    let hcr = read_register!("hcr_el2");
-    write_register!("hcr_el2", if walk_devices { hcr & !PTW } else { hcr });
-    // The walk that follows is controlled by it.
-    isb();
-    let next = handle(esr);
-    write_register!("hcr_el2", hcr);
-    next.is_resume().then_some(())
+    handle(esr).is_resume().then_some(())
 }
 
 /// An access that nothing is mapped for, or that is forbidden.

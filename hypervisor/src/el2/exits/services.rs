@@ -12,7 +12,7 @@ use crate::el2::guest_memory::table_lock::{Reading, Table};
 use crate::el2::guest_memory::{self, GuestMemory};
 use core::sync::atomic::AtomicU64;
 use hypervisor::not_frozen::NotFrozen;
-use hypervisor_abi::{function, inject, log, permissions, status};
+use hypervisor_abi::{function, log, permissions, status};
 use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, PAGE_SIZE, Permissions};
 
 /// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have the
@@ -112,9 +112,7 @@ fn other(memory: &'static GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
             Ok(())
         }
         function::COUNTER => counter(x[1]).map(|count| x[1] = count),
-        function::INJECT_ABORT if x[4] & !inject::WALK_DEVICES == 0 => {
-            abort::inject(x[1], x[2], Ipa(x[3]), x[4] & inject::WALK_DEVICES != 0).ok_or(INVALID)
-        }
+        function::INJECT_ABORT => abort::inject(x[1], x[2], Ipa(x[3])).ok_or(INVALID),
         function::SPLIT => {
             range(x[1], x[2]).and_then(|range| done(memory.table.read().split(range, size(x[3]).ok_or(INVALID)?)))
         }

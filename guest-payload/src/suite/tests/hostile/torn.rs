@@ -10,6 +10,7 @@ use crate::machine::mmu::{self, NORMAL_RWX};
 use crate::machine::probe::{DATA_ACCESSES, EXECUTE, HARMLESS, MAY_WRITE, Probe};
 use crate::machine::report::Stop;
 use crate::machine::{self, GicRegisters, cpu, smp};
+use crate::options;
 use crate::suite::random::Random;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use hypervisor_abi::permissions;
@@ -97,14 +98,16 @@ fn tear(random: &mut Random) {
     let own = hypercall::own_memory().next().map_or(machine::RAM_BASE, |own| own.start);
     let behind = first + PAGES as u64 * PAGE;
     let elsewhere = match machine::get().gic {
-        GicRegisters::V2 { distributor, cpu_interface } => [distributor, cpu_interface + 0x4000],
+        GicRegisters::V2 { distributor, cpu_interface } => [distributor, cpu_interface],
         GicRegisters::V3 { distributor, redistributors, .. } => [distributor, redistributors],
     };
+    // Where nothing answers, EL2's own walk takes an external abort.
+    let absent = options::get().absent.unwrap_or(elsewhere[1]);
     let bad = [
         elsewhere[0],
         elsewhere[1],
-        elsewhere[1],
-        elsewhere[1],
+        absent,
+        absent,
         // Nobody's, protected, EL2's, and beyond all memory.
         0x0a00_0000,
         behind,
