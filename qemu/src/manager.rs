@@ -73,7 +73,7 @@ impl Running {
     /// # Errors
     /// What went wrong in the session.
     pub fn finish(self) -> Result<Summary> {
-        // QEMU is gone: whoever still reads is told so. The other end may be closed already, which is as good.
+        // QEMU is gone: a thread that still reads is told so. The other end may be closed already, which is as good.
         let _ = rustix::net::shutdown(&self.end, Shutdown::Both);
         match self.thread.join() {
             Ok(result) => result,

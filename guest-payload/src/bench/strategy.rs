@@ -124,7 +124,7 @@ fn workload(strategy: Strategy, memory: Area, buffer: Area) -> Result<Cost, Fail
         cost.calls += 1;
     }
     cost.frames = frames();
-    // Those who have pages only have nothing to put together.
+    // A table of pages only has nothing to put together.
     cost.instructions += if strategy == Strategy::Pages { log.stop()? } else { log.stop_and_collapse()? };
     cost.calls += 1;
     Ok(cost)

@@ -2,7 +2,7 @@
 //!
 //! One of the boot CPU's two EL1 timers watches over the test that runs there; a test that wants that timer for itself
 //! moves the watch to the other one with [`watch_with`]. The watch is an interrupt: a test that hangs with interrupts
-//! masked is ended by whoever started the machine.
+//! masked is ended by the tool that started the machine.
 
 use crate::machine::{cpu, gic, tree};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

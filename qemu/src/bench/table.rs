@@ -61,7 +61,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// The table, with ANSI colours in it; whoever prints it takes them out where they don't belong.
+/// The table, with ANSI colours in it; the caller that prints it takes them out where they don't belong.
 pub fn table(record: &Record, kvm: &Record) -> String {
     let width = OPERATIONS.iter().map(|operation| operation.title.len()).max().unwrap_or_default();
     let mut text = String::new();

@@ -90,7 +90,7 @@ fn circles(modules: &Modules, imports: &[Import]) -> Vec<Fault> {
         if circle.iter().any(|file| done.contains(file)) {
             continue;
         }
-        // Whoever is on a circle with these is not told again: what breaks this one may break that.
+        // A file that is on another circle with these is not named again: what breaks this circle may break that one.
         let reached = |from: usize| reachable(&edges, from);
         let with = reached(circle[0]);
         done.extend(with.into_iter().filter(|&file| reached(file).contains(&circle[0])));

@@ -23,7 +23,7 @@ pub struct Import {
 type Names = BTreeMap<(ModulePath, String), ModulePath>;
 
 /// All that the crate's files import from each other. A module that makes names of its own children public is their face:
-/// that is no import, and whoever imports through it imports from where the name leads. Through the crate's root nothing
+/// that is no import, and a file that imports through it imports from where the name leads. Through the crate's root nothing
 /// leads on, for nothing is to be imported through it.
 pub fn imports(modules: &Modules) -> Vec<Import> {
     let mut names = Names::new();

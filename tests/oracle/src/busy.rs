@@ -1,4 +1,4 @@
-//! Busy marks: who sets one owns the entry until it goes, others wait, and none is left when an operation returns.
+//! Busy marks: the PE that sets one owns the entry until it goes, others wait, and none is left when an operation returns.
 
 use crate::change::{Change, How};
 use crate::event::OperationKind;
@@ -17,7 +17,7 @@ fn only_takes(old: u64, new: u64) -> bool {
 }
 
 impl State {
-    /// Who marks an entry busy owns it until the mark goes.
+    /// A PE that marks an entry busy owns it until the mark goes.
     pub fn judge_ownership(&mut self, change: &Change) {
         let Change { pe, frame, index, place, old, new, how, .. } = *change;
         let key = (frame, index as u16);
@@ -28,7 +28,7 @@ impl State {
             How::Hardware => None,
             _ if exclusive => None,
             How::Exchange if anothers && only_takes(old, new) => {
-                // Its owner may write over it: whoever does this has to come back.
+                // Its owner may write over it: the PE that does this has to come back.
                 if let Some(running) = &mut self.pes[pe as usize].running {
                     running.taken_early.push((*change, mark));
                 }
@@ -79,8 +79,8 @@ impl State {
         self.busy.keys().filter_map(of).any(|range| range.contains(&ipa))
     }
 
-    /// Bits that were taken from a busy entry are gone when the operation returns, and the entry's owner, who may write over
-    /// it, has been waited for.
+    /// Bits that were taken from a busy entry are gone when the operation returns, and the entry's owner, which may write
+    /// over it, has been waited for.
     pub fn judge_taken_early(&mut self, running: &Running) {
         for &(Change { frame, index, span, old, new, .. }, mark) in &running.taken_early {
             let range = span.range();

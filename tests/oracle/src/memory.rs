@@ -1,4 +1,4 @@
-//! Table frames: their descriptors, who leads to them, and software's own walks.
+//! Table frames: their descriptors, what leads to them, and software's own walks.
 
 use crate::span::{Span, intersection};
 use crate::translation::{Translation, is_leaf, is_table};
@@ -133,7 +133,7 @@ impl Memory {
         core::mem::take(&mut self.unattached)
     }
 
-    /// Frames of the pool. The one given back last is given out first: whoever still leads there is found out.
+    /// Frames of the pool. The one given back last is given out first: what still leads there is found out.
     pub fn allocate(&mut self, frames: usize) -> Option<PhysAddr> {
         if self.in_use + frames > self.limit || !frames.is_power_of_two() {
             return None;
@@ -187,7 +187,7 @@ impl Memory {
         fresh
     }
 
-    /// Takes a frame back. Whoever had it must know that nothing leads to it: see the caller.
+    /// Takes a frame back. The PE that had it must know that nothing leads to it: see the caller.
     pub fn release(&mut self, id: FrameId, single: bool) {
         let frame = self.frame_mut(id);
         let children = frame.place.is_some_and(|place| place.level != Level::L3);

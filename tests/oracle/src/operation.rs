@@ -224,7 +224,7 @@ impl State {
     }
 
     /// Of the rights that the operation took from leaves in `range`, no entry gives any that is as old as that, whatever
-    /// others are doing there: who takes them invalidates.
+    /// others are doing there: the PE that takes them invalidates.
     fn judge_taken(&mut self, range: &Range<u64>, running: &Running) {
         for (_, left, when) in running.took.iter().filter(|(old, ..)| old.span.overlaps(range)) {
             let span = left.span.range();

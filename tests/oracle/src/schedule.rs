@@ -1,7 +1,7 @@
 //! Several engine threads on one host thread, with a choice before every event.
 //!
 //! Each thread of a run is a coroutine on a PE of its own. Before each event it hands control back, and a [`Chooser`] says
-//! who goes on: at random from a seed, or by trying every interleaving with a bounded number of preemptions.
+//! which one goes on: at random from a seed, or by trying every interleaving with a bounded number of preemptions.
 
 use crate::model::Model;
 use crate::turn::{self, Step};

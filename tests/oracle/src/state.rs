@@ -74,7 +74,7 @@ pub(crate) struct State {
     pub chance: fastrand::Rng,
     /// By descriptor, in the order of the stores.
     unordered: FxHashMap<(FrameId, u16), Vec<Unordered>>,
-    /// Who marked an entry busy, and when.
+    /// Which PE marked an entry busy, and when.
     pub busy: FxHashMap<(FrameId, u16), Busy>,
 }
 

@@ -153,7 +153,7 @@ impl Tlb {
 }
 
 impl core::fmt::Display for Stale {
-    /// Who may hold the entry.
+    /// The PEs that may hold the entry.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let list = |mask: Mask| {
             let pes: Vec<_> = (0..MAX_PES).filter(|pe| mask & 1 << pe != 0).map(|pe| format!("PE{pe}")).collect();

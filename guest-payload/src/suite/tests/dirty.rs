@@ -187,7 +187,7 @@ fn several_cpus_in_one_block() -> Outcome {
             let [splits, taken, freed] = since.counts();
             let expected = u64::from(mode == log::WRITE_PROTECT);
             check_eq!(splits, expected, "{name}, round {round}: splits of one block by {} CPUs", smp::count());
-            // Who comes second gives its frame back.
+            // A CPU that comes second gives its frame back.
             check_eq!(taken - freed, expected, "{name}, round {round}: frames that are kept");
             for page in 0..512 {
                 check_eq!(read(area.start + page * PAGE), round << 16 | page, "{name}, round {round}: page {page}");

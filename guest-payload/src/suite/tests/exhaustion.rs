@@ -112,7 +112,7 @@ fn watch_pages() -> Outcome {
     Ok(())
 }
 
-/// A log whose start may fail; one that starts is stopped in the end by whoever cleans up.
+/// A log whose start may fail; one that starts is stopped when the runner cleans up after the test.
 fn log_status(range: &Range<u64>, mode: u64) -> i64 {
     let mark = crate::machine::memory::mark();
     let status = Log::start(range, mode).err().unwrap_or(status::SUCCESS);

@@ -134,8 +134,8 @@ pub fn psci_call(random: &mut Random) {
 fn execute(instruction: u32, value: u64) -> Result<u64, Escape> {
     let code = CODE[cpu::current().index()].load(Relaxed);
     write_code(code, &[instruction, RET]);
-    // SAFETY: the page is this CPU's own, and holds the instruction and a return. Who chooses the instruction answers for
-    // it.
+    // SAFETY: the page is this CPU's own, and holds the instruction and a return. The attack that chose the
+    // instruction answers for it.
     let function = unsafe { core::mem::transmute::<u64, Caught>(code) };
     // SAFETY: it takes no stack, and holds nothing.
     unsafe { exceptions::catch(function, value, 0) }
