@@ -8,10 +8,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
+use stage2::page_set::BLOCK_WORDS;
 use stage2::{Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet};
 
-/// Words of a bitmap that stand for a block of 2 MiB.
-const BLOCK_WORDS: usize = 8;
 /// Harvests in a row that find a block dirty before it is split to pages.
 const HOT: u8 = 4;
 
@@ -58,14 +57,9 @@ impl Region {
         })
     }
 
-    /// The address of the page that bit 0 of a word stands for.
-    fn address(&self, word: usize) -> u64 {
-        self.range.start().align_down(LeafSize::Block2M.bytes()).0 + word as u64 * 64 * PAGE_SIZE
-    }
-
     /// Whether the page was reported since the last audit.
     pub fn was_reported(&self, page: Ipa) -> bool {
-        let bit = (page.0 - self.address(0)) / PAGE_SIZE;
+        let bit = (page.0 - self.layout.word_ipa(0).0) / PAGE_SIZE;
         self.since.get(bit as usize / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
     }
 
@@ -154,7 +148,7 @@ impl Region {
             if bits != 0 {
                 *since |= bits;
                 pages += u64::from(bits.count_ones());
-                each(self.address(word), bits);
+                each(self.layout.word_ipa(word).0, bits);
             }
         }
         Ok(pages)
