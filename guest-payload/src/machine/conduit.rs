@@ -29,7 +29,7 @@ pub fn psci(function: u32, arguments: [u64; 3]) -> i64 {
 /// Switches the machine off.
 pub fn system_off() -> ! {
     psci(psci::PSCI_SYSTEM_OFF, [0; 3]);
-    // Nobody did. There is nothing left to do, and an exception would end here again.
+    // The firmware did not. There is nothing left to do, and an exception would end here again.
     loop {
         cpu::wfi();
     }

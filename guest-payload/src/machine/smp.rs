@@ -167,7 +167,7 @@ unsafe extern "C" fn run_job(job: u64, argument: u64) -> u64 {
 pub fn serve() -> ! {
     let mailbox = mailbox(cpu::current().index());
     loop {
-        // Masked, so that the interrupt that comes after a look ends the WFI instead of being lost before it.
+        // Interrupts are masked, so that one that comes after the look ends the WFI instead of being lost before it.
         cpu::without_interrupts(|| {
             if mailbox.state() != POSTED {
                 cpu::wfi();
@@ -236,7 +236,7 @@ fn cpu_off(_: u64) -> u64 {
     conduit::psci(psci::PSCI_CPU_OFF, [0; 3]) as u64
 }
 
-/// Makes CPU `index` call CPU_OFF. Does not wait until it is off.
+/// Makes CPU `index` call CPU_OFF. The caller does not wait until it is off.
 ///
 /// # Errors
 ///

@@ -22,7 +22,7 @@ pub fn run() {
     banner();
     smp::init();
     if let Err(index) = smp::restore() {
-        // Not fatal: the tests that need the CPU say what is wrong with it.
+        // This is not fatal: the tests that need the CPU say what is wrong with it.
         println!("payload: cpu {index} did not start");
     }
     let groups: &[Group] = if options.must_fail { &MUST_FAIL } else { &GROUPS };
@@ -130,7 +130,7 @@ fn run_test(group: &Group, test: &Test, totals: &mut Totals) {
     report::clear();
     let mark = memory::mark();
     let counters = services::AllCounters::now();
-    // Some go on for as long as they are told to.
+    // Some tests go on for as long as the command line says.
     let limit = test.limit * options::get().timeout + options::get().storm;
     timer::start_watch(limit * 1000);
     // SAFETY: `trampoline` gets what it asks for; tests keep the rules of `catch`.

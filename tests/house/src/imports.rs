@@ -35,7 +35,7 @@ pub fn imports(modules: &Modules) -> Vec<Import> {
     }
     let lead = |path: ModulePath| {
         let mut path = path;
-        // As deep as a chain of names may be; one that leads back to itself does not compile.
+        // No chain of names is deeper than this; one that leads back to itself does not compile.
         for _ in 0..16 {
             let (module, length) = modules.deepest(&path);
             let next = path.get(length).and_then(|name| names.get(&(module.clone(), name.clone())));
