@@ -65,7 +65,7 @@ impl State {
         let lands_late = |issued: &mut Issued| {
             let form = matches!(issued.invalidation.form, Form::VmallE1 | Form::VmallS12E1);
             let late = form && completes(issued) && issued.invalidation.scope == Scope::Broadcast;
-            late && !issued.early.replace(issued.early.unwrap_or(now)).is_some_and(|early| last > early)
+            late && issued.early.replace(issued.early.unwrap_or(now)).is_none_or(|early| last <= early)
         };
         let late: Vec<_> = issued.iter_mut().map(|issued| self.setup.early_dsb && lands_late(issued)).collect();
         let mut late = late.into_iter();
