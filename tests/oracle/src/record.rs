@@ -52,26 +52,23 @@ struct Raw {
 #[must_use]
 pub fn encode(event: &Event) -> [u8; RECORD] {
     let mut raw = Raw { pe: event.pe, ..Raw::default() };
-    let of_slot = |raw: &mut Raw, slot: Slot| {
+    let of_slot = |raw: &mut Raw, slot: Slot, value: u64| {
         raw.small[..2].copy_from_slice(&(slot.index as u16).to_le_bytes());
-        raw.words[0] = slot.table.0;
+        raw.words[..2].copy_from_slice(&[slot.table.0, value]);
     };
     match event.action {
         Action::Load { slot, value } => {
             raw.kind = 1;
-            of_slot(&mut raw, slot);
-            raw.words[1] = value;
+            of_slot(&mut raw, slot, value);
         }
         Action::Store { slot, value } => {
             raw.kind = 2;
-            of_slot(&mut raw, slot);
-            raw.words[1] = value;
+            of_slot(&mut raw, slot, value);
         }
         Action::CompareExchange { slot, old, new, found } => {
             // Two kinds, so that three words do: one that worked, one that failed.
             raw.kind = if found == old { 3 } else { 4 };
-            of_slot(&mut raw, slot);
-            raw.words[1] = old;
+            of_slot(&mut raw, slot, old);
             raw.words[2] = if found == old { new } else { found };
         }
         Action::Fill { table, first, step } => {
@@ -80,8 +77,7 @@ pub fn encode(event: &Event) -> [u8; RECORD] {
         }
         Action::HardwareUpdate { slot, value } => {
             raw.kind = 6;
-            of_slot(&mut raw, slot);
-            raw.words[1] = value;
+            of_slot(&mut raw, slot, value);
         }
         Action::Dsb(barrier) => {
             raw.kind = 7;

@@ -303,22 +303,24 @@ fn others_at_work_excuse_only_what_they_may_have_done() {
     ]);
 }
 
+/// Another alias of page 3.
+const ALIAS: u64 = 0x7000_0000;
+
+/// A fault of a page that the table allows is answered.
+fn answer(t: &mut Trace, n: u64, va: Option<u64>) {
+    t.begin(OperationKind::Fault, pages(n, n));
+    invalidate_local(t, n, va);
+    t.end();
+}
+
+fn open(t: &mut Trace, n: u64) {
+    t.begin(OperationKind::Fault, pages(n, n)).exchange(PAGES, n as usize, page(n, ro()), page(n, rw()));
+}
+
 #[test]
 fn a_fault_comes_back_only_for_what_its_answer_could_not_take() {
     use BbmLevel::Level2;
-    use OperationKind::Fault;
-    /// Another alias of page 3.
-    const ALIAS: u64 = 0x7000_0000;
     let progress = &[Verdict::Progress];
-    /// A fault of a page that the table allows is answered.
-    fn answer(t: &mut Trace, n: u64, va: Option<u64>) {
-        t.begin(Fault, pages(n, n));
-        invalidate_local(t, n, va);
-        t.end();
-    }
-    fn open(t: &mut Trace, n: u64) {
-        t.begin(Fault, pages(n, n)).exchange(PAGES, n as usize, page(n, ro()), page(n, rw()));
-    }
     assert_judged(&[
         // Another virtual address of the page faults once for itself; with the answer for the first one, it does so again.
         mistake(Level2, progress, |t, bad| {
@@ -340,7 +342,7 @@ fn a_fault_comes_back_only_for_what_its_answer_could_not_take() {
             invalidate_local(t, 3, Some(VA));
             t.end();
             write(t.on(1), VA);
-            t.on(1).begin(Fault, pages(3, 3));
+            t.on(1).begin(OperationKind::Fault, pages(3, 3));
             invalidate_local(t.on(u8::from(!bad)), 3, Some(VA));
             t.on(1).end();
             write(t, VA);
@@ -357,6 +359,14 @@ fn a_fault_comes_back_only_for_what_its_answer_could_not_take() {
             answer(t, 3, (!bad).then_some(VA));
             write(t, VA);
         }),
+    ]);
+}
+
+#[test]
+fn a_fault_does_not_come_back_for_what_its_answer_left_out() {
+    use BbmLevel::Level2;
+    let progress = &[Verdict::Progress];
+    assert_judged(&[
         // What this PE has stored and not ordered: nothing excuses that.
         mistake(Level2, progress, |t, bad| {
             mapped_pages(t, ro());
