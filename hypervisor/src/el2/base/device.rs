@@ -10,32 +10,35 @@ use core::arch::asm;
 macro_rules! access {
     ($instruction:literal, $address:expr, $value:expr) => {{
         let (done, value): (u64, u64);
-        asm!(
-            "mrs {elr}, elr_el2",
-            "mrs {spsr}, spsr_el2",
-            "mrs {sp}, sp_el0",
-            "mov {done}, #1",
-            concat!("2: ", $instruction),
-            "3:",
-            ".pushsection .text.fixup, \"ax\"",
-            "4: msr elr_el2, {elr}",
-            "msr spsr_el2, {spsr}",
-            "msr sp_el0, {sp}",
-            "mov {done}, #0",
-            "b 3b",
-            ".popsection",
-            ".pushsection .exception_table, \"a\"",
-            ".balign 4",
-            ".word 2b - ., 4b - .",
-            ".popsection",
-            address = in(reg) $address,
-            value = inout(reg) $value => value,
-            done = out(reg) done,
-            elr = out(reg) _,
-            spsr = out(reg) _,
-            sp = out(reg) _,
-            options(nostack, preserves_flags)
-        );
+        // SAFETY: the promise of the caller of `load` or `store`; an exception goes on behind the instruction.
+        unsafe {
+            asm!(
+                "mrs {elr}, elr_el2",
+                "mrs {spsr}, spsr_el2",
+                "mrs {sp}, sp_el0",
+                "mov {done}, #1",
+                concat!("2: ", $instruction),
+                "3:",
+                ".pushsection .text.fixup, \"ax\"",
+                "4: msr elr_el2, {elr}",
+                "msr spsr_el2, {spsr}",
+                "msr sp_el0, {sp}",
+                "mov {done}, #0",
+                "b 3b",
+                ".popsection",
+                ".pushsection .exception_table, \"a\"",
+                ".balign 4",
+                ".word 2b - ., 4b - .",
+                ".popsection",
+                address = in(reg) $address,
+                value = inout(reg) $value => value,
+                done = out(reg) done,
+                elr = out(reg) _,
+                spsr = out(reg) _,
+                sp = out(reg) _,
+                options(nostack, preserves_flags)
+            )
+        }
         (done != 0).then_some(value)
     }};
 }
@@ -46,14 +49,11 @@ macro_rules! access {
 ///
 /// There is such a register at `address`, mapped as device memory, which may be read.
 pub unsafe fn load(address: u64, bytes: u8) -> Option<u64> {
-    // SAFETY: the caller's promise; an exception goes on behind the instruction.
-    unsafe {
-        match bytes {
-            1 => access!("ldrb {value:w}, [{address}]", address, 0u64),
-            2 => access!("ldrh {value:w}, [{address}]", address, 0u64),
-            4 => access!("ldr {value:w}, [{address}]", address, 0u64),
-            _ => access!("ldr {value}, [{address}]", address, 0u64),
-        }
+    match bytes {
+        1 => access!("ldrb {value:w}, [{address}]", address, 0u64),
+        2 => access!("ldrh {value:w}, [{address}]", address, 0u64),
+        4 => access!("ldr {value:w}, [{address}]", address, 0u64),
+        _ => access!("ldr {value}, [{address}]", address, 0u64),
     }
 }
 
@@ -63,13 +63,10 @@ pub unsafe fn load(address: u64, bytes: u8) -> Option<u64> {
 ///
 /// There is such a register at `address`, mapped as device memory, and storing `value` there harms nothing of EL2's.
 pub unsafe fn store(address: u64, bytes: u8, value: u64) -> Option<()> {
-    // SAFETY: the caller's promise; an exception goes on behind the instruction.
-    let stored = unsafe {
-        match bytes {
-            1 => access!("strb {value:w}, [{address}]", address, value),
-            2 => access!("strh {value:w}, [{address}]", address, value),
-            _ => access!("str {value:w}, [{address}]", address, value),
-        }
+    let stored = match bytes {
+        1 => access!("strb {value:w}, [{address}]", address, value),
+        2 => access!("strh {value:w}, [{address}]", address, value),
+        _ => access!("str {value:w}, [{address}]", address, value),
     };
     stored.map(|_| ())
 }
