@@ -246,7 +246,7 @@ impl DirtyBitmap {
         self.layout.depth() == 2
     }
 
-    /// The blocks that have marks, of a bitmap that [is flat](Marks::is_flat). The summary is taken; the blocks' marks
+    /// The blocks that have marks, of a bitmap that [is flat](DirtyBitmap::is_flat). The summary is taken; the blocks' marks
     /// are left to be.
     #[inline(always)]
     pub(crate) fn take_flat(&self) -> Blocks<'static> {

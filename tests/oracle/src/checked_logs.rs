@@ -17,7 +17,7 @@ pub fn pages_of<'b>(log: &Log, bitmap: &'b [AtomicU64]) -> impl Iterator<Item = 
 }
 
 impl<P: TableMemory + Maintenance> Checked<'_, P> {
-    /// [`Stage2::start_log`].
+    /// [`Stage2::start_log`](stage2::Stage2::start_log).
     ///
     /// # Errors
     ///
@@ -33,7 +33,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         self.model.operation(operation, || stage2.start_log(range, storage, options))
     }
 
-    /// [`Stage2::harvest`]; what it adds to `report` is judged. `report` is emptied first.
+    /// [`Stage2::harvest`](stage2::Stage2::harvest); what it adds to `report` is judged. `report` is emptied first.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         })
     }
 
-    /// [`Stage2::clear`].
+    /// [`Stage2::clear`](stage2::Stage2::clear).
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         })
     }
 
-    /// [`Stage2::harvest_into`]; all bits that are set afterwards count as reported.
+    /// [`Stage2::harvest_into`](stage2::Stage2::harvest_into); all bits that are set afterwards count as reported.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         })
     }
 
-    /// [`Stage2::clear_from`].
+    /// [`Stage2::clear_from`](stage2::Stage2::clear_from).
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         })
     }
 
-    /// [`Stage2::peek`], which may change nothing that a walk can read. `report` is emptied first.
+    /// [`Stage2::peek`](stage2::Stage2::peek), which may change nothing that a walk can read. `report` is emptied first.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         self.model.operation(Operation::over(OperationKind::Other, log.range()), || self.stage2.peek(log, report))
     }
 
-    /// [`Stage2::stop_log_keeping_pages`], which may change nothing either.
+    /// [`Stage2::stop_log_keeping_pages`](stage2::Stage2::stop_log_keeping_pages), which may change nothing either.
     pub fn stop_log_keeping_pages(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         self.model.begin(Operation::over(OperationKind::End, log.range()));
         let storage = self.stage2.stop_log_keeping_pages(log);
@@ -123,7 +123,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         tell(open);
     }
 
-    /// [`Stage2::stop_log_and_collapse`].
+    /// [`Stage2::stop_log_and_collapse`](stage2::Stage2::stop_log_and_collapse).
     pub fn stop_log_and_collapse(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
         self.model.begin(Operation::over(OperationKind::Stop, log.range()));
         let storage = self.stage2.stop_log_and_collapse(log);
