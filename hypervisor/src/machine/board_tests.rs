@@ -237,3 +237,16 @@ fn what_linux_acts_on_in_the_timer_is_kept() {
     .unwrap();
     assert_eq!((&machine.timer.flags[..], machine.timer.clock_hz), (&["fsl,erratum-a008585"][..], Some(25_000_000)));
 }
+
+/// An index of all that a tree of the largest size can hold would take more than EL2's heap.
+#[test]
+fn a_tree_of_too_many_nodes_is_refused() {
+    let with = |count: usize| {
+        read(|tree| {
+            let missing = count - tree.paths().len();
+            tree.children.extend((0..missing).map(|_| TestNode::new("n")));
+        })
+    };
+    assert!(with(4096).is_ok());
+    assert_eq!(with(4097).unwrap_err(), MachineError::TooMany { what: "nodes", most: 4096 });
+}

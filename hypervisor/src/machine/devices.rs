@@ -3,7 +3,7 @@
 use super::error::MachineError;
 use super::parts::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, Timer, limit};
 use crate::range::{PhysRange, without};
-use crate::tree::index::{Index, Place};
+use crate::tree::index::{Index, MAX_NODES, Place};
 use crate::tree::interrupts::{NoInterrupt, Specifier};
 use crate::tree::{Bus, Node, Tree};
 use crate::tree_check::CheckedTree;
@@ -42,7 +42,7 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) fn read(root: Node<'_, '_>) -> Result<Self, MachineError> {
-        let index = Index::new(root);
+        let index = Index::new(root).ok_or(MachineError::TooMany { what: "nodes", most: MAX_NODES })?;
         let controller = Controller::find(&index)?;
         let console = console(&index);
         let mut found = Found::default();
@@ -140,7 +140,7 @@ impl Found {
 /// The console's registers, found on their own so that an unusable tree can still be complained about.
 pub fn find_uart(tree: &CheckedTree) -> Option<PhysRange> {
     let tree = Tree::open(tree);
-    let index = Index::new(tree.root()?);
+    let index = Index::new(tree.root()?)?;
     first_register(&index, console(&index)?)
 }
 

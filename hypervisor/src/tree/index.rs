@@ -4,6 +4,10 @@ use super::{Bus, Node};
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// The most nodes that an index has room for; the largest of Debian's trees has 1112. More would take more of EL2's heap than
+/// there is.
+pub const MAX_NODES: usize = 4096;
+
 /// A node's place in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(usize);
@@ -27,8 +31,8 @@ pub struct Index<'b, 'a> {
 }
 
 impl<'b, 'a> Index<'b, 'a> {
-    /// Goes through all nodes once.
-    pub fn new(root: Node<'b, 'a>) -> Self {
+    /// Goes through all nodes once; `None` if there are more than [`MAX_NODES`].
+    pub fn new(root: Node<'b, 'a>) -> Option<Self> {
         let mut index = Self { entries: Vec::new() };
         let bus = Bus::of_root(root);
         index.entries.push(Entry {
@@ -43,21 +47,25 @@ impl<'b, 'a> Index<'b, 'a> {
             // What has other meaning: memory that is there, and these.
             let other = matches!(node.base_name(), "cpus" | "chosen" | "aliases" | "reserved-memory")
                 || node.string("device_type") == Some("memory") && node.is_enabled();
-            index.add(node, 0, &bus, true, !other);
+            index.add(node, 0, &bus, true, !other)?;
         }
-        index
+        Some(index)
     }
 
     /// Recursion ends where the checked tree does, which is not deep.
-    fn add(&mut self, node: Node<'b, 'a>, parent: usize, bus: &Bus, enabled: bool, device: bool) {
+    fn add(&mut self, node: Node<'b, 'a>, parent: usize, bus: &Bus, enabled: bool, device: bool) -> Option<()> {
         let own = self.entries.len();
+        if own == MAX_NODES {
+            return None;
+        }
         let enabled = enabled && node.is_enabled();
         self.entries.push(Entry { node, parent, phandle: node.phandle(), bus: bus.clone(), enabled, device });
         let mut below = None;
         for child in node.children() {
             let below = below.get_or_insert_with(|| bus.below(node));
-            self.add(child, own, &below.clone(), enabled, device);
+            self.add(child, own, &below.clone(), enabled, device)?;
         }
+        Some(())
     }
 
     /// All places, in the tree's order.

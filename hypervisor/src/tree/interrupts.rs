@@ -199,7 +199,7 @@ mod tests {
     fn resolved(tree: &TestNode, path: &str) -> Vec<Result<(alloc::string::String, Vec<u32>), NoInterrupt>> {
         let checked = tree.checked();
         let tree = Tree::open(&checked);
-        let index = Index::new(tree.root().unwrap());
+        let index = Index::new(tree.root().unwrap()).unwrap();
         let place = index.places().find(|&place| index.path(place) == path).unwrap();
         let named = |specifier: Specifier| (index.path(specifier.controller), specifier.cells);
         index.interrupts(place).into_iter().map(|interrupt| interrupt.map(named)).collect()
