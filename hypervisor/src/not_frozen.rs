@@ -1,4 +1,4 @@
-//! The proof that the guest's memory does not stand still: whoever writes it on the guest's behalf has to show it.
+//! The proof that the guest's memory does not stand still: code that writes it on the guest's behalf has to show it.
 
 use core::ops::Deref;
 
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    /// A lock that counts who has it, around a table that thaws when it has been waited for so often.
+    /// A lock that counts its holders, around a table that thaws when it has been waited for so often.
     struct Lock {
         held: Cell<usize>,
         frozen_for: Cell<usize>,

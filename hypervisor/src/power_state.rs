@@ -81,8 +81,8 @@ impl PowerState {
         self.state.load(Ordering::Relaxed) == ticket.0
     }
 
-    /// The firmware could not start the CPU for the call that got `ticket`: it is off, unless it was on its way there, was refused
-    /// that, and is on again, or others have turned it on meanwhile.
+    /// The firmware could not start the CPU for the call that got `ticket`: it is off, unless it was on its way there,
+    /// was refused that, and is on again, or others have turned it on meanwhile.
     pub fn could_not_start(&self, ticket: Ticket) {
         let off = ticket.0 & !STATE | OFF;
         let _ = self.state.compare_exchange(ticket.0, off, Ordering::Release, Ordering::Relaxed);
@@ -102,7 +102,8 @@ impl PowerState {
         self.set(OFF);
     }
 
-    /// On the CPU itself: the firmware has refused to turn it off. It is on, whoever may have tried to turn it on meanwhile.
+    /// On the CPU itself: the firmware has refused to turn it off. It is on, even if another CPU has tried to turn it
+    /// on meanwhile.
     pub fn stays_on(&self) {
         self.set(ON);
     }
@@ -138,7 +139,8 @@ mod tests {
         assert_eq!(cpu.turned_on(), (3, 4));
     }
 
-    /// CPU_OFF that the firmware refuses, while another CPU calls CPU_ON: whatever comes first, the CPU is on at the end.
+    /// CPU_OFF that the firmware refuses, while another CPU calls CPU_ON: whatever comes first, the CPU is on at the
+    /// end.
     #[test]
     fn a_cpu_that_may_not_go_is_on_whoever_tries_to_turn_it_on() {
         for fails_first in [true, false] {

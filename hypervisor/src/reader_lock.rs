@@ -1,7 +1,8 @@
-//! A lock for what every fault reads and little else writes: a reader touches nothing that another CPU writes meanwhile.
+//! A lock for what every fault reads and little else writes: a reader touches nothing that another CPU writes
+//! meanwhile.
 //!
-//! Each reader has a [`Flag`] of its own. It raises the flag, then looks whether there is a writer; a writer says that it
-//! is there, then looks at all flags. With a full barrier between the two steps of each, one of them sees the other.
+//! Each reader has a [`Flag`] of its own. It raises the flag, then looks whether there is a writer; a writer says that
+//! it is there, then looks at all flags. With a full barrier between the two steps of each, one of them sees the other.
 //! Readers that see a writer step back, so no stream of faults keeps one waiting.
 
 use crate::sync::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -18,8 +19,8 @@ pub struct ReaderLock {
 }
 
 impl ReaderLock {
-    /// Begins to read, and returns what [`ReaderLock::end_read`] wants. May be called again by a reader, which then ends
-    /// twice, in reverse order. `wait` is called while a writer is waited for.
+    /// Begins to read, and returns what [`ReaderLock::end_read`] wants. May be called again by a reader, which then
+    /// ends twice, in reverse order. `wait` is called while a writer is waited for.
     #[inline(always)]
     pub fn begin_read(&self, own: &Flag, wait: impl Fn()) -> usize {
         loop {
@@ -41,7 +42,7 @@ impl ReaderLock {
         if self.writer.load(Ordering::Acquire) { self.step_back(own, nested) } else { Some(nested) }
     }
 
-    /// A writer is there, or waits for readers. Who read already goes on.
+    /// A writer is there, or waits for readers. A reader that came before goes on.
     #[cold]
     #[inline(always)]
     fn step_back(&self, own: &Flag, nested: usize) -> Option<usize> {
@@ -67,7 +68,8 @@ impl ReaderLock {
         own.0.store(nested, Ordering::Release);
     }
 
-    /// Begins to write: waits for other writers, then for the readers whose flags `all` gives. The caller does not read.
+    /// Begins to write: waits for other writers, then for the readers whose flags `all` gives. The caller does not
+    /// read.
     pub fn begin_write<'f>(&self, all: impl Iterator<Item = &'f Flag>, wait: impl Fn()) {
         while self.writer.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             wait();
@@ -81,9 +83,9 @@ impl ReaderLock {
         }
     }
 
-    /// Locks out readers and writers for good, as a crash does, and waits until those that are in have ended, in as far as
-    /// `may_wait` says, which is called again and again. Says whether all have. `others` are the flags of the other CPUs: the
-    /// caller may be in the middle of reading, or writing, itself.
+    /// Locks out readers and writers for good, as a crash does, and waits until those that are in have ended, in as far
+    /// as `may_wait` says, which is called again and again. Says whether all have. `others` are the flags of the other
+    /// CPUs: the caller may be in the middle of reading, or writing, itself.
     pub fn close<'f>(&self, others: impl Iterator<Item = &'f Flag>, mut may_wait: impl FnMut() -> bool) -> bool {
         while self.writer.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             if !may_wait() {

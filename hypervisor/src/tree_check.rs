@@ -102,7 +102,7 @@ pub enum TreeError {
     },
 }
 
-/// Says what is wrong with "it"; whoever refuses a tree knows where it lies, and says that before.
+/// Says what is wrong with "it"; the code that refuses a tree knows where it lies, and says that before.
 impl fmt::Display for TreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -136,7 +136,8 @@ impl core::error::Error for TreeError {}
 
 /// The size in bytes of the tree that starts with these eight bytes.
 ///
-/// Whoever has no more than an address reads these first, then knows how many bytes to hand to [`CheckedTree::new`].
+/// A caller that has no more than an address reads these first, then knows how many bytes to hand to
+/// [`CheckedTree::new`].
 ///
 /// # Errors
 ///

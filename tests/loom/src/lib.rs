@@ -1,8 +1,9 @@
 //! The engine's two doors, opened onto loom: descriptors that several threads use are loom's atomics, so that each
 //! interleaving is tried, with every value that the orderings allow a load to return.
 //!
-//! A table that is filled is one cell of loom's: whoever loads a descriptor of it must come after the fill, by what it has
-//! loaded on its way there. A publication without release, or a walk without acquire, is a race that loom reports.
+//! A table that is filled is one cell of loom's: a thread that loads a descriptor of it must come after the fill, by
+//! what it has loaded on its way there. A publication without release, or a walk without acquire, is a race that loom
+//! reports.
 
 pub mod marked;
 pub mod sync;
@@ -11,8 +12,8 @@ pub mod sync;
 #[path = "../../../hypervisor/src/reader_lock.rs"]
 pub mod reader_lock;
 
-/// The engine's dirty bitmap, with loom's atomics, and what it needs. (Its own unit tests are not among this crate's: they
-/// have no model around them.)
+/// The engine's dirty bitmap, with loom's atomics, and what it needs. (Its own unit tests are not among this crate's:
+/// they have no model around them.)
 macro_rules! of_the_engine {
     ($folder:ident $at:literal { $($name:ident $path:literal)* } $($sync:ident)?) => {
         #[path = $at]
@@ -155,8 +156,8 @@ impl Frame {
         })
     }
 
-    /// A store that has been on its way. Loom would let it come between another thread's read-modify-write and what that
-    /// has read, and lose it; as a read-modify-write itself it comes last.
+    /// A store that has been on its way. Loom would let it come between another thread's read-modify-write and what
+    /// that has read, and lose it; as a read-modify-write itself it comes last.
     fn settle(&self, index: usize, value: u64) {
         match self.shared(index) {
             Some(atomic) => _ = atomic.swap(value, Ordering::Relaxed),
@@ -172,8 +173,8 @@ impl Frame {
     }
 }
 
-// SAFETY: a frame is given out once until it is freed; no hardware walks it. Read-modify-writes are AcqRel, loads Acquire,
-// stores Relaxed, as on AArch64.
+// SAFETY: a frame is given out once until it is freed; no hardware walks it. Read-modify-writes are AcqRel, loads
+// Acquire, stores Relaxed, as on AArch64.
 unsafe impl TableMemory for Machine {
     fn allocate(&self, frames: usize) -> Option<PhysAddr> {
         let mut used = self.used.lock().expect("nobody panics with it");

@@ -1,4 +1,5 @@
-//! A log of which nothing is there but its marks and its pages' descriptors: a descriptor says whether stores go through.
+//! A log of which nothing is there but its marks and its pages' descriptors: a descriptor says whether stores go
+//! through.
 
 use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
 use crate::bitmap::dirty_bitmap::{BlockMarks, DirtyBitmap};
@@ -140,7 +141,7 @@ fn pages_of(word: usize, bits: u64) -> impl Iterator<Item = usize> {
 impl Drop for Marked {
     fn drop(&mut self) {
         let words = core::ptr::from_ref(self.marks.take_words()).cast_mut();
-        // SAFETY: leaked by `new`; whoever had marks of it borrowed `self`.
+        // SAFETY: leaked by `new`; every user of its marks borrowed `self`.
         drop(unsafe { Box::from_raw(words) });
     }
 }

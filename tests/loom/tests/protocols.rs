@@ -72,7 +72,7 @@ fn is_whole_and_split(table: &Table) {
     let leaves: Vec<Leaf> = table.leaves(pages(START, BLOCK)).collect();
     assert!(leaves.iter().all(|leaf| leaf.ipa.0 == leaf.output.0), "{leaves:?}");
     assert_eq!(leaves.iter().map(|leaf| leaf.range().pages()).sum::<u64>(), 512);
-    // The root, level 2, level 3: whoever came second gave its frame back.
+    // The root, level 2, level 3: the thread that came second gave its frame back.
     assert_eq!(table.platform().in_use(), 3);
 }
 

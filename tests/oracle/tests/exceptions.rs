@@ -1,6 +1,6 @@
-//! What the oracle excuses, and how far: next to each good trace that an exception is for, one that goes a step further. The
-//! oracle of commit cc8e26f accepted all of the bad ones but two: of the right that is taken from a marked entry it rejected
-//! the good one as well, and of the entry that another operation has left it saw verdict 4 only.
+//! What the oracle excuses, and how far: next to each good trace that an exception is for, one that goes a step
+//! further. The oracle of commit cc8e26f accepted all of the bad ones but two: of the right that is taken from a marked
+//! entry it rejected the good one as well, and of the entry that another operation has left it saw verdict 4 only.
 
 mod common;
 
@@ -237,8 +237,8 @@ fn busy_marks_belong_to_one_pe_and_do_not_stay() {
             }
             t.dsb(Dsb::IshSt).end();
         })),
-        // A right is taken from an entry that another PE has marked: good, if it is looked at again; its owner may write over
-        // it.
+        // A right is taken from an entry that another PE has marked: good, if it is looked at again; its owner may
+        // write over it.
         mistake(Level1, contract, |t, bad| {
             mapped_block(t);
             let nt = |attributes| block(attributes) | bits::NT;
@@ -262,7 +262,7 @@ fn others_at_work_excuse_only_what_they_may_have_done() {
     use BbmLevel::Level2;
     use OperationKind::{Fault, Harvest, Protect, Split, Start};
     assert_judged(&[
-        // Who takes a right invalidates, though another PE that works on the same block will, too.
+        // A PE that takes a right invalidates, though another PE that works on the same block will, too.
         mistake(Level2, &[Verdict::Stale], |t, bad| {
             mapped_pages(t, rw());
             t.on(0).begin(Protect, pages(3, 3)).exchange(PAGES, 3, page(3, rw()), page(3, denied()));
@@ -274,8 +274,8 @@ fn others_at_work_excuse_only_what_they_may_have_done() {
             t.on(0).end();
             t.on(1).invalidate(everything()).end();
         }),
-        // A page is opened and marked by a fault that runs beside the harvest: in this report or in the next. By a split it
-        // is not.
+        // A page is opened and marked by a fault that runs beside the harvest: in this report or in the next. By a
+        // split it is not.
         mistake(Level2, &[Verdict::Dirty], |t, bad| {
             mapped_pages(t, ro());
             t.begin(Start, one_block()).end();
@@ -322,7 +322,8 @@ fn a_fault_comes_back_once_for_what_its_answer_could_not_take() {
     use OperationKind::Fault;
     let progress = &[Verdict::Progress];
     assert_judged(&[
-        // Another virtual address of the page faults once for itself; with the answer for the first one, it does so again.
+        // Another virtual address of the page faults once for itself; with the answer for the first one, it does so
+        // again.
         mistake(Level2, progress, |t, bad| {
             mapped_pages(t, ro());
             guest_maps(t, ALIAS, 3);

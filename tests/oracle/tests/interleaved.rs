@@ -29,7 +29,8 @@ fn protect_both_edges(table: &Checked<'_>, thread: u8) {
     table.protect(pages(n + 3, n + 20), Permissions::READ).expect("memory");
 }
 
-/// `READ_EXECUTE` sets no bit of a leaf's: it is taken by one atomic instruction each, whoever is at work on the entry.
+/// `READ_EXECUTE` sets no bit of a leaf's: it is taken by one atomic instruction each, no matter which PE is at work on
+/// the entry.
 fn split_and_take(table: &Checked<'_>, thread: u8) {
     match thread {
         0 => table.split(pages(0, 511), LeafSize::Page).expect("memory"),
@@ -104,8 +105,8 @@ fn every_order_with_two_preemptions_without_runs() {
     every_order_with_two_preemptions(false, true);
 }
 
-/// Two PEs give one contiguous run different permissions. Says whose all of the run has in the end, 0 or 1. They may also
-/// have taken the run apart, and share its pages: 2. A run with two permissions must not be.
+/// Two PEs give one contiguous run different permissions. Says whose all of the run has in the end, 0 or 1. They may
+/// also have taken the run apart, and share its pages: 2. A run with two permissions must not be.
 fn change_one_run(machine: Machine, late_stores: bool, chooser: &mut dyn Chooser) -> usize {
     const WANTED: [Permissions; 2] = [Permissions::READ, Permissions::READ_WRITE];
     let run_of_pages = pages(16, 31);
@@ -225,8 +226,8 @@ fn no_write_is_missed_in_any_order() {
     }
 }
 
-/// A block that hardware has marked is split while another PE harvests: what it says of its pages, busy ones too, is not
-/// over when the harvest looks.
+/// A block that hardware has marked is split while another PE harvests: what it says of its pages, busy ones too, is
+/// not over when the harvest looks.
 fn harvest_beside_a_split(machine: Machine, late_stores: bool, chooser: &mut dyn Chooser) {
     let model = Model::new(setup(machine, late_stores));
     let mut table = table(&model, machine);
@@ -315,8 +316,9 @@ fn no_permission_comes_back_with_the_members_of_a_run() {
     }
 }
 
-/// A log by hardware has ended, and its leaves still have DBM. A `protect` that takes DBM from a block, whose invalidation
-/// may not be complete, beside a split of the block: the size may not change while a PE holds the writable entry (R_RTBRL).
+/// A log by hardware has ended, and its leaves still have DBM. A `protect` that takes DBM from a block, whose
+/// invalidation may not be complete, beside a split of the block: the size may not change while a PE holds the writable
+/// entry (R_RTBRL).
 fn split_after_a_hardware_log(machine: Machine, late_stores: bool, grant_between: bool, chooser: &mut dyn Chooser) {
     let model = Model::new(setup(machine, late_stores));
     let mut table = table(&model, machine);

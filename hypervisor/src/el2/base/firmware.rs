@@ -30,7 +30,7 @@ pub enum End {
 }
 
 impl End {
-    /// As the last line of the console says it, for whoever watches.
+    /// As the last line of the console says it, for the tool that watches it.
     pub const fn name(self) -> &'static str {
         match self {
             End::PowerOff => "power-off",
@@ -80,8 +80,8 @@ pub fn park_if_stopped() {
     }
 }
 
-/// Asks the firmware to start a CPU, which goes to the entry of `boot.S`. Waits while it is still on its way down from before, and is
-/// still `wanted`.
+/// Asks the firmware to start a CPU, which goes to the entry of `boot.S`. Waits while it is still on its way down from
+/// before, and is still `wanted`.
 ///
 /// # Errors
 ///

@@ -119,7 +119,7 @@ fn read_tree(address: u64) -> Result<(CheckedTree, hypervisor::range::PhysRange)
 /// parks without a word.
 extern "C" fn wrong_exception_level(tree: u64, level: u64) -> ! {
     heap::init();
-    // SAFETY: with the MMU off every address is reached; who started the image says that a tree is there.
+    // SAFETY: with the MMU off every address is reached; the loader says that a tree is there.
     let tree = unsafe { tree_bytes(tree) }.and_then(|bytes| CheckedTree::new(bytes).ok());
     let uart = tree.as_ref().and_then(find_uart).map_or(console::LAST_RESORT, |registers| registers.start() as usize);
     // SAFETY: the tree says that a PL011 is there, or else it is the last resort.

@@ -90,7 +90,7 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
     if cpu.id.get().is_none() {
         cpu.id.call_once(cpu::read_id);
         firmware::turn_off();
-        // The firmware refuses to turn it off: whoever waits for that will say so.
+        // The firmware refuses to turn it off: the CPU that waits for that will say so.
         loop {
             aarch64_cpu::asm::wfi();
         }
@@ -143,8 +143,8 @@ impl fmt::Display for Kept {
     }
 }
 
-/// Compares the executing CPU, which the guest has turned on, with what the table relies on; repaints the table for it if
-/// that is wanted.
+/// Compares the executing CPU, which the guest has turned on, with what the table relies on; repaints the table for it
+/// if that is wanted.
 ///
 /// # Errors
 ///

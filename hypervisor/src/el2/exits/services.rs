@@ -1,7 +1,7 @@
 //! Calls that let a guest work on its own stage-2 table: for the payload, off unless `hypercalls=on`.
 //!
-//! Every argument is the guest's. Ranges and buffers are checked against what it is given, and a call that is refused has
-//! changed nothing.
+//! Every argument is the guest's. Ranges and buffers are checked against what it is given, and a call that is refused
+//! has changed nothing.
 
 use crate::el2::base::cpu;
 use crate::el2::exits::arguments::{INVALID, done, range};
@@ -15,8 +15,8 @@ use hypervisor::not_frozen::NotFrozen;
 use hypervisor_abi::{function, log, permissions, status};
 use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, PAGE_SIZE, Permissions};
 
-/// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have the
-/// features that it is compiled for.
+/// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have
+/// the features that it is compiled for.
 pub type Service = unsafe extern "C" fn(&mut Frame) -> Next;
 
 /// Services by their numbers from [`function::FEATURES`] on.
@@ -47,7 +47,7 @@ const SELDOM: Services = {
     services
 };
 
-/// The table: who answers each call.
+/// The table: the service that answers each call.
 macro_rules! services {
     ($feature:tt) => {{
         let mut services = SELDOM;
@@ -71,7 +71,7 @@ pub static LSE_SERVICES: Services = services!(["lse"]);
 /// Numbers from the first to the last.
 const NUMBERS: usize = row(function::WATCH_TAKE) + 1;
 
-/// Who answers call `id`, if it is one of these.
+/// The service that answers call `id`, if it is one of these.
 #[inline(always)]
 pub fn find(services: &Services, id: u32) -> Option<Service> {
     services.get(id.wrapping_sub(function::FEATURES) as usize).copied()
@@ -205,7 +205,8 @@ unsafe fn words<'t>(_: &'t NotFrozen<Reading<'_>>, address: u64, count: usize) -
 }
 
 impl Accepted {
-    /// Looks at a buffer of `count` words, and remembers it. What the guest may not write it may not have written for it.
+    /// Looks at a buffer of `count` words, and remembers it. What the guest may not write it may not have written for
+    /// it.
     #[cold]
     #[inline(never)]
     fn look(&mut self, memory: &GuestMemory, table: &Table, address: u64, count: usize, epoch: u64) -> Result<(), i64> {

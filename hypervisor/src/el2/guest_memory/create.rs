@@ -62,13 +62,13 @@ pub fn create(
         root,
         ram,
     });
-    // Release: who finds the pointer finds what is behind it.
+    // Release: a CPU that finds the pointer finds what is behind it.
     GUEST_MEMORY.store(Box::leak(memory), Release);
     Ok(())
 }
 
-/// Bits of IPA that reach everything that the guest is given, so that a walk has no more levels than it needs: up to 39 bits it
-/// begins at level 1, with one table. What lies beyond faults like everything else that is not mapped.
+/// Bits of IPA that reach everything that the guest is given, so that a walk has no more levels than it needs: up to 39
+/// bits it begins at level 1, with one table. What lies beyond faults like everything else that is not mapped.
 fn ipa_bits<'a>(mapped: impl Iterator<Item = &'a PhysRange>, pa_bits: u8) -> u8 {
     const THREE_LEVELS: u8 = 39;
     let highest = mapped.map(|range| range.end().saturating_sub(1)).max().unwrap_or(0);

@@ -1,7 +1,7 @@
 //! The engine's events in the order in which they happened, for the oracle (`docs/testing.md`).
 //!
-//! Built with the feature `events`. Each event happens under one lock, so that the order of the records is the order of the
-//! events. Without the feature nothing of this is left: each function is its argument.
+//! Built with the feature `events`. Each event happens under one lock, so that the order of the records is the order of
+//! the events. Without the feature nothing of this is left: each function is its argument.
 
 use hypervisor_abi::events::{Call, Record};
 use stage2::IpaRange;
@@ -107,8 +107,8 @@ mod kept {
     static ATTENDED: AtomicBool = AtomicBool::new(false);
     /// Events that the host does not have yet.
     static WAITING: AtomicUsize = AtomicUsize::new(0);
-    /// A bit for each CPU that has stored descriptors and executed no DSB since: who reads them meanwhile orders them with
-    /// its own, so that such loads are events too.
+    /// A bit for each CPU that has stored descriptors and executed no DSB since: a CPU that reads them meanwhile orders
+    /// them with its own, so that such loads are events too.
     static UNORDERED: AtomicU64 = AtomicU64::new(0);
 
     /// Takes the memory, if there is any: without it every event is lost.
@@ -174,7 +174,7 @@ mod kept {
         fn stored<R>(&self, act: impl FnOnce() -> R, record: impl FnOnce(&R) -> Option<Record>) -> R {
             self.ordered(
                 || {
-                    // Before the store: who loads what it stored finds the bit.
+                    // Before the store: a CPU that loads what it stored finds the bit.
                     UNORDERED.fetch_or(1 << pe(), Ordering::SeqCst);
                     act()
                 },

@@ -16,7 +16,7 @@ pub struct Slot {
     /// Words of a bitmap of its pages.
     pub needed: usize,
     pub accepted: Accepted,
-    /// The last log's bitmap: who logs again mostly logs the same.
+    /// The last log's bitmap: a guest that logs again mostly logs the same range.
     pub spare: Option<&'static [AtomicU64]>,
 }
 
@@ -45,7 +45,7 @@ impl Logs {
     }
 }
 
-/// The buffer that a log was last reported into: who harvests again and again uses the same.
+/// The buffer that a log was last reported into: a guest that harvests again and again uses the same.
 #[derive(Clone, Copy)]
 pub struct Accepted {
     /// Where it begins.

@@ -39,13 +39,13 @@ impl TableLock {
         Reading { lock: &self.lock, table: unsafe { &*self.table.get() }, own, nested }
     }
 
-    /// [`TableLock::read`], once the table is not frozen. Who holds a [`Reading`] already must not wait for that.
+    /// [`TableLock::read`], once the table is not frozen. A holder of a [`Reading`] must not wait for that.
     #[inline(always)]
     pub fn read_not_frozen(&self) -> NotFrozen<Reading<'_>> {
         NotFrozen::read(|| self.read(), |table| table.is_frozen(), || self.wait_for_thaw())
     }
 
-    /// Waits at EL2 while the table is frozen. The pauses leave the lock to whoever is to thaw it.
+    /// Waits at EL2 while the table is frozen. The pauses leave the lock to the CPU that is to thaw it.
     #[cold]
     pub fn wait_for_thaw(&self) {
         const PAUSE: usize = 1000;
@@ -64,11 +64,12 @@ impl TableLock {
         Some(Reading { lock: &self.lock, table: unsafe { &*self.table.get() }, own, nested })
     }
 
-    /// The table, for what frees tables or starts and ends logs: waits for faults in flight, and lets no new ones overtake.
-    /// The caller holds no [`Reading`].
+    /// The table, for what frees tables or starts and ends logs: waits for faults in flight, and lets no new ones
+    /// overtake. The caller holds no [`Reading`].
     pub fn write(&self) -> Writing<'_> {
         self.lock.begin_write(cpu::all().map(|area| &area.cpu.reading), wait);
-        // Once another CPU has crashed, nothing that needs the table for itself begins: a thaw would put back what was revoked.
+        // Once another CPU has crashed, nothing that needs the table for itself begins: a thaw would put back what was
+        // revoked.
         firmware::park_if_stopped();
         Writing(self)
     }

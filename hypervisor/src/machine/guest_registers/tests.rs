@@ -1,4 +1,5 @@
-//! What is mapped, forwarded and refused on QEMU's machines whose tree has one thing changed, and on machines at random.
+//! What is mapped, forwarded and refused on QEMU's machines whose tree has one thing changed, and on machines at
+//! random.
 
 use super::*;
 use crate::machine::Hidden;
@@ -220,7 +221,7 @@ fn a_device_in_a_shared_page_is_forwarded_to_alone() {
     }
 }
 
-/// Who forwards to the UART would forward to the other as well.
+/// An access that is forwarded to the UART would reach the other as well.
 #[test]
 fn a_device_over_another_is_refused() {
     for status in [&b"okay\0"[..], b"disabled\0"] {
@@ -374,8 +375,8 @@ fn a_redistributor_is_one_and_has_its_frames_for_itself() {
 }
 
 proptest! {
-    /// Whatever lies where: no page is mapped that has a byte of anything else's or of nothing's, and nothing is forwarded
-    /// to that is another's.
+    /// Whatever lies where: no page is mapped that has a byte of anything else's or of nothing's, and nothing is
+    /// forwarded to that is another's.
     #[test]
     fn the_guest_reaches_its_own_registers_only(
         gic2: bool,

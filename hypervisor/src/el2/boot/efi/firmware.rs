@@ -1,7 +1,7 @@
 //! The calls of firmware, made safe.
 //!
-//! Everything here is for the time while boot services run. Firmware is trusted with memory: what it allocates is free, what
-//! it maps stays mapped, and the tables that it passes are there.
+//! Everything here is for the time while boot services run. Firmware is trusted with memory: what it allocates is free,
+//! what it maps stays mapped, and the tables that it passes are there.
 
 use alloc::vec::Vec;
 use core::ffi::c_void;
@@ -93,8 +93,8 @@ impl Firmware {
         Ok(unsafe { core::slice::from_raw_parts(options, bytes / 2) })
     }
 
-    /// Allocates memory that stays after boot services: `bytes` bytes, at a multiple of `alignment`, which is at least a
-    /// page's. Not zeroed. `bytes` are at most 2^48.
+    /// Allocates memory that stays after boot services: `bytes` bytes, at a multiple of `alignment`, which is at least
+    /// a page's. Not zeroed. `bytes` are at most 2^48.
     pub fn allocate(&self, what: &'static str, bytes: u64, alignment: u64) -> Result<Pages<'_>, EfiError> {
         let size = bytes.next_multiple_of(PAGE);
         let (mut address, pages) = (0, ((size + alignment) / PAGE - 1) as usize);
@@ -119,7 +119,8 @@ impl Firmware {
     /// The memory map, read into `buffer`.
     pub fn read_map(&self, buffer: &mut [u64]) -> Option<ReadMap> {
         let (mut bytes, mut key, mut descriptor_size, mut version) = (size_of_val(buffer), 0, 0, 0);
-        // SAFETY: a boot service; it writes no more bytes than it is told that the buffer has, aligned as descriptors are.
+        // SAFETY: a boot service; it writes no more bytes than it is told that the buffer has, aligned as descriptors
+        // are.
         let status = unsafe {
             (self.services().get_memory_map)(
                 &mut bytes,
@@ -149,7 +150,7 @@ impl BootServices for &Firmware {
     }
 
     fn exit(&mut self, key: usize) -> bool {
-        // SAFETY: the handle is the image's own. Whoever calls this knows that boot services may have ended.
+        // SAFETY: the handle is the image's own. The caller knows that boot services may have ended.
         !unsafe { (self.services().exit_boot_services)(self.handle, key) }.is_error()
     }
 }
