@@ -101,6 +101,8 @@ const TABLE: &[Erratum] = &[
     // AC03_CPU_38, AC04_CPU_10: AmpereOne updates access flag and dirty state after an invalidation.
     erratum(0xc0_ac3, EVERY, DirtyState),
     erratum(0xc0_ac4, EVERY, DirtyState),
+    // Kryo 4xx Silver rdpe, which is a Cortex-A55, loses dirty updates like it (Linux's list for broken DBM).
+    erratum(0x51_805, (0xde, 0xde), DirtyState),
     // Qualcomm 1009: Falkor v1, and all Kryo of the first kind (parts 0x2..).
     erratum(0x51_800, (0x00, 0x00), EarlyCompletion),
     Erratum { core: 0x51_200, mask: 0xff_f00, revisions: EVERY, effect: EarlyCompletion },
@@ -191,6 +193,7 @@ mod tests {
         ampere1a_ac04_cpu_10: 0xc0_ac4, DirtyState, [0x00, 0x10], [];
         falkor_1009: 0x51_800, EarlyCompletion, [0x00], [0x01, 0x10, 0xa1];
         kryo_1009: 0x51_200, EarlyCompletion, [0x00, 0x21], [];
+        kryo_4xx_silver_1024718: 0x51_805, DirtyState, [0xde], [0xdd, 0xdf];
         kryo_4xx_gold_1286807: 0x51_804, EarlyCompletion, [0xce, 0xde, 0xfe], [0xcd, 0xff, 0x00];
         cortex_a55_2441007: 0x41_d05, EarlyCompletion, [0x00, 0x20], [];
         cortex_a510_2441009: 0x41_d46, EarlyCompletion, [0x00, 0x03, 0x11], [0x12, 0x13];

@@ -36,7 +36,7 @@ impl<'t, P: TableMemory + Maintenance> WriteProtector<'t, P> {
         let ipa = self.dirty_log.bitmap.layout.word_ipa(word);
         let block = ipa.align_down(LeafSize::Block2M.bytes());
         if block != self.block {
-            // A page in a log by write protection is never busy, so there is nothing to wait for.
+            // A page in a log by write protection is busy only while a break for an erratum lasts, which keeps what is taken.
             let Some(pages) = self.table.page_slot(ipa) else {
                 self.block = NO_BLOCK;
                 if let Some(range) = protect_block(self.table, self.dirty_log, word, taken, Some(wanted)).range() {
@@ -94,7 +94,7 @@ impl<P: TableMemory + Maintenance, R: Sink> EachBlock for Harvest<'_, '_, P, R> 
     fn block(&mut self, marks: BlockMarks<'_>) {
         let layout = &self.dirty_log.bitmap.layout;
         let first_word = marks.first_word();
-        // A page in a log by write protection is never busy, so there is nothing to wait for.
+        // A page in a log by write protection is busy only while a break for an erratum lasts, which keeps what is taken.
         let Some(pages) = self.table.page_slot(layout.word_ipa(first_word)) else {
             return self.leaf(marks);
         };

@@ -88,7 +88,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return None;
         }
         if level == Level::L3 && count >= RUN && sample & mask != 0 && self.method != Method::Break {
-            // Pages, one of which is known to change. No PE marks one busy that is in no run, and no run is made in a
+            // Pages, one of which is known to change. No PE marks one busy that is in no run (but for a break that an erratum asks for, which keeps what is taken), and no run is made in a
             // table that others reach but under `&mut self`: there is nothing to see. (With break-before-make a run's
             // members come back by plain stores, in any order: the last may be back, and others busy still.)
             self.platform.counters().add(Event::DescriptorWrite, count as u64);

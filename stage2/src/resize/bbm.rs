@@ -123,11 +123,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cold]
     #[inline(never)]
     pub(crate) fn change_by_break(&self, entry: &Entry, new: Descriptor) -> Result<(), u64> {
-        self.replace(entry.slot, entry.value.0, entry.value.break_entry().0)?;
+        // Broken, the entry holds the new leaf: a harvest or a deny beside this, which clear bits of pages without looking,
+        // take them from what comes back.
+        let mut broken = new.break_entry().0;
+        self.replace(entry.slot, entry.value.0, broken)?;
         self.count(Event::InvalidWindow);
         // No PE may hold the executable leaf when the other appears.
         self.complete(&Pending::of(entry.range()));
-        self.overwrite(entry.slot, new.0);
+        // Others only ever clear bits of it, so this ends.
+        while let Err(found) = self.replace(entry.slot, broken, Descriptor(broken).restore().0) {
+            broken = found;
+        }
         // Orders the new entry before anything that relies on the memory being mapped again.
         self.dsb(Dsb::IshSt);
         Ok(())

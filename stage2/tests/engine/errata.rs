@@ -1,7 +1,7 @@
 //! What errata ask of the engine, on a table of all levels.
 
-use crate::dirty::{GIB, MIB, range};
-use crate::host::{Access, Host, load};
+use crate::dirty::{GIB, MIB, range, storage};
+use crate::host::{Access, Host, guest_store, load};
 use stage2::descriptor::bits;
 use stage2::features::HardwareUpdate;
 use stage2::*;
@@ -55,6 +55,34 @@ fn execute_permission_is_taken_by_a_break_where_an_erratum_wants_it() {
         assert_eq!(deny(BREAKS, bbm, Block2M, Permissions::READ_EXECUTE), (false, 0), "{bbm:?}");
         assert_eq!(deny(Errata::default(), bbm, Block2M, Permissions::READ), (true, 0), "{bbm:?}");
     }
+}
+
+/// A harvest beside the break takes a page's mark and its right to be written, and finds the entry broken: the right must not
+/// come back with the leaf, for nothing would mark the page again.
+#[test]
+fn a_harvest_beside_a_break_leaves_no_page_writable_and_unmarked() {
+    let host: &'static Host = Box::leak(Box::new(Host::new()));
+    let table: &'static mut Stage2<&'static Host> = Box::leak(Box::new(table(host, BbmLevel::Level2, BREAKS)));
+    let (logged, page) = (range(GIB, 4 * MIB), range(GIB + 0x3000, 0x1000));
+    let options = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: false };
+    let mut log = table.start_log(logged, storage(logged), options).unwrap();
+    assert!(guest_store(table, GIB + 0x3000).is_ok());
+    let table: &'static Stage2<&'static Host> = table;
+    let harvested = Rc::new(Cell::new(0));
+    let seen = Rc::clone(&harvested);
+    host.interrupt(
+        |old, new| old & bits::VALID != 0 && new & (bits::VALID | bits::BUSY) == bits::BUSY,
+        move || {
+            let mut words = vec![0; log.layout().words()];
+            let mut set = PageSet::new(log.layout(), &mut words).unwrap();
+            table.harvest(&mut log, &mut set).unwrap();
+            seen.set(set.len());
+        },
+    );
+    table.protect(page, Permissions::READ_WRITE).unwrap();
+    assert_eq!(harvested.get(), 1);
+    let leaf = table.walk(page.start()).unwrap();
+    assert!(leaf.write_protected && leaf.attributes.permissions == Permissions::READ_WRITE, "{leaf:?}");
 }
 
 /// TLBIs that one `protect` of a page, and a whole invalidation, take.
