@@ -160,6 +160,8 @@ impl Bus {
             (_, Some(_)) => {
                 let width = address_cells + self.address_cells + size_cells;
                 let cells: Vec<u32> = node.cells("ranges").collect();
+                // A child without an address, or a window without a size, leads nowhere.
+                let cells = if address_cells == 0 || size_cells == 0 { &[][..] } else { &cells[..] };
                 let windows = cells.chunks_exact(width.max(1)).filter_map(|entry| {
                     let (bus, rest) = entry.split_at_checked(address_cells)?;
                     let (cpu, size) = rest.split_at_checked(self.address_cells)?;

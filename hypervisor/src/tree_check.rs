@@ -25,6 +25,10 @@ const MAX_TREE_SIZE: usize = 2 << 20;
 const MAX_CONTENT_SIZE: usize = 256 << 10;
 /// Nodes nest no deeper than this, twice the depth of the deepest trees seen; readers recurse, on an EL2 stack.
 const MAX_DEPTH: usize = 16;
+/// The most nodes; the largest of Debian's 1023 trees has 1112. What is kept for each node takes a tenth of the EL2 heap.
+const MAX_NODES: usize = 4096;
+/// The most bytes of a property; the largest in those trees has 3272. What is made of a property may be some times as large.
+const MAX_PROPERTY_SIZE: usize = 16 << 10;
 /// The specification says 31; trees in the field are a little longer. The limit keeps every look-up short.
 const MAX_NAME_LEN: usize = 127;
 
@@ -52,6 +56,18 @@ pub enum TreeError {
     /// Its blocks have more bytes than there is room for.
     TooLarge {
         /// Bytes of all blocks.
+        size: usize,
+    },
+    /// More nodes than there is room for.
+    Nodes {
+        /// Where the first that is too many starts.
+        offset: usize,
+    },
+    /// A property that is larger than any has to be.
+    PropertySize {
+        /// Where it starts.
+        offset: usize,
+        /// Its bytes.
         size: usize,
     },
     /// Not version 17, nor compatible with it.
@@ -124,6 +140,16 @@ impl fmt::Display for TreeError {
             Self::Reservations => f.write_str("its memory reservation block has no end"),
             Self::Token { offset, token } => write!(f, "at {offset:#x} stands {token:#x}, which may not stand there"),
             Self::Ends { offset } => write!(f, "it breaks off at {offset:#x}"),
+            Self::Nodes { offset } => {
+                write!(
+                    f,
+                    "at {offset:#x} it has more than the {MAX_NODES} nodes that there is room for; leave some out"
+                )
+            }
+            Self::PropertySize { offset, size } => write!(
+                f,
+                "its property at {offset:#x} has {size} bytes, but {MAX_PROPERTY_SIZE} are allowed; shorten it"
+            ),
             Self::Depth { offset } => write!(f, "at {offset:#x} its nodes nest deeper than {MAX_DEPTH}"),
             Self::NodeName { offset } => write!(f, "the node name at {offset:#x} is not a legal one"),
             Self::PropertyValue { offset } => write!(f, "the property at {offset:#x} is longer than what follows"),
@@ -308,6 +334,7 @@ impl Structure<'_> {
         // Properties come before subnodes (5.4.2): none may follow the end of a child.
         let mut properties_allowed = false;
         let mut root_seen = false;
+        let mut nodes = 0;
         loop {
             let offset = self.origin + at;
             let token = word(self.bytes, at).ok_or(TreeError::Ends { offset })?;
@@ -324,6 +351,10 @@ impl Structure<'_> {
                     if depth == MAX_DEPTH {
                         return Err(TreeError::Depth { offset });
                     }
+                    if nodes == MAX_NODES {
+                        return Err(TreeError::Nodes { offset });
+                    }
+                    nodes += 1;
                     let name = self.bytes.get(at + 4..).and_then(name_at);
                     // Only the root has an empty name, and it has no other.
                     let name = name.filter(|name| name.is_empty() == (depth == 0));
@@ -361,6 +392,9 @@ impl Structure<'_> {
         }
         let name = self.strings.get(name..).and_then(name_at).filter(|name| !name.is_empty());
         name.ok_or(TreeError::PropertyName { offset })?;
+        if length > MAX_PROPERTY_SIZE {
+            return Err(TreeError::PropertySize { offset, size: length });
+        }
         let total = 12 + length.next_multiple_of(4);
         if self.bytes.len() - at < total {
             return Err(TreeError::PropertyValue { offset });

@@ -252,11 +252,23 @@ const LOADED: Loaded<'static> = Loaded {
 };
 
 #[test]
+fn modules_by_either_name_are_modules() {
+    for name in [&b"multiboot,kernel\0multiboot,module\0"[..], b"xen,linux-zimage\0xen,multiboot-module\0"] {
+        let mut tree = bare();
+        let mut module = TestNode::new("module@50000000");
+        module.set("compatible", name);
+        tree.at("chosen").add(module);
+        assert!(has_modules(&Tree::open(&tree.checked())), "{}", name.escape_ascii());
+    }
+}
+
+#[test]
 fn what_the_image_loaded_stands_in_chosen() {
     let mut without = bare();
     without.take("chosen");
     let mut with_rest = bare();
     let old = with_rest.at("chosen").set("bootargs", *b"bbm=break\0").set_cells("#address-cells", &[1]);
+    old.set("xen,dom0-bootargs", *b"quiet\0").set("xen,xen-bootargs", *b"bbm=break\0");
     old.add(TestNode::new("framebuffer"));
     for tree in [bare(), without, with_rest] {
         let checked = tree.checked();
@@ -277,7 +289,7 @@ fn what_the_image_loaded_stands_in_chosen() {
         }
         let mut expected = tree.children.iter().find(|node| node.name == "chosen").cloned();
         let expected = expected.get_or_insert(TestNode::new("chosen"));
-        for name in ["bootargs", "#address-cells", "#size-cells"] {
+        for name in ["bootargs", "#address-cells", "#size-cells", "xen,dom0-bootargs", "xen,xen-bootargs"] {
             expected.unset(name);
         }
         assert_eq!(chosen, *expected);

@@ -28,7 +28,11 @@ pub struct Loaded<'a> {
 /// Whether a boot loader has put modules into the tree.
 pub fn has_modules(tree: &Tree<'_>) -> bool {
     let chosen = tree.root().and_then(|root| root.child("chosen"));
-    chosen.is_some_and(|chosen| chosen.children().any(|node| node.is_compatible("multiboot,module")))
+    chosen.is_some_and(|chosen| {
+        chosen
+            .children()
+            .any(|node| ["multiboot,module", "xen,multiboot-module"].into_iter().any(|name| node.is_compatible(name)))
+    })
 }
 
 const BEGIN_NODE: u32 = 1;
@@ -36,7 +40,7 @@ const END_NODE: u32 = 2;
 const PROPERTY: u32 = 3;
 
 /// Properties of `/chosen` that are written anew where the image loaded the guest.
-const LOADED: [&[u8]; 3] = [b"#address-cells", b"#size-cells", b"bootargs"];
+const LOADED: [&[u8]; 5] = [b"#address-cells", b"#size-cells", b"bootargs", b"xen,xen-bootargs", b"xen,dom0-bootargs"];
 
 /// Writes the tree.
 ///

@@ -84,11 +84,16 @@ impl fmt::Display for Row<'_> {
     }
 }
 
-/// Stops the other CPUs; a second crash on this one ends everything at once.
+/// Stops the other CPUs; a second crash on this one ends everything at once, and a third, which the console may be the
+/// reason for, without a word.
 fn begin() {
-    if cpu::this_cpu().crashing.swap(true, Ordering::Relaxed) {
-        print_without_lock(format_args!("panic: a crash while reporting a crash"));
-        end();
+    match cpu::this_cpu().crashes.fetch_add(1, Ordering::Relaxed) {
+        0 => {}
+        1 => {
+            print_without_lock(format_args!("panic: a crash while reporting a crash"));
+            end();
+        }
+        _ => firmware::stop(End::Panic),
     }
     if firmware::stop_all() {
         // Another CPU reports its crash already, and turns the machine off.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::range::PhysRange;
 use crate::tree::testing::{GIC3, TestNode};
+use crate::tree_check::CheckedTree;
 use alloc::string::ToString;
 
 fn range(start: u64, size: u64) -> PhysRange {
@@ -238,15 +239,17 @@ fn what_linux_acts_on_in_the_timer_is_kept() {
     assert_eq!((&machine.timer.flags[..], machine.timer.clock_hz), (&["fsl,erratum-a008585"][..], Some(25_000_000)));
 }
 
-/// An index of all that a tree of the largest size can hold would take more than EL2's heap.
+/// What a tree can make EL2 keep and look at is bounded where the tree is checked, so that the refusal is a sentence.
 #[test]
-fn a_tree_of_too_many_nodes_is_refused() {
-    let with = |count: usize| {
-        read(|tree| {
-            let missing = count - tree.paths().len();
-            tree.children.extend((0..missing).map(|_| TestNode::new("n")));
-        })
+fn a_tree_of_too_many_nodes_or_too_large_a_property_is_refused() {
+    let with = |nodes: usize, bytes: usize| {
+        let mut tree = TestNode::parse(GIC3);
+        let missing = nodes - tree.paths().len();
+        tree.children.extend((0..missing).map(|_| TestNode::new("n")));
+        tree.set("vendor,blob", alloc::vec![0; bytes]);
+        CheckedTree::new(&tree.bytes()).map(drop).map_err(|error| error.to_string())
     };
-    assert!(with(4096).is_ok());
-    assert_eq!(with(4097).unwrap_err(), MachineError::TooMany { what: "nodes", most: 4096 });
+    assert_eq!(with(4096, 16 << 10), Ok(()));
+    assert!(with(4097, 0).unwrap_err().contains("4096 nodes"));
+    assert!(with(4000, (16 << 10) + 1).unwrap_err().contains("16385 bytes"));
 }

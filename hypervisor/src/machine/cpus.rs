@@ -27,7 +27,11 @@ pub(super) fn read_cpus(root: Node<'_, '_>) -> Result<(Vec<Cpu>, Vec<CpuMapEntry
             not_psci += 1;
             last = Some(node.name());
         }
-        cpus.push(Cpu { mpidr, by_psci, compatible: node.strings("compatible").map(ToString::to_string).collect() });
+        cpus.push(Cpu {
+            mpidr,
+            by_psci,
+            compatible: node.strings("compatible").take(8).map(ToString::to_string).collect(),
+        });
         limit("CPUs", cpus.len(), MAX_CPUS)?;
         phandles.push((node.phandle(), mpidr));
     }

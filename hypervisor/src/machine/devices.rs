@@ -3,7 +3,7 @@
 use super::error::MachineError;
 use super::parts::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, Timer, limit};
 use crate::range::{PhysRange, without};
-use crate::tree::index::{Index, MAX_NODES, Place};
+use crate::tree::index::{Index, Place};
 use crate::tree::interrupts::{NoInterrupt, Specifier};
 use crate::tree::{Bus, Node, Tree};
 use crate::tree_check::CheckedTree;
@@ -13,6 +13,10 @@ use alloc::vec::Vec;
 
 /// The most devices of one kind that are kept.
 const MAX_DEVICES: usize = 2048;
+/// Bytes of a PL011 up to the end of the last register that is used, UARTICR.
+const UART_LEAST: u64 = 0x48;
+/// The most interrupts that are told of as left out.
+const MAX_NOTES: usize = 64;
 /// Bytes of GICv2's distributor (Arm IHI 0048, 4.1.2) and CPU interface (4.1.3).
 const GICD_V2: u64 = 4 << 10;
 const GICC_V2: u64 = 8 << 10;
@@ -42,7 +46,7 @@ pub(super) struct Devices {
 
 impl Devices {
     pub(super) fn read(root: Node<'_, '_>) -> Result<Self, MachineError> {
-        let index = Index::new(root).ok_or(MachineError::TooMany { what: "nodes", most: MAX_NODES })?;
+        let index = Index::new(root);
         let controller = Controller::find(&index)?;
         let console = console(&index);
         let mut found = Found::default();
@@ -93,7 +97,7 @@ const TIMER_FLAGS: [&str; 6] = [
 fn read_timer(node: Node<'_, '_>, interrupts: Vec<Interrupt>) -> Timer {
     Timer {
         interrupts,
-        names: node.strings("interrupt-names").map(ToString::to_string).collect(),
+        names: node.strings("interrupt-names").take(8).map(ToString::to_string).collect(),
         flags: TIMER_FLAGS.into_iter().filter(|flag| node.property(flag).is_some()).collect(),
         clock_hz: node.cell("clock-frequency"),
     }
@@ -118,7 +122,7 @@ struct Found {
 impl Found {
     /// Notes as hidden what the `reg` of `node` has beyond `frames`, which are parts of its first ranges, one of each.
     fn hide_others(&mut self, node: Node<'_, '_>, bus: &Bus, frames: &[PhysRange]) {
-        for (index, range) in bus.readable_reg(node).enumerate() {
+        for (index, range) in bus.readable_reg(node).enumerate().take(MAX_DEVICES) {
             let rest = without(&[range], frames.get(index).map_or(&[], core::slice::from_ref));
             self.hidden.extend(rest.into_iter().map(|registers| Hidden { name: node.name().to_string(), registers }));
         }
@@ -140,7 +144,7 @@ impl Found {
 /// The console's registers, found on their own so that an unusable tree can still be complained about.
 pub fn find_uart(tree: &CheckedTree) -> Option<PhysRange> {
     let tree = Tree::open(tree);
-    let index = Index::new(tree.root()?)?;
+    let index = Index::new(tree.root()?);
     first_register(&index, console(&index)?)
 }
 
@@ -148,8 +152,11 @@ pub fn find_uart(tree: &CheckedTree) -> Option<PhysRange> {
 /// first.
 fn console(index: &Index<'_, '_>) -> Option<Place> {
     let uarts = || {
-        let known =
-            |&place: &Place| index.node(place).is_compatible("arm,pl011") && first_register(index, place).is_some();
+        // EL2 prints on it: one whose registers it could not reach is none.
+        let usable = |range: PhysRange| range.start().is_multiple_of(4) && range.size() >= UART_LEAST;
+        let known = move |&place: &Place| {
+            index.node(place).is_compatible("arm,pl011") && first_register(index, place).is_some_and(usable)
+        };
         index.enabled_devices().filter(known)
     };
     let stdout = index.root().child("chosen").and_then(|chosen| chosen.string("stdout-path"));
@@ -219,7 +226,9 @@ impl Controller {
             match self.interrupt(index, interrupt) {
                 Ok(interrupt) => found.push(interrupt),
                 Err(why) => {
-                    notes.push(format!("an interrupt of {} is left out: {why}", index.path(place)));
+                    if notes.len() < MAX_NOTES {
+                        notes.push(format!("an interrupt of {} is left out: {why}", index.path(place)));
+                    }
                     break;
                 }
             }

@@ -116,7 +116,8 @@ impl GuestRegisters {
             limit("redistributors", self.guarded.len(), MAX_REDISTRIBUTORS)?;
             claims.whole_pages((REDISTRIBUTORS, region), frame)?;
             let start = frame.start();
-            if !redistributor::is_redistributor(read(start + redistributor::PIDR2, 4)) {
+            // The address before the register: an unaligned read of a device is a fault.
+            if !start.is_multiple_of(FRAME) || !redistributor::is_redistributor(read(start + redistributor::PIDR2, 4)) {
                 return Err(MachineError::NoRedistributor { address: start });
             }
             let first = frame.at_most(PAGE_SIZE);

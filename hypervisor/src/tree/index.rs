@@ -3,10 +3,7 @@
 use super::{Bus, Node};
 use alloc::string::String;
 use alloc::vec::Vec;
-
-/// The most nodes that an index has room for; the largest of Debian's trees has 1112. More would take more of EL2's heap than
-/// there is.
-pub const MAX_NODES: usize = 4096;
+use core::cell::Cell;
 
 /// A node's place in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +25,17 @@ struct Entry<'b, 'a> {
 /// The nodes in the tree's order, the root first.
 pub struct Index<'b, 'a> {
     entries: Vec<Entry<'b, 'a>>,
+    /// Entries of nexus nodes' maps that may still be looked at: a tree must not make EL2 look for hours.
+    pub(super) map_entries: Cell<u32>,
 }
 
+/// Enough for every interrupt of a large board to go through the largest map that was seen (69 entries), and more.
+const MAP_ENTRIES: u32 = 1 << 18;
+
 impl<'b, 'a> Index<'b, 'a> {
-    /// Goes through all nodes once; `None` if there are more than [`MAX_NODES`].
-    pub fn new(root: Node<'b, 'a>) -> Option<Self> {
-        let mut index = Self { entries: Vec::new() };
+    /// Goes through all nodes once. A checked tree has not so many that the index takes more than a part of the heap.
+    pub fn new(root: Node<'b, 'a>) -> Self {
+        let mut index = Self { entries: Vec::new(), map_entries: Cell::new(MAP_ENTRIES) };
         let bus = Bus::of_root(root);
         index.entries.push(Entry {
             node: root,
@@ -47,25 +49,21 @@ impl<'b, 'a> Index<'b, 'a> {
             // What has other meaning: memory that is there, and these.
             let other = matches!(node.base_name(), "cpus" | "chosen" | "aliases" | "reserved-memory")
                 || node.string("device_type") == Some("memory") && node.is_enabled();
-            index.add(node, 0, &bus, true, !other)?;
+            index.add(node, 0, &bus, true, !other);
         }
-        Some(index)
+        index
     }
 
     /// Recursion ends where the checked tree does, which is not deep.
-    fn add(&mut self, node: Node<'b, 'a>, parent: usize, bus: &Bus, enabled: bool, device: bool) -> Option<()> {
+    fn add(&mut self, node: Node<'b, 'a>, parent: usize, bus: &Bus, enabled: bool, device: bool) {
         let own = self.entries.len();
-        if own == MAX_NODES {
-            return None;
-        }
         let enabled = enabled && node.is_enabled();
         self.entries.push(Entry { node, parent, phandle: node.phandle(), bus: bus.clone(), enabled, device });
         let mut below = None;
         for child in node.children() {
             let below = below.get_or_insert_with(|| bus.below(node));
-            self.add(child, own, &below.clone(), enabled, device)?;
+            self.add(child, own, &below.clone(), enabled, device);
         }
-        Some(())
     }
 
     /// All places, in the tree's order.

@@ -12,6 +12,9 @@ use core::fmt;
 /// The most steps from a device to the controller: nothing has more than three, and a tree may go in circles.
 const MAX_STEPS: usize = 16;
 
+/// The most interrupts of a node that are looked at: nothing has more that the hypervisor or its guest would use.
+const MAX_INTERRUPTS: usize = 64;
+
 /// One interrupt, as the controller that it arrives at writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Specifier {
@@ -43,7 +46,7 @@ impl fmt::Display for NoInterrupt {
             Self::NoSuchNode(phandle) => write!(f, "no node has the phandle {phandle:#x} of its controller"),
             Self::CutShort => f.write_str("its list of interrupts is cut short"),
             Self::NotInMap => f.write_str("the interrupt-map that it goes through has no entry for it"),
-            Self::Endless => f.write_str("its interrupt parents go in a circle"),
+            Self::Endless => f.write_str("its interrupt parents go in a circle, or through too large maps"),
         }
     }
 }
@@ -57,7 +60,10 @@ impl Index<'_, '_> {
         if node.property("interrupts-extended").is_some() {
             let cells: Vec<u32> = node.cells("interrupts-extended").collect();
             let mut rest = &cells[..];
-            while let Some((&phandle, behind)) = rest.split_first() {
+            while let Some((&phandle, behind)) = rest.split_first()
+                && found.len() < MAX_INTERRUPTS
+                && found.last().is_none_or(Result::is_ok)
+            {
                 // An entry of 0 stands for an interrupt that is not connected.
                 if phandle == 0 {
                     rest = behind;
@@ -93,9 +99,14 @@ impl Index<'_, '_> {
         if count == 0 {
             return Vec::from([Err(NoInterrupt::NoParent)]);
         }
-        found.extend(cells.chunks_exact(count).map(|own| self.follow(node, parent, own)));
-        if !cells.len().is_multiple_of(count) {
-            found.push(Err(NoInterrupt::CutShort));
+        for own in cells.chunks(count).take(MAX_INTERRUPTS) {
+            let whole = if own.len() == count { Ok(own) } else { Err(NoInterrupt::CutShort) };
+            let interrupt = whole.and_then(|own| self.follow(node, parent, own));
+            let last = interrupt.is_err();
+            found.push(interrupt);
+            if last {
+                break;
+            }
         }
         found
     }
@@ -120,7 +131,7 @@ impl Index<'_, '_> {
     fn follow(&self, device: Node<'_, '_>, parent: Place, cells: &[u32]) -> Result<Specifier, NoInterrupt> {
         let (mut at, mut cells) = (parent, Vec::from(cells));
         // A nexus is asked about the unit address of the node that the interrupt comes from, in its children's cells.
-        let mut unit: Vec<u32> = device.cells("reg").collect();
+        let mut unit: Vec<u32> = device.cells("reg").take(4).collect();
         for _ in 0..MAX_STEPS {
             let node = self.node(at);
             if node.property("interrupt-map").is_some() {
@@ -155,6 +166,7 @@ impl Index<'_, '_> {
             let count = interrupt_cells(target).ok_or(NoInterrupt::NoParent)?;
             let (unit, behind) = behind.split_at_checked(unit_cells).ok_or(NoInterrupt::CutShort)?;
             let (own, behind) = behind.split_at_checked(count).ok_or(NoInterrupt::CutShort)?;
+            self.map_entries.set(self.map_entries.get().checked_sub(1).ok_or(NoInterrupt::Endless)?);
             let matches = key.iter().zip(&wanted).enumerate().all(|(n, (key, wanted))| (key ^ wanted) & mask(n) == 0);
             if matches && target.is_enabled() {
                 return Ok(MapEntry { parent, unit: Vec::from(unit), cells: Vec::from(own) });
@@ -199,7 +211,7 @@ mod tests {
     fn resolved(tree: &TestNode, path: &str) -> Vec<Result<(alloc::string::String, Vec<u32>), NoInterrupt>> {
         let checked = tree.checked();
         let tree = Tree::open(&checked);
-        let index = Index::new(tree.root().unwrap()).unwrap();
+        let index = Index::new(tree.root().unwrap());
         let place = index.places().find(|&place| index.path(place) == path).unwrap();
         let named = |specifier: Specifier| (index.path(specifier.controller), specifier.cells);
         index.interrupts(place).into_iter().map(|interrupt| interrupt.map(named)).collect()

@@ -24,7 +24,7 @@ const SPM: &str = "spm";
 const PARTITION: &str = "partition";
 /// What the engine's code in the example, and a call of it, may take at most.
 const TEXT_LIMIT: u64 = 24 << 10;
-const STACK_LIMIT: u64 = 1 << 10;
+const STACK_LIMIT: u64 = 1152;
 /// Seconds, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 300;
 

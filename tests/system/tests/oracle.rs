@@ -30,7 +30,7 @@ fn linux_boots_while_its_table_changes_at_random() {
     let scratch = scratch();
     let path = scratch.path("events");
     let [events, calls, writes, _, windows, violations] = judged(&["--churn", "1"], &path);
-    assert!(events > 10_000 && calls > 1000 && writes > 10_000, "{events} {calls} {writes}");
+    assert!(events > 10_000 && calls > 1000 && writes > 2000, "{events} {calls} {writes}");
     assert_eq!((windows, violations), (0, 0));
 
     let log = std::fs::read(&path).expect("it was written");

@@ -3,7 +3,7 @@
 use crate::el2::base::frames::FRAMES;
 use crate::el2::base::registers::{read_register, write_register};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use hypervisor::cpu_id::CpuId;
 use hypervisor::exit_counts::{Exit, ExitCounts, Totals};
 use hypervisor::power_state::PowerState;
@@ -84,6 +84,34 @@ impl CpuArea {
     }
 }
 
+/// What firmware had in `TPIDR_EL2`.
+#[must_use]
+pub struct Firmwares(u64);
+
+impl CpuArea {
+    /// Lets the executing CPU, which is firmware's as yet, find its area.
+    pub fn lend(&'static self) -> Firmwares {
+        let own = core::ptr::from_ref(self).expose_provenance() as u64;
+        let firmwares;
+        // SAFETY: the register holds an address for this image's code alone, which finds an area that is never freed.
+        unsafe {
+            core::arch::asm!(
+                "mrs {}, tpidr_el2", "msr tpidr_el2, {}",
+                out(reg) firmwares, in(reg) own, options(nomem, nostack, preserves_flags)
+            );
+        }
+        Firmwares(firmwares)
+    }
+}
+
+impl Firmwares {
+    /// Puts it back: the CPU's area is not found any more.
+    pub fn restore(self) {
+        // SAFETY: what firmware had there; only a panic would look for the area from here on.
+        unsafe { core::arch::asm!("msr tpidr_el2, {}", in(reg) self.0, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
 /// The area of the CPU that the image is started on.
 pub static BOOT_AREA: CpuArea = CpuArea::new();
 
@@ -108,8 +136,8 @@ pub struct PerCpu {
     pub id: Once<CpuId>,
     /// What the guest's memory is known by, once this CPU has noted it; the floor above knows its type.
     pub guest_memory: AtomicPtr<()>,
-    /// Set when the CPU reports a crash, so that a crash in the report ends it.
-    pub crashing: AtomicBool,
+    /// Crashes that the CPU reports: a crash in the report ends it.
+    pub crashes: AtomicU32,
 }
 
 // SAFETY: the one field that is not `Sync` is used by its own CPU alone, in `fault_history`.
@@ -127,7 +155,7 @@ impl PerCpu {
             id: Once::new(),
             reading: Flag(AtomicUsize::new(0)),
             guest_memory: AtomicPtr::new(core::ptr::null_mut()),
-            crashing: AtomicBool::new(false),
+            crashes: AtomicU32::new(0),
         }
     }
 
@@ -173,8 +201,8 @@ pub fn this_area() -> &'static CpuArea {
     unsafe {
         core::arch::asm!("mrs {}, tpidr_el2", out(reg) area, options(pure, nomem, nostack, preserves_flags));
     }
-    // SAFETY: boot.S sets TPIDR_EL2 to the CPU's area before any Rust code runs, and nothing changes it; areas live for
-    // ever.
+    // SAFETY: boot.S, and `lend` under firmware, set TPIDR_EL2 to the CPU's area before any code that asks for it runs;
+    // nothing changes it but the way back to firmware. Areas live for ever.
     unsafe { &*area }
 }
 

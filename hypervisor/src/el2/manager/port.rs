@@ -23,7 +23,9 @@ const MAGIC: u32 = 0x7472_6976;
 /// A sentence, where there is none, or where no transport can be reached so early.
 pub fn find(machine: &Machine) -> Result<PhysRange, Refusal> {
     let is_console = |registers: PhysRange| {
-        if registers.size() < 0x100 || !own_map::early_map_device(registers.start()) {
+        // Its registers are aligned to their own size, and reached through one page.
+        let usable = registers.size() >= 0x100 && registers.start().is_multiple_of(0x100);
+        if !usable || !own_map::early_map_device(registers.start()) {
             return false;
         }
         // SAFETY: the device tree has a virtio-mmio transport there, now mapped; reading its identification does nothing.

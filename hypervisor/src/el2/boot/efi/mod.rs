@@ -8,7 +8,7 @@
 mod files;
 mod firmware;
 
-use crate::el2::base::{heap, refusal::Refusal, registers};
+use crate::el2::base::{cpu, heap, refusal::Refusal, registers};
 use crate::el2::guest_memory::events;
 use alloc::vec;
 use core::arch::global_asm;
@@ -58,11 +58,15 @@ unsafe extern "C" fn efi_main(handle: Handle, table: *mut SystemTable) -> Status
         Ok(copy) => copy,
         Err(error) => return refuse(&error),
     };
-    // From here on, this image's data are no longer what the file had.
+    // From here on, this image's data are no longer what the file had. A panic finds this CPU's area from now on, and what
+    // firmware had in the register comes back with it.
+    let firmwares = cpu::BOOT_AREA.lend();
     heap::init();
-    match start(&firmware, copy) {
+    let status = match start(&firmware, copy) {
         Err(Refusal(reason)) => refuse(&reason),
-    }
+    };
+    firmwares.restore();
+    status
 }
 
 /// Copies the image, which nothing has changed yet but its relocation, to where it is to run. Allocates nothing of the
