@@ -28,11 +28,9 @@ pub struct Loaded<'a> {
 /// Whether a boot loader has put modules into the tree.
 pub fn has_modules(tree: &Tree<'_>) -> bool {
     let chosen = tree.root().and_then(|root| root.child("chosen"));
-    chosen.is_some_and(|chosen| {
-        chosen
-            .children()
-            .any(|node| ["multiboot,module", "xen,multiboot-module"].into_iter().any(|name| node.is_compatible(name)))
-    })
+    // "multiboot,module", or "xen,multiboot-module" from older boot loaders.
+    let is_module = |compatible: &[u8]| compatible.windows(9).any(|part| part == b"multiboot");
+    chosen.is_some_and(|chosen| chosen.children().any(|node| node.property("compatible").is_some_and(is_module)))
 }
 
 const BEGIN_NODE: u32 = 1;

@@ -306,5 +306,5 @@ fn the_efi_part_is_small() {
     let is_efi = |name: &str| name.contains("::efi::") || name.starts_with("efi_");
     let text = code_size::text(&std::fs::read(elf).unwrap(), is_efi).unwrap();
     // Its constants, relocations and headers are another 3 KiB: 24 KiB in all.
-    assert!(text <= 20 << 10, "{text} bytes");
+    assert!(text <= 21 << 10, "{text} bytes");
 }
