@@ -85,8 +85,8 @@ impl Contexts {
     ///
     /// # Errors
     ///
-    /// INVALID_PARAMETERS if it comes in another's name, goes nowhere, or answers who did not ask; BUSY if the receiver's
-    /// context does not wait for a request; DENIED for a request while starting.
+    /// INVALID_PARAMETERS if it comes in another's name, goes nowhere, or answers one that did not ask; BUSY if
+    /// the receiver's context does not wait for a request; DENIED for a request while starting.
     pub fn send(&mut self, caller: Partition, message: Message) -> Result<Next, FfaError> {
         let state = self.states[caller.index()];
         if message.source != caller.id() {

@@ -144,7 +144,7 @@ impl Relayer {
     /// # Errors
     ///
     /// INVALID_PARAMETERS for a handle that is not an offer to `caller`; DENIED if it has not been retrieved, or is to be
-    /// zeroed by one who may not write; NO_MEMORY.
+    /// zeroed by one that may not write; NO_MEMORY.
     pub fn relinquish(
         &mut self,
         machine: &impl Machine,

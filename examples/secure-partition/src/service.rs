@@ -205,7 +205,7 @@ impl<W: World> Service<W> {
         });
         let State { mailboxes, page, .. } = &mut **state;
         let rx = rx_of(mailboxes, caller)?;
-        // The UUID is told to who does not name it.
+        // The UUID is told to a partition that does not name it.
         PartitionInfo::pack(VERSION, &info, &mut page.0, uuid == Uuid::nil());
         self.world.write(rx.rx.start(), &page.0[..info.len() * PartitionInfo::DESC_SIZE]);
         rx.rx_full = true;

@@ -21,8 +21,8 @@ enum Mistake {
     None,
     /// Lends memory and forgets to invalidate what the lender's CPUs have cached.
     NoInvalidation,
-    /// Invalidates for the VMID that runs, which is not the table's: what happens to who takes [`Maintenance::tlbi`]'s VMID
-    /// for granted.
+    /// Invalidates for the VMID that runs, which is not the table's, as a platform does that takes
+    /// [`Maintenance::tlbi`]'s VMID for granted.
     OtherVmid,
 }
 
