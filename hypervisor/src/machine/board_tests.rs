@@ -253,3 +253,35 @@ fn a_tree_of_too_many_nodes_or_too_large_a_property_is_refused() {
     assert!(with(4097, 0).unwrap_err().contains("4096 nodes"));
     assert!(with(4000, (16 << 10) + 1).unwrap_err().contains("16385 bytes"));
 }
+
+/// EL2 prints on the console, and would fault on registers that are not aligned or not there.
+#[test]
+fn a_pl011_that_cannot_be_reached_is_no_console() {
+    let console = |start: u32, size: u32| {
+        let machine = read(|tree| {
+            tree.at("pl011@9000000").set_cells("reg", &[0, start, 0, size]);
+        });
+        machine.unwrap().uart.map(|uart| uart.registers.start())
+    };
+    assert_eq!(console(0x900_0004, 0x48), Some(0x900_0004));
+    assert_eq!(console(0x900_0002, 0x48), None);
+    assert_eq!(console(0x900_0000, 0x47), None);
+}
+
+/// A node of the largest size could otherwise make EL2 look at, and tell of, thousands.
+#[test]
+fn interrupts_and_what_is_told_of_them_are_limited() {
+    let cells = |count: usize| [0, 5, 4].repeat(count);
+    let machine = read(|tree| {
+        tree.at("timer").set_cells("interrupts", &cells(1000));
+        for n in 0..200_u32 {
+            let mut node = TestNode::new(&alloc::format!("virtio_mmio@b{n:03x}000"));
+            node.set("compatible", *b"virtio,mmio\0").set_cells("reg", &[0, 0xb00_0000 + n * 0x1000, 0, 0x200]);
+            node.set_cells("interrupts", &[9, 9, 9]);
+            tree.add(node);
+        }
+    });
+    let machine = machine.unwrap();
+    assert_eq!(machine.timer.interrupts.len(), 64);
+    assert_eq!(machine.notes.iter().filter(|note| note.contains("is left out")).count(), 64);
+}

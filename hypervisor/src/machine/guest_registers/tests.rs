@@ -347,6 +347,15 @@ fn every_region_has_its_redistributors_and_ends_them() {
     assert!(matches!(error, Err(MachineError::TooMany { what: "redistributors", .. })));
 }
 
+/// EL2 reads GICR_PIDR2 there, and an unaligned read of a device is a fault of EL2's.
+#[test]
+fn a_redistributor_that_is_not_aligned_is_not_read() {
+    let machine = with_regions(&[range(0x1000_1000, 0x10_0000)], None);
+    let mut registers = GuestRegisters::new(&machine, &[]).unwrap();
+    let error = registers.add_redistributors(&machine, |address, _| panic!("a read at {address:#x}"));
+    assert_eq!(error, Err(MachineError::NoRedistributor { address: 0x1000_1000 }));
+}
+
 #[test]
 fn a_redistributor_is_one_and_has_its_frames_for_itself() {
     let region = range(0x1000_0000, 0x100_0000);
