@@ -22,6 +22,7 @@ pub mod payload;
 pub mod pe;
 pub mod placement;
 pub mod progress;
+pub mod report;
 pub mod run;
 pub mod setup;
 pub mod size;

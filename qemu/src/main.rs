@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use qemu::cli::{Cli, Command};
-use qemu::commands::{audit, bench, doctor, linux, payload, replay, secure_partition, test, trees};
+use qemu::commands::{audit, bench, doctor, linux, payload, replay, report, secure_partition, test, trees};
 use qemu::ending::Status;
 use qemu::workspace::Workspace;
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::SecurePartition(options) => secure_partition::secure_partition(&workspace, options),
         Command::Audit(options) => audit::audit(&workspace, options),
         Command::Replay(options) => replay::replay(&options.file),
+        Command::Report(options) => report::report(options),
         Command::Trees(options) => trees::trees(&workspace, options),
         Command::Bench(options) => bench::bench(&workspace, options),
         Command::Test(options) => test::test(&workspace, options),

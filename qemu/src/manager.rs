@@ -1,5 +1,6 @@
 //! What the tool does while a guest runs, through the management core: dirty logs, write protection, audits.
 
+pub mod about;
 pub mod heatmap;
 pub mod link;
 pub mod plan;

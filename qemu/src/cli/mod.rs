@@ -37,6 +37,7 @@ Examples:
   cargo hv linux --kernel debian-6.12         a newer kernel of Debian's; it uses 52-bit addresses where the CPU can
   cargo hv linux --firmware uefi              the same, started by UEFI and GRUB as on a server
   cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
+  cargo hv report dirty                       the same as a page: dirty/report.html
   cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
   cargo hv linux --audit --run 'sha256sum /hv/busybox'
   cargo hv payload                            the EL1 test suite
@@ -72,6 +73,8 @@ pub enum Command {
     Audit(Audit),
     /// Let the oracle judge the events that `cargo hv linux --oracle --events FILE` has kept
     Replay(Replay),
+    /// Make a page of a run that `cargo hv linux --out DIR` has recorded
+    Report(Report),
     /// Let the hypervisor read device trees of boards, and say what it makes of each
     Trees(Trees),
     /// Count what the hot paths cost, in instructions, and print it beside KVM
@@ -218,6 +221,17 @@ pub struct Replay {
     /// The file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+/// `cargo hv report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The folder of the run
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Write the page here [default: DIR/report.html]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `cargo hv bench`.

@@ -1,5 +1,6 @@
 //! What the management core can be asked for on the command line.
 
+use crate::manager::about::Setup;
 use crate::manager::plan::{Plan, Protect};
 use clap::{Args, ValueEnum};
 use hypervisor_abi::manager::Mechanism;
@@ -92,6 +93,8 @@ impl Services {
             dirty: mechanism,
             every: self.every,
             out: self.out.clone(),
+            // The caller knows the machine.
+            setup: Setup::default(),
             protect: self.protect.clone(),
             protect_late: self.protect_late,
             audit: self.audit,

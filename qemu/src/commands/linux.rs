@@ -6,6 +6,8 @@ use crate::ending::{self, Status};
 use crate::events;
 use crate::images::Image;
 use crate::initramfs::{self, Command};
+use crate::machine::Machine;
+use crate::manager::about::{Mark, Setup};
 use crate::manager::session::Summary;
 use crate::manager::show::Show;
 use crate::manager::{self, session};
@@ -68,6 +70,9 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
     let _removed_at_the_end = command.is_some().then(|| Temporary(initrd.clone()));
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
+    if let Some(plan) = &mut plan {
+        plan.setup = setup(&machine, &kernel, options);
+    }
     let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
     let session = plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show))).transpose()?;
     let _disk = match options.firmware {
@@ -154,6 +159,28 @@ fn tell(summary: &Summary, ended: bool) -> bool {
         eprintln!("hv: the guest did not come to the end of its work, so what the services found is no result");
     }
     summary.is_good()
+}
+
+/// What the log's files are told of the machine.
+fn setup(machine: &Machine, kernel: &Path, options: &Linux) -> Setup {
+    let mut marks = Vec::new();
+    for (name, module) in ["the guest's kernel", "the guest's initramfs"].into_iter().zip(&machine.modules) {
+        // What can't be read is refused when the machine starts.
+        let size = std::fs::metadata(&module.file).map_or(0, |data| data.len());
+        marks.push(Mark { name: name.into(), start: module.address, end: module.address + size });
+    }
+    // Firmware loads them where it likes.
+    if options.firmware != cli::Firmware::None {
+        marks.clear();
+    }
+    Setup {
+        command: options.run.clone(),
+        kernel: kernel.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        cpu: machine.cpu.clone(),
+        cpus: machine.smp,
+        memory: machine.memory.0,
+        marks,
+    }
 }
 
 /// The kernel's arguments; the user's come last and win.

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod linux;
 pub mod payload;
 pub mod replay;
+pub mod report;
 pub mod secure_partition;
 pub mod test;
 pub mod trees;

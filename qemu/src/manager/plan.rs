@@ -1,5 +1,6 @@
 //! What a session is to do.
 
+use super::about::Setup;
 use hypervisor_abi::manager::{Mechanism, Policy};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,6 +15,8 @@ pub struct Plan {
     pub every: Duration,
     /// Where the log's files go.
     pub out: Option<PathBuf>,
+    /// What these files are told of the machine.
+    pub setup: Setup,
     /// Ranges that are protected before anything is logged.
     pub protect: Vec<Protect>,
     /// They are protected only once the guest's command begins.

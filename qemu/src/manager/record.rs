@@ -27,6 +27,10 @@ pub struct Round {
     pub table_bytes: u64,
     /// Stage-2 permission faults since the last harvest.
     pub faults: u64,
+    /// Leaves that were split since the last harvest.
+    pub splits: u64,
+    /// Leaves that were made by a collapse since the last harvest.
+    pub collapses: u64,
 }
 
 /// The files, open.
@@ -56,7 +60,10 @@ impl Record {
         // A word of 64 pages begins at a multiple of its size, and so does the bitmap.
         let start = memory.iter().map(|range| range.0).min().unwrap_or(0) / (64 * PAGE) * (64 * PAGE);
         let end = memory.iter().map(|range| range.1).max().unwrap_or(0);
-        writeln!(csv, "round,seconds,dirty_pages,dirty_bytes,pages_per_second,table_bytes,permission_faults")?;
+        writeln!(
+            csv,
+            "round,seconds,dirty_pages,dirty_bytes,pages_per_second,table_bytes,permission_faults,splits,collapses"
+        )?;
         bitmaps.write_all(MAGIC)?;
         for number in [start, (end - start) / PAGE, row_bytes(start, end) as u64] {
             bitmaps.write_all(&number.to_le_bytes())?;
@@ -69,8 +76,12 @@ impl Record {
     /// # Errors
     /// If it can't be written.
     pub fn add(&mut self, round: &Round) -> Result<()> {
-        let Round { number, seconds, pages, rate, table_bytes, faults, .. } = round;
-        writeln!(self.csv, "{number},{seconds:.3},{pages},{},{rate:.1},{table_bytes},{faults}", pages * PAGE)?;
+        let Round { number, seconds, pages, rate, table_bytes, faults, splits, collapses, .. } = round;
+        let bytes = pages * PAGE;
+        writeln!(
+            self.csv,
+            "{number},{seconds:.3},{pages},{bytes},{rate:.1},{table_bytes},{faults},{splits},{collapses}"
+        )?;
         let mut row = vec![0; row_bytes(self.start, self.end)];
         for &(address, bits) in &round.words {
             let at = (address.saturating_sub(self.start) / PAGE / 8) as usize;
@@ -121,12 +132,14 @@ mod tests {
                     rate: 65.0,
                     table_bytes: 8192,
                     faults: 2,
+                    splits: 5,
+                    collapses: 1,
                 })
                 .unwrap();
         }
         assert_eq!(record.finish().unwrap(), folder);
         let csv = std::fs::read_to_string(folder.join("dirty.csv")).unwrap();
-        assert_eq!(csv.lines().nth(2), Some("2,2.000,65,266240,65.0,8192,2"));
+        assert_eq!(csv.lines().nth(2), Some("2,2.000,65,266240,65.0,8192,2,5,1"));
         let bitmaps = std::fs::read(folder.join("dirty.bitmaps")).unwrap();
         let numbers: Vec<u64> = bitmaps[8..32].chunks(8).map(|n| u64::from_le_bytes(n.try_into().unwrap())).collect();
         assert_eq!(numbers, [start, 4096, 512]);

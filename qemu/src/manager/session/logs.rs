@@ -1,7 +1,7 @@
 //! Logs of dirty pages: harvests, and audits of them.
 
 use super::Session;
-use super::ask::wait;
+use super::ask::{counters, wait};
 use super::summary::describe;
 use crate::manager::link::Link;
 use crate::manager::record::{Record, Round};
@@ -16,6 +16,8 @@ struct Logging {
     begun: Instant,
     last: f64,
     faults: u64,
+    /// Splits and collapses up to the last harvest.
+    sizes: (u64, u64),
     harvests: u64,
 }
 
@@ -42,7 +44,8 @@ impl Session {
         self.summary.mechanism = Some(used);
         let record =
             self.plan.out.as_deref().map(|out| Record::begin(out, &self.memory, describe(used))).transpose()?;
-        let mut logging = Logging { record, begun: Instant::now(), last: 0.0, faults: 0, harvests: 0 };
+        let mut logging =
+            Logging { record, begun: Instant::now(), last: 0.0, faults: 0, sizes: sizes(link)?, harvests: 0 };
         let result = self.rounds(link, &mut logging);
         // What was recorded is kept, however it ended.
         if let Some(record) = logging.record.take() {
@@ -70,14 +73,14 @@ impl Session {
                 // Between audits the log is harvested while the guest writes.
                 ended = wait(link, self.plan.every / 2)?;
                 let harvest = self.take(link, self.harvest(logging.harvests))?;
-                self.note(logging, harvest)?;
+                self.note(link, logging, harvest)?;
                 self.take_events(link)?;
             }
             let every = if self.plan.audit { self.plan.every / 2 } else { self.plan.every };
             ended = ended || wait(link, every)?;
             let request = if self.plan.audit { Request::Audit } else { self.harvest(logging.harvests) };
             let harvest = self.take(link, request)?;
-            self.note(logging, harvest)?;
+            self.note(link, logging, harvest)?;
             self.take_events(link)?;
             if self.summary.stores.is_some() {
                 self.take_stores(link)?;
@@ -118,7 +121,7 @@ impl Session {
     }
 
     /// Counts, writes and shows what a harvest brought.
-    fn note(&mut self, logging: &mut Logging, harvest: Harvest) -> Result<()> {
+    fn note(&mut self, link: &mut Link, logging: &mut Logging, harvest: Harvest) -> Result<()> {
         let seconds = logging.begun.elapsed().as_secs_f64();
         let rate = harvest.pages as f64 / (seconds - logging.last).max(0.001);
         logging.harvests += 1;
@@ -148,6 +151,12 @@ impl Session {
             state += &format!("; {audits} audits, missed {}", sum.missed);
         }
         self.show.state(&state);
+        if self.about.begun.is_none() && self.show.has_begun() {
+            self.about.begun = Some(seconds);
+        }
+        // A machine that ends just now does not cost this harvest its line.
+        let counted = sizes(link);
+        let (splits, collapses) = *counted.as_ref().unwrap_or(&logging.sizes);
         if let Some(record) = &mut logging.record {
             record.add(&Round {
                 number: logging.harvests,
@@ -157,9 +166,18 @@ impl Session {
                 rate,
                 table_bytes: harvest.table_bytes,
                 faults: harvest.permission_faults.saturating_sub(logging.faults),
+                splits: splits.saturating_sub(logging.sizes.0),
+                collapses: collapses.saturating_sub(logging.sizes.1),
             })?;
         }
-        (logging.last, logging.faults) = (seconds, harvest.permission_faults);
-        Ok(())
+        (logging.last, logging.faults, logging.sizes) = (seconds, harvest.permission_faults, (splits, collapses));
+        counted.map(|_| ())
     }
+}
+
+/// How many leaves were split so far, and how many were made by collapses.
+fn sizes(link: &mut Link) -> Result<(u64, u64)> {
+    let counted = counters(link)?;
+    let sum = |what: &str| counted.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, count)| count).sum();
+    Ok((sum("split-"), sum("collapse-")))
 }

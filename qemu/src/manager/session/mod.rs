@@ -9,6 +9,7 @@ mod summary;
 
 pub use summary::{Summary, describe};
 
+use super::about::About;
 use super::link::{Gone, Link};
 use super::plan::Plan;
 use super::show::Show;
@@ -30,6 +31,7 @@ pub struct Session {
     events: Option<Writer>,
     summary: Summary,
     memory: Vec<(u64, u64)>,
+    about: About,
 }
 
 impl Session {
@@ -49,7 +51,8 @@ impl Session {
                 stores = Some(file);
             }
         }
-        Ok(Self { plan, show, stores, events: None, summary: Summary::default(), memory: Vec::new() })
+        let about = About::new(plan.setup.clone());
+        Ok(Self { plan, show, stores, events: None, summary: Summary::default(), memory: Vec::new(), about })
     }
 
     /// Does it all. A machine that ends early ends the session, which is no error.
@@ -75,6 +78,7 @@ impl Session {
             _ => {
                 self.summary.cut_short = result.is_err();
                 self.judge();
+                self.describe()?;
                 Ok(self.summary)
             }
         }
@@ -135,6 +139,19 @@ impl Session {
             self.events = Some(Writer::begin(path, header)?);
         }
         Ok(())
+    }
+
+    /// Says in the folder of the log's files what run they are of.
+    fn describe(&mut self) -> Result<()> {
+        let (Some(folder), summary) = (&self.plan.out, &self.summary) else { return Ok(()) };
+        let about = &mut self.about;
+        about.guest = self.memory.clone();
+        about.mechanism = summary.mechanism.map(describe).unwrap_or_default().to_owned();
+        about.table_bytes = summary.restored.map(|(before, after)| (before.table_bytes, after.table_bytes));
+        about.audit = summary.audit_line();
+        about.stores = summary.stores;
+        about.failures = summary.failures.clone();
+        about.write(folder)
     }
 
     /// Whether all that was asked for has happened.
