@@ -8,6 +8,7 @@ use crate::images::Image;
 use crate::initramfs::{self, Command};
 use crate::machine::Machine;
 use crate::manager::about::{Mark, Setup};
+use crate::manager::plan::Plan;
 use crate::manager::session::Summary;
 use crate::manager::show::Show;
 use crate::manager::{self, session};
@@ -70,9 +71,7 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
     let _removed_at_the_end = command.is_some().then(|| Temporary(initrd.clone()));
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
-    if let Some(plan) = &mut plan {
-        plan.setup = setup(&machine, &kernel, options);
-    }
+    let plan = plan.map(|plan| Plan { setup: setup(&machine, &kernel, options), ..plan });
     let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
     let session = plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show))).transpose()?;
     let _disk = match options.firmware {

@@ -4,7 +4,7 @@ use super::cells::{Cells, SHADES};
 use super::plot::{self, Series, percent};
 use super::read::{Round, Run};
 use crate::manager::about::Mark;
-use crate::size::{self, PAGE};
+use crate::size::{self, PAGE, Size};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 /// Instructions, and rows of memory, in a table.
@@ -53,7 +53,7 @@ fn about(run: &Run) -> Markup {
         }
         p.soft {
             "Kernel " code { (setup.kernel) } " under Unbroken in QEMU: CPU " code { (setup.cpu) } ", " (setup.cpus)
-            (if setup.cpus == 1 { " CPU" } else { " CPUs" }) " for the guest, " (size::short(setup.memory)) " of RAM."
+            (if setup.cpus == 1 { " CPU" } else { " CPUs" }) " for the guest, " (Size(setup.memory).to_string()) " of RAM."
             @if run.cells.is_some() {
                 " The log was kept by " (run.about.mechanism) ", and asked " (run.rounds.len()) " times."
             }
@@ -139,7 +139,7 @@ fn heat(run: &Run, cells: &Cells) -> Markup {
     html! {
         h2 { "Memory and time" }
         p.soft {
-            "Guest physical memory upwards, in rows of " (size::short(cells.row)) "; time to the right. "
+            "Guest physical memory upwards, in rows of " (Size(cells.row).to_string()) "; time to the right. "
             "The darker (on a dark page: the brighter) a cell, the more of its pages were written from one harvest of the log to the next."
             @if cells.together > 1 { " A column stands for " (cells.together) " harvests, and shows the one with most." }
         }
@@ -156,7 +156,7 @@ fn heat(run: &Run, cells: &Cells) -> Markup {
                     i.begun style={ "left:" (percent(begun / until)) } { b { "the command begins" } }
                 }
                 @for ((kind, mark), place) in marks.iter().zip(places) {
-                    span.name style={ "bottom:" (percent(place)) ";transform:translateY(50%)" } { i class={ "m" (kind) } {} (mark.name) }
+                    span.name style={ "bottom:" (percent(place))  } { i class={ "m" (kind) } {} (mark.name) }
                 }
                 @for address in (cells.start.next_multiple_of(step)..=cells.end).step_by(step as usize) {
                     span.address style={ "top:" (percent(1.0 - cells.position(address))) } { (format!("{address:#x}")) }
@@ -165,6 +165,10 @@ fn heat(run: &Run, cells: &Cells) -> Markup {
             }
             (plot::time_axis(until))
             p.unit { "seconds since the log's start" }
+            // Where there is no room beside the plot, the names stand below it.
+            p.legend.marks {
+                @for (kind, mark) in &marks { span.key { i class={ "m" (kind) } {} (mark.name) } " " }
+            }
             p.legend {
                 "Pages written in a cell: "
                 @for shade in 0..SHADES {
