@@ -30,11 +30,11 @@ pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
     if common == in_use {
         return Answer::Join;
     }
-    if (Features { errata: in_use.errata, ..common }) == in_use {
+    if common.with_errata(in_use.errata) == in_use {
         return Answer::Admit;
     }
     // What the table's registers, or code that was chosen at boot, rely on can't be taken back from the other CPUs.
-    if (Features { bbm: in_use.bbm, tlbi_range: in_use.tlbi_range, errata: in_use.errata, ..common }) != in_use {
+    if common.with_bbm(in_use.bbm).with_tlbi_range(in_use.tlbi_range).with_errata(in_use.errata) != in_use {
         return Answer::Refuse("it lacks address bits, VMID bits, FEAT_LSE or hardware dirty state that are in use");
     }
     match choice {
@@ -51,20 +51,16 @@ mod tests {
     use super::*;
     use stage2::features::{BbmLevel, Errata, HardwareUpdate};
 
-    const IN_USE: Features = Features {
-        pa_bits: 40,
-        bbm: BbmLevel::Level2,
-        hardware_update: HardwareUpdate::AccessFlag,
-        tlbi_range: true,
-        vmid_bits: 8,
-        lse: true,
-        errata: NONE,
-    };
-    const NONE: Errata = Errata { repeat_tlbi: false, break_to_deny_execute: false, hide_sme: false };
+    const IN_USE: Features = Features::MINIMAL
+        .with_pa_bits(40)
+        .with_bbm(BbmLevel::Level2)
+        .with_hardware_update(HardwareUpdate::AccessFlag)
+        .with_tlbi_range(true)
+        .with_lse(true);
 
     #[test]
     fn who_has_all_that_is_in_use_joins() {
-        let more = Features { bbm: BbmLevel::Level3, pa_bits: 48, vmid_bits: 16, ..IN_USE };
+        let more = IN_USE.with_bbm(BbmLevel::Level3).with_pa_bits(48).with_vmid_bits(16);
         for choice in [Choice::Refuse, Choice::Repaint] {
             assert_eq!(answer(choice, IN_USE, IN_USE), Answer::Join);
             assert_eq!(answer(choice, IN_USE, more), Answer::Join);
@@ -74,20 +70,20 @@ mod tests {
     #[test]
     fn who_has_an_erratum_joins_once_the_table_works_around_it() {
         for choice in [Choice::Refuse, Choice::Repaint] {
-            let found = Features { errata: Errata { repeat_tlbi: true, ..NONE }, ..IN_USE };
+            let found = IN_USE.with_errata(Errata::NONE.with_repeat_tlbi(true));
             assert_eq!(answer(choice, IN_USE, found), Answer::Admit);
             // The table does already.
             assert_eq!(answer(choice, found, IN_USE), Answer::Join);
-            let less = Features { pa_bits: 36, ..found };
+            let less = found.with_pa_bits(36);
             assert!(matches!(answer(choice, IN_USE, less), Answer::Refuse(why) if why.contains("in use")));
         }
-        let both = Features { bbm: BbmLevel::Level0, errata: Errata { repeat_tlbi: true, ..NONE }, ..IN_USE };
+        let both = IN_USE.with_bbm(BbmLevel::Level0).with_errata(Errata::NONE.with_repeat_tlbi(true));
         assert_eq!(answer(Choice::Repaint, IN_USE, both), Answer::Repaint);
     }
 
     #[test]
     fn who_splits_by_other_means_joins_after_a_repaint_or_not_at_all() {
-        for weak in [Features { bbm: BbmLevel::Level0, ..IN_USE }, Features { tlbi_range: false, ..IN_USE }] {
+        for weak in [IN_USE.with_bbm(BbmLevel::Level0), IN_USE.with_tlbi_range(false)] {
             assert_eq!(answer(Choice::Repaint, IN_USE, weak), Answer::Repaint);
             assert!(matches!(answer(Choice::Refuse, IN_USE, weak), Answer::Refuse(why) if why.contains("FEAT_BBM")));
         }
@@ -96,9 +92,9 @@ mod tests {
     #[test]
     fn who_lacks_what_is_built_in_never_joins() {
         for weak in [
-            Features { pa_bits: 36, ..IN_USE },
-            Features { hardware_update: HardwareUpdate::None, ..IN_USE },
-            Features { lse: false, bbm: BbmLevel::Level0, ..IN_USE },
+            IN_USE.with_pa_bits(36),
+            IN_USE.with_hardware_update(HardwareUpdate::None),
+            IN_USE.with_lse(false).with_bbm(BbmLevel::Level0),
         ] {
             assert!(matches!(answer(Choice::Repaint, IN_USE, weak), Answer::Refuse(why) if why.contains("in use")));
         }

@@ -8,8 +8,8 @@ use crate::Partition;
 use crate::layout;
 use spin::RwLock;
 use stage2::{
-    Abort, Attributes, Config, Error, FaultHistory, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
-    Permissions, PhysAddr, Stage2, TableMemory, Vmid,
+    Attributes, Config, Error, FaultHistory, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome, Permissions,
+    PhysAddr, Stage2, TableMemory, Taken, Vmid,
 };
 
 /// What is collapsed at a time.
@@ -88,8 +88,8 @@ impl<P: TableMemory + Maintenance> Tables<P> {
 
     /// Answers a stage-2 abort of `partition`.
     #[inline(never)]
-    pub fn fault(&self, partition: Partition, abort: &Abort, history: &mut FaultHistory) -> Outcome {
-        self.of(partition).read().fault(abort, history)
+    pub fn answer(&self, partition: Partition, taken: &Taken, history: &mut FaultHistory) -> Outcome {
+        self.of(partition).read().answer(taken, history)
     }
 }
 
@@ -100,12 +100,10 @@ fn new_table<P: TableMemory + Maintenance>(
     vmid: Vmid,
     features: Features,
 ) -> Result<Stage2<P>, Error> {
-    let config = Config {
-        ipa_bits: layout::IPA_BITS,
-        largest: LeafSize::Block2M,
-        contiguous: true,
-        ..Config::new(vmid, features)
-    };
+    let config = Config::new(vmid, features)
+        .with_ipa_bits(layout::IPA_BITS)
+        .with_largest(LeafSize::Block2M)
+        .with_contiguous(true);
     let mut table = Stage2::new(platform, config)?;
     let program = Attributes { permissions: Permissions::READ_EXECUTE, ..Attributes::RAM };
     let other = Attributes { permissions: Permissions::NONE, ..Attributes::RAM };

@@ -4,6 +4,7 @@
 
 use crate::arch::address::PhysAddr;
 use crate::arch::geometry::Level;
+use core::fmt;
 
 /// The bits of a stage-2 descriptor, 4 KiB granule, 48-bit output addresses.
 pub mod bits {
@@ -41,6 +42,7 @@ pub mod bits {
 
 /// How the guest's accesses are cached, combined with its own stage 1 (D8.6.5; HCR_EL2.FWB = 0).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
 pub enum MemoryType {
     /// Normal, inner and outer write-back cacheable, inner shareable: RAM.
     Normal,
@@ -66,6 +68,16 @@ impl MemoryType {
             0b0101 => MemoryType::NonCacheable,
             _ => MemoryType::Device,
         }
+    }
+}
+
+impl fmt::Display for MemoryType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemoryType::Normal => "normal",
+            MemoryType::NonCacheable => "non-cacheable",
+            MemoryType::Device => "device",
+        })
     }
 }
 
@@ -113,6 +125,16 @@ impl Permissions {
             write: value & bits::WRITE_GRANTED != 0,
             execute: value & bits::NO_EXECUTE == 0,
         }
+    }
+}
+
+/// As `rwx`, with `-` for what is denied.
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flag = |granted, letter| if granted { letter } else { "-" };
+        f.write_str(flag(self.read, "r"))?;
+        f.write_str(flag(self.write, "w"))?;
+        f.write_str(flag(self.execute, "x"))
     }
 }
 
@@ -285,8 +307,8 @@ impl Descriptor {
     }
 }
 
-impl core::fmt::Debug for Descriptor {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Debug for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Descriptor({:#018x})", self.0)
     }
 }

@@ -6,6 +6,7 @@
 /// What a core's errata ask for. [`Features::weakest`](crate::Features::weakest) joins them: where one PE needs
 /// something, all do it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Errata {
     /// A broadcast TLBI and its DSB may complete before stores of other PEs that used the old translation: both are
     /// repeated, as Linux does for `ARM64_WORKAROUND_REPEAT_TLBI` (CVE-2025-10263 among them).
@@ -19,6 +20,18 @@ pub struct Errata {
 }
 
 impl Errata {
+    /// Of a core without any.
+    pub const NONE: Self = Self { repeat_tlbi: false, break_to_deny_execute: false, hide_sme: false };
+
+    setters! {
+        /// The same, with this [`Errata::repeat_tlbi`].
+        pub const fn with_repeat_tlbi(mut self, repeat_tlbi: bool) -> Self;
+        /// The same, with this [`Errata::break_to_deny_execute`].
+        pub const fn with_break_to_deny_execute(mut self, break_to_deny_execute: bool) -> Self;
+        /// The same, with this [`Errata::hide_sme`].
+        pub const fn with_hide_sme(mut self, hide_sme: bool) -> Self;
+    }
+
     /// What the core with this MIDR_EL1 asks for.
     #[must_use]
     pub fn of(midr: u64) -> Self {

@@ -5,6 +5,7 @@ use core::fmt;
 
 /// Why an operation did not do what it was asked to. Unless a function says otherwise, nothing has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Error {
     /// The range is empty, runs backwards, or its bounds are no multiples of 4 KiB.
     BadRange {

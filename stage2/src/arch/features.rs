@@ -56,7 +56,10 @@ pub struct IdRegisters {
 }
 
 /// What the engine needs to know of a PE, or of the weakest of several.
+///
+/// On hardware it comes from [`Features::from_id_registers`]; elsewhere begin with [`Features::MINIMAL`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Features {
     /// Bits of a physical address: 32 to 48. More (LPA, LPA2) are not used by the engine.
     pub pa_bits: u8,
@@ -98,6 +101,34 @@ const fn field(register: u64, low: u32) -> u64 {
 }
 
 impl Features {
+    /// What every PE has: 32 bits of physical address and nothing else.
+    pub const MINIMAL: Self = Self {
+        pa_bits: 32,
+        bbm: BbmLevel::Level0,
+        hardware_update: HardwareUpdate::None,
+        tlbi_range: false,
+        vmid_bits: 8,
+        lse: false,
+        errata: Errata::NONE,
+    };
+
+    setters! {
+        /// The same, with so many bits of physical address: 32 to 48.
+        pub const fn with_pa_bits(mut self, pa_bits: u8) -> Self;
+        /// The same, with this way to change sizes.
+        pub const fn with_bbm(mut self, bbm: BbmLevel) -> Self;
+        /// The same, with this hardware update of descriptors.
+        pub const fn with_hardware_update(mut self, hardware_update: HardwareUpdate) -> Self;
+        /// The same, with FEAT_TLBIRANGE or without.
+        pub const fn with_tlbi_range(mut self, tlbi_range: bool) -> Self;
+        /// The same, with VMIDs of so many bits: 8 or 16.
+        pub const fn with_vmid_bits(mut self, vmid_bits: u8) -> Self;
+        /// The same, with FEAT_LSE or without.
+        pub const fn with_lse(mut self, lse: bool) -> Self;
+        /// The same, with these errata.
+        pub const fn with_errata(mut self, errata: Errata) -> Self;
+    }
+
     /// What a PE with these registers can do.
     #[must_use]
     pub fn from_id_registers(id: &IdRegisters, conflicts: ConflictAborts) -> Self {
@@ -264,7 +295,7 @@ mod tests {
         let (repeats, breaks, hides, none) = (of(0x41_d82), of(0x41_d4d), of(0x41_d8b), of(0x41_d8e));
         assert_eq!(none.errata, Errata::default());
         for (a, b) in [(repeats, none), (none, repeats)] {
-            assert_eq!(a.weakest(b).errata, Errata { repeat_tlbi: true, ..Errata::default() });
+            assert_eq!(a.weakest(b).errata, Errata::NONE.with_repeat_tlbi(true));
         }
         for (a, b) in [(breaks, hides), (hides, breaks)] {
             let both = Errata { repeat_tlbi: false, break_to_deny_execute: true, hide_sme: true };

@@ -4,6 +4,7 @@
 
 use crate::arch::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
 use crate::arch::error::Error;
+use core::fmt;
 
 /// Descriptors in one 4 KiB table.
 pub const ENTRIES: usize = 512;
@@ -135,6 +136,18 @@ impl LeafSize {
             (Level::L3, true) => LeafSize::Contiguous64K,
             (Level::L3, false) => LeafSize::Page,
         }
+    }
+}
+
+impl fmt::Display for LeafSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LeafSize::Block1G => "1 GiB",
+            LeafSize::Contiguous32M => "32 MiB",
+            LeafSize::Block2M => "2 MiB",
+            LeafSize::Contiguous64K => "64 KiB",
+            LeafSize::Page => "4 KiB",
+        })
     }
 }
 

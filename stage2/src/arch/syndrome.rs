@@ -2,7 +2,7 @@
 //!
 //! Source: Arm ARM D24.2.45 (ESR_EL2, ISS for Data and Instruction Aborts), D24.2.63 (HPFAR_EL2).
 
-use crate::arch::address::Ipa;
+use crate::arch::address::{Ipa, PAGE_SIZE};
 
 /// What kind of abort it was (ESR_EL2.ISS.xFSC, without the level, which may be wrong: I_GYJBJ).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +36,20 @@ pub struct Abort {
     pub ipa: Ipa,
     /// The guest virtual address of the access (FAR_EL2).
     pub va: u64,
+}
+
+/// An abort with all that the registers say of it: for [`Stage2::answer`](crate::Stage2::answer).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// The tables are asked about an address.
+    Abort(Abort),
+    /// The guest has changed its own tables since: its address has no IPA any more.
+    Untranslated {
+        /// The guest virtual address of the access (FAR_EL2).
+        va: u64,
+        /// Why it has none.
+        why: Untranslated,
+    },
 }
 
 /// ESR_EL2 of an abort, taken apart.
@@ -142,9 +156,9 @@ impl Syndrome {
     }
 
     /// Whether HPFAR_EL2 holds the faulting IPA. It does for translation, access flag and address size faults and on
-    /// stage-1 walks; otherwise translate FAR_EL2 with `AT S1E1R`, and call
+    /// stage-1 walks; otherwise, unless [`Syndrome::needs_no_address`], translate FAR_EL2 with `AT S1E1R`, and call
     /// [`Stage2::untranslated`](crate::Stage2::untranslated) if that fails: the guest has changed its tables meanwhile,
-    /// and will fault again if it must.
+    /// and will fault again if it must. `aarch64::read_abort` does all that.
     #[must_use]
     #[inline(always)]
     pub const fn hpfar_is_valid(&self) -> bool {
@@ -157,6 +171,25 @@ impl Syndrome {
     #[inline(always)]
     pub const fn needs_no_address(&self) -> bool {
         matches!(self.status, Status::Conflict)
+    }
+
+    /// The abort, where its IPA has to come from `translate`: not called where HPFAR_EL2, with the value `hpfar`, has it, nor
+    /// for a conflict, which `AT` would meet as well. The low 12 bits are those of `va`, FAR_EL2, but for a stage-1 walk, of
+    /// whose address they are no part.
+    #[inline(always)]
+    pub fn taken(self, va: u64, hpfar: u64, translate: impl FnOnce() -> Result<Ipa, Untranslated>) -> Taken {
+        let ipa = if self.needs_no_address() {
+            Ipa(0)
+        } else if self.hpfar_is_valid() {
+            let in_page = if self.stage1_walk { 0 } else { va & (PAGE_SIZE - 1) };
+            ipa_from_hpfar(hpfar).offset(in_page)
+        } else {
+            match translate() {
+                Ok(ipa) => ipa,
+                Err(why) => return Taken::Untranslated { va, why },
+            }
+        };
+        Taken::Abort(self.at(ipa, va))
     }
 
     /// The abort at `ipa`, whose virtual address is `va`.
@@ -274,6 +307,35 @@ mod tests {
             });
             assert_eq!(Syndrome::is_refused_store(esr), plain, "{esr:#x}");
         }
+    }
+
+    #[test]
+    fn an_address_comes_from_where_it_is_known_and_at_is_not_asked_about_a_conflict() {
+        const VA: u64 = 0xffff_0000_0000_0123;
+        const HPFAR: u64 = 0x4020_0000 >> 8;
+        let why = Untranslated::Fault(0x07);
+        let taken = |esr, at| {
+            let mut asked = false;
+            let translate = || {
+                asked = true;
+                at
+            };
+            let taken = Syndrome::decode(esr).unwrap().taken(VA, HPFAR, translate);
+            (taken, asked)
+        };
+        let ipa = |taken| match taken {
+            (Taken::Abort(abort), asked) => (abort.ipa, asked),
+            (Taken::Untranslated { .. }, _) => panic!("{taken:?}"),
+        };
+        // A translation fault, one on a stage-1 walk, whose address is not the access's, and a permission fault there.
+        assert_eq!(ipa(taken(0x9200_0007, Err(why))), (Ipa(0x4020_0123), false));
+        assert_eq!(ipa(taken(0x9200_0087, Err(why))), (Ipa(0x4020_0000), false));
+        assert_eq!(ipa(taken(0x9200_008d, Err(why))), (Ipa(0x4020_0000), false));
+        // Another permission fault.
+        assert_eq!(ipa(taken(0x9200_004f, Ok(Ipa(0x5000_0123)))), (Ipa(0x5000_0123), true));
+        assert_eq!(taken(0x9200_004f, Err(why)), (Taken::Untranslated { va: VA, why }, true));
+        // A TLB conflict abort: AT would meet it again, for ever.
+        assert!(!taken(0x9200_0030, Err(why)).1 && matches!(taken(0x8200_0030, Err(why)), (Taken::Abort(_), false)));
     }
 
     #[test]

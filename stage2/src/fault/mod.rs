@@ -12,7 +12,7 @@ use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi};
 use crate::table::Stage2;
 use crate::table::walk::Entry;
 
-pub use crate::arch::syndrome::{Abort, AccessKind, Status, Syndrome, Untranslated, ipa_from_hpfar};
+pub use crate::arch::syndrome::{Abort, AccessKind, Status, Syndrome, Taken, Untranslated, ipa_from_hpfar};
 pub use history::FaultHistory;
 
 /// Faults in a row on one address that are answered before the engine gives up.
@@ -35,6 +35,16 @@ pub enum Outcome {
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
+    /// Handles what `aarch64::read_abort` has read: [`Stage2::fault`], or [`Stage2::untranslated`]. `history` is the calling
+    /// PE's.
+    #[cfg_attr(not(feature = "small"), inline)]
+    pub fn answer(&self, taken: &Taken, history: &mut FaultHistory) -> Outcome {
+        match taken {
+            Taken::Abort(abort) => self.fault(abort, history),
+            Taken::Untranslated { va, why } => self.untranslated(*va, *why, history),
+        }
+    }
+
     /// Handles a stage-2 abort of the calling PE, as far as the tables are concerned.
     ///
     /// Cost of a first write to a write-protected page: one walk, one compare-exchange, two local TLBIs.

@@ -4,16 +4,39 @@
 //! under stage 2, and no other can be written by mistake.
 
 use crate::arch::address::Ipa;
+use crate::arch::features::IdRegisters;
 use crate::arch::secure::SecureControl;
-use crate::arch::syndrome::Untranslated;
+use crate::arch::syndrome::{Syndrome, Taken, Untranslated};
 use crate::platform::traits::{Dsb, Scope, Tlbi, Vmid};
 use core::arch::asm;
 use core::marker::PhantomData;
 
-pub use crate::platform::identity::Identity;
-
 /// VTTBR_EL2\[63:48\].
 const VMID: u64 = 0xffff << 48;
+
+/// The value of a system register whose reading has no effect.
+macro_rules! read {
+    ($register:literal) => {{
+        let value: u64;
+        // SAFETY: reading the register has no effect.
+        unsafe { asm!(concat!("mrs {}, ", $register), out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }};
+}
+
+impl IdRegisters {
+    /// Those of the executing PE.
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            midr: read!("midr_el1"),
+            isar0: read!("id_aa64isar0_el1"),
+            mmfr0: read!("id_aa64mmfr0_el1"),
+            mmfr1: read!("id_aa64mmfr1_el1"),
+            mmfr2: read!("id_aa64mmfr2_el1"),
+        }
+    }
+}
 
 mod sealed {
     pub trait Sealed {}
@@ -80,10 +103,7 @@ impl Regime for SecureNonSecureIpa {
 
 #[inline(always)]
 fn read_vttbr() -> u64 {
-    let value: u64;
-    // SAFETY: reading the register has no effect.
-    unsafe { asm!("mrs {}, vttbr_el2", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
+    read!("vttbr_el2")
 }
 
 /// Callers promise what [`Regime::set_table`] asks for.
@@ -247,6 +267,34 @@ impl<R: Regime> El2<R> {
         const TG_4K: u64 = 1 << 46;
         R::TLBI_NS << 63 | TG_4K | (scale as u64 & 3) << 44 | (num as u64 & 31) << 39 | base.0 >> 12 & 0x1f_ffff_ffff
     }
+}
+
+/// Reads what the registers say of an abort that was taken to EL2 from a lower exception level, whose ESR_EL2 is `esr`, and
+/// translates its address where they don't say it ([`translate_stage1_read`], which see for what it needs of the
+/// embedder). A TLB conflict abort is never translated. `None` for what has nothing to do with the tables, such as an
+/// external abort.
+///
+/// To be called before another exception is taken at EL2. If the translation is one, ESR_EL2 and FAR_EL2 are put back, and
+/// HPFAR_EL2 says no less than before.
+#[inline]
+#[must_use]
+pub fn read_abort(esr: u64) -> Option<Taken> {
+    let syndrome = Syndrome::decode(esr)?;
+    let va = read!("far_el2");
+    let taken = syndrome.taken(va, read!("hpfar_el2"), || translate_stage1_read(va));
+    if let Taken::Untranslated { why: Untranslated::Exception, .. } = taken {
+        // SAFETY: the registers hold what the exception from the guest has left there, as they did.
+        unsafe {
+            asm!(
+                "msr esr_el2, {esr}",
+                "msr far_el2, {va}",
+                esr = in(reg) esr,
+                va = in(reg) va,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+    }
+    Some(taken)
 }
 
 /// Translates `va` as the guest's EL1 would for a read, through both stages' stage 1 only (`AT S1E1R`).

@@ -7,6 +7,7 @@ macro_rules! events {
         /// Something that the engine counts.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
         #[repr(usize)]
+        #[non_exhaustive]
         pub enum Event {
             $($(#[$doc])* $name,)*
         }

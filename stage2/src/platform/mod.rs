@@ -6,7 +6,7 @@
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 pub mod counters;
-pub(crate) mod identity;
+pub(crate) mod mapped;
 pub mod pool;
 mod traits;
 pub mod vmid;

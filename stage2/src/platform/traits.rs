@@ -22,6 +22,32 @@ impl Slot {
     }
 }
 
+/// Where frames for tables come from, and where they are mapped: what [`Mapped`](crate::Mapped) makes a [`TableMemory`] of.
+///
+/// # Safety
+///
+/// The engine puts the frames' addresses into descriptors that hardware walks, so an implementation must give out frames
+/// that nothing else uses, mapped for reads and writes at [`FrameAllocator::offset`] as the hardware's walks see them:
+/// Normal memory, inner shareable, write-back, or as VTCR_EL2 says.
+pub unsafe trait FrameAllocator {
+    /// As [`TableMemory::allocate`].
+    fn allocate(&self, frames: usize) -> Option<PhysAddr>;
+
+    /// As [`TableMemory::free`].
+    ///
+    /// # Safety
+    ///
+    /// The same.
+    unsafe fn free(&self, first: PhysAddr, frames: usize);
+
+    /// What is added to a frame's physical address to get the address that it is mapped at; wraps. 0, an identity map, where
+    /// an implementation says nothing else. Always the same.
+    #[inline(always)]
+    fn offset(&self) -> u64 {
+        0
+    }
+}
+
 /// Frames for tables, and the descriptors in them.
 ///
 /// # Safety
@@ -32,6 +58,9 @@ impl Slot {
 ///
 /// The read-modify-writes are ordered on both sides: what comes before is seen before, what comes after is done after
 /// (on AArch64: `LDAXR` with `STLXR`, `CASAL`, `LDCLRAL`; elsewhere `SeqCst`). With less, a dirty log would lose pages.
+///
+/// Most embedders take [`Mapped`](crate::Mapped), which has fast bodies for all of it. The bodies that are provided here go
+/// through `load`, `store` and `compare_exchange`, so that an implementation that watches these misses nothing.
 pub unsafe trait TableMemory {
     /// `frames` adjacent frames of 4 KiB, aligned to their total size (`frames` is a power of two, at most 16; 1 but
     /// for the root). The contents may be anything. `None` when there is no such memory.
@@ -163,7 +192,11 @@ pub enum Scope {
 ///
 /// No level hint and no last-level form is in use: an old entry may be a block, a run or a page, and a hint that is
 /// wrong invalidates nothing (R_SQXYZ).
+///
+/// There may be more of them in a later version. A platform that looks at them hands on what it does not know, or does
+/// [`Tlbi::VmallS12E1`] broadcast in its place, which covers everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
 pub enum Tlbi {
     /// `IPAS2E1(IS)`: stage-2 entries, of any level, that translate `ipa`.
     Ipa {

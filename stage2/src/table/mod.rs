@@ -1,5 +1,6 @@
 //! The table itself: root, registers, and what every operation shares.
 
+pub(crate) mod dump;
 pub(crate) mod in_flight;
 pub(crate) mod inspect;
 pub(crate) mod retire;
@@ -11,14 +12,16 @@ use crate::arch::address::{IpaRange, PhysAddr};
 use crate::arch::error::Error;
 use crate::arch::features::{BbmLevel, Features, HardwareUpdate, Method};
 use crate::arch::geometry::{Geometry, LeafSize, Level};
+use crate::arch::setters;
 use crate::bitmap::logs::Logs;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
 use crate::table::in_flight::InFlight;
 use core::sync::atomic::AtomicBool;
 
-/// How a table is set up.
+/// How a table is set up: [`Config::new`], and what is to be different.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Bits of the IPA space, 32 to 48; not more than the CPUs have physical address bits.
     pub ipa_bits: u8,
@@ -46,6 +49,17 @@ impl Config {
             largest: LeafSize::Block1G,
             hardware_dirty: false,
         }
+    }
+
+    setters! {
+        /// The same, with an IPA space of so many bits.
+        pub const fn with_ipa_bits(mut self, ipa_bits: u8) -> Self;
+        /// The same, with contiguous runs or without.
+        pub const fn with_contiguous(mut self, contiguous: bool) -> Self;
+        /// The same, with this largest leaf.
+        pub const fn with_largest(mut self, largest: LeafSize) -> Self;
+        /// The same, with hardware dirty state where the features allow it, or without.
+        pub const fn with_hardware_dirty(mut self, hardware_dirty: bool) -> Self;
     }
 }
 

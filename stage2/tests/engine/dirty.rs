@@ -12,16 +12,9 @@ pub const MIB: u64 = 1 << 20;
 
 pub fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
     let hardware_update = HardwareUpdate::DirtyState;
-    let features = Features {
-        pa_bits: 36,
-        bbm,
-        hardware_update,
-        tlbi_range: true,
-        vmid_bits: 8,
-        lse: false,
-        errata: Errata::default(),
-    };
-    let config = Config { hardware_dirty: true, ..Config::new(Vmid::new(1).unwrap(), features) };
+    let features =
+        Features::MINIMAL.with_pa_bits(36).with_bbm(bbm).with_hardware_update(hardware_update).with_tlbi_range(true);
+    let config = Config::new(Vmid::new(1).unwrap(), features).with_hardware_dirty(true);
     let mut table = Stage2::new(host, config).unwrap();
     table.map(range(GIB, GIB), PhysAddr(GIB), Attributes::RAM).unwrap();
     table
@@ -342,7 +335,7 @@ fn what_a_log_refuses() {
     let mut wrong = PageSet::new(Layout::new(range(GIB, 2 * MIB)), &mut words).unwrap();
     assert!(matches!(table.peek(&logs[0], &mut wrong), Err(Error::WrongSet { .. })));
     logs.into_iter().for_each(|log| assert!(table.stop_log_and_collapse(log).is_some()));
-    table.admit(Features { hardware_update: HardwareUpdate::None, ..table.config().features }).unwrap();
+    table.admit(table.config().features.with_hardware_update(HardwareUpdate::None)).unwrap();
     let hardware = LogOptions { mechanism: Mechanism::HardwarePage, all_dirty: false };
     assert_eq!(
         table.start_log(range(GIB, MIB), storage(range(GIB, MIB)), hardware).err(),

@@ -10,14 +10,19 @@ use std::rc::Rc;
 
 fn table(host: &Host, bbm: BbmLevel, errata: Errata) -> Stage2<&Host> {
     let hardware_update = HardwareUpdate::None;
-    let features = Features { pa_bits: 36, bbm, hardware_update, tlbi_range: true, vmid_bits: 8, lse: false, errata };
+    let features = Features::MINIMAL
+        .with_pa_bits(36)
+        .with_bbm(bbm)
+        .with_hardware_update(hardware_update)
+        .with_tlbi_range(true)
+        .with_errata(errata);
     let mut table = Stage2::new(host, Config::new(Vmid::new(1).unwrap(), features)).unwrap();
     table.map(range(GIB, GIB), PhysAddr(GIB), Attributes::RAM).unwrap();
     table
 }
 
-const BREAKS: Errata = Errata { repeat_tlbi: false, break_to_deny_execute: true, hide_sme: false };
-const REPEATS: Errata = Errata { repeat_tlbi: true, break_to_deny_execute: false, hide_sme: false };
+const BREAKS: Errata = Errata::NONE.with_break_to_deny_execute(true);
+const REPEATS: Errata = Errata::NONE.with_repeat_tlbi(true);
 
 /// Whether `protect` of a GiB in leaves of `size` ever stores a leaf without execute permission over one with it, and how
 /// often it breaks an entry.
@@ -104,7 +109,7 @@ fn a_late_cpu_with_an_erratum_makes_all_repeat() {
     let mut table = table(&host, BbmLevel::Level2, Errata::default());
     assert_eq!(tlbis(&table, &host), [2, 1]);
     let same = table.config().features;
-    table.admit(Features { errata: REPEATS, ..same }).unwrap();
+    table.admit(same.with_errata(REPEATS)).unwrap();
     assert_eq!(tlbis(&table, &host), [3, 2]);
     // It stays so when another comes that has none.
     table.admit(same).unwrap();

@@ -8,15 +8,7 @@ const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
 fn features(bbm: BbmLevel) -> Features {
-    Features {
-        pa_bits: 40,
-        bbm,
-        hardware_update: HardwareUpdate::None,
-        tlbi_range: true,
-        vmid_bits: 16,
-        lse: true,
-        errata: Errata::default(),
-    }
+    Features::MINIMAL.with_pa_bits(40).with_bbm(bbm).with_tlbi_range(true).with_vmid_bits(16).with_lse(true)
 }
 
 fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
@@ -78,8 +70,8 @@ fn mapping_takes_the_largest_leaves_that_fit() {
 fn every_table_of_a_concatenated_root_is_used() {
     for (ipa_bits, tables) in [(39, 1), (40, 2), (42, 8), (43, 16)] {
         let host = Host::new();
-        let wide = Features { pa_bits: 48, ..features(BbmLevel::Level2) };
-        let config = Config { ipa_bits, ..Config::new(Vmid::new(7).unwrap(), wide) };
+        let wide = features(BbmLevel::Level2).with_pa_bits(48);
+        let config = Config::new(Vmid::new(7).unwrap(), wide).with_ipa_bits(ipa_bits);
         let mut table = Stage2::new(&host, config).unwrap();
         let ends = |root| [root * 512 * GIB, root * 512 * GIB + 511 * GIB];
         for start in (0..tables).flat_map(ends) {
@@ -313,7 +305,7 @@ fn registers_say_what_the_table_is() {
     assert_eq!(table.vttbr() >> 48, 7);
     // 40 bits: T0SZ 24, SL0 1 (level 1), PS 2, 16-bit VMID, inner shareable, write-back, RES1.
     assert_eq!(table.vtcr(), 0x8008_0000 | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | 24);
-    let narrow = Features { vmid_bits: 8, ..features(BbmLevel::Level2) };
+    let narrow = features(BbmLevel::Level2).with_vmid_bits(8);
     let config = Config::new(Vmid::new(256).unwrap(), narrow);
     assert_eq!(Stage2::new(&host, config).err(), Some(Error::BadVmid { vmid: 256 }));
 }
@@ -322,31 +314,32 @@ fn registers_say_what_the_table_is() {
 fn the_control_register_follows_the_features() {
     let host = Host::new();
     let vtcr = |features: Features, ipa_bits, hardware_dirty| {
-        let config = Config { ipa_bits, hardware_dirty, ..Config::new(Vmid::new(7).unwrap(), features) };
+        let config =
+            Config::new(Vmid::new(7).unwrap(), features).with_ipa_bits(ipa_bits).with_hardware_dirty(hardware_dirty);
         Stage2::new(&host, config).unwrap().vtcr()
     };
-    let of = |pa_bits| Features { pa_bits, ..features(BbmLevel::Level2) };
+    let of = |pa_bits| features(BbmLevel::Level2).with_pa_bits(pa_bits);
     for (pa_bits, ps) in [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5)] {
         assert_eq!(vtcr(of(pa_bits), 32, false) >> 16 & 7, ps, "{pa_bits} bits");
     }
     const VS: u64 = 1 << 19;
     const HA_HD: u64 = 3 << 21;
     assert_eq!(vtcr(of(40), 40, false) & VS, VS);
-    assert_eq!(vtcr(Features { vmid_bits: 8, ..of(40) }, 40, false) & VS, 0);
+    assert_eq!(vtcr(of(40).with_vmid_bits(8), 40, false) & VS, 0);
     // Hardware marks nothing unless it can and is to.
     for (hardware_update, hardware_dirty, expected) in [
         (HardwareUpdate::DirtyState, true, HA_HD),
         (HardwareUpdate::DirtyState, false, 0),
         (HardwareUpdate::AccessFlag, true, 0),
     ] {
-        assert_eq!(vtcr(Features { hardware_update, ..of(40) }, 40, hardware_dirty) & HA_HD, expected);
+        assert_eq!(vtcr(of(40).with_hardware_update(hardware_update), 40, hardware_dirty) & HA_HD, expected);
     }
 }
 
 #[test]
 fn a_table_takes_another_vmid_if_it_fits() {
     let host = Host::new();
-    let narrow = Features { vmid_bits: 8, ..features(BbmLevel::Level2) };
+    let narrow = features(BbmLevel::Level2).with_vmid_bits(8);
     let mut wide = table(&host, BbmLevel::Level2);
     wide.set_vmid(Vmid::new(u16::MAX).unwrap()).unwrap();
     assert_eq!(wide.vttbr() >> 48, 0xffff);
@@ -369,4 +362,29 @@ fn repaint_leaves_pages_only() {
     table.collapse(ram).unwrap();
     assert_eq!(sizes(&table, ram), [(Page, 34 * 256)]);
     assert_eq!(host.count(Event::InvalidWindow), 0);
+}
+
+#[test]
+fn a_dump_has_a_line_for_what_is_mapped_alike() {
+    let host = Host::new();
+    let mut table = table(&host, BbmLevel::Level2);
+    assert_eq!(table.dump().to_string(), "nothing is mapped");
+    identity(&mut table, range(GIB, GIB));
+    table.map(range(2 * GIB, 2 * MIB), PhysAddr(4 * GIB), Attributes::RAM).unwrap();
+    table.map(range(0x900_0000, 0x1000), PhysAddr(0x900_0000), Attributes::DEVICE).unwrap();
+    table.protect(range(GIB + 4 * MIB, 0x1000), Permissions::READ_EXECUTE).unwrap();
+    let lines = "\
+0x000009000000-0x000009001000 -> 0x000009000000 rw- device: 1 of 4 KiB
+0x000040000000-0x000040400000 -> 0x000040000000 rwx normal: 2 of 2 MiB
+0x000040400000-0x000040401000 -> 0x000040400000 r-x normal: 1 of 4 KiB
+0x000040401000-0x000080000000 -> 0x000040401000 rwx normal: 31 of 32 MiB, 13 of 2 MiB, 31 of 64 KiB, 15 of 4 KiB
+0x000080000000-0x000080200000 -> 0x000100000000 rwx normal: 1 of 2 MiB";
+    assert_eq!(table.dump().to_string(), lines);
+    let leaf = table.walk(Ipa(GIB + 4 * MIB)).unwrap();
+    assert_eq!(leaf.to_string(), "0x40400000-0x40401000 -> 0x40400000 r-x normal: 4 KiB");
+    let log = LogOptions { mechanism: Mechanism::WriteProtect, all_dirty: false };
+    let words = Box::leak((0..9).map(|_| std::sync::atomic::AtomicU64::new(0)).collect::<Vec<_>>().into_boxed_slice());
+    let _log = table.start_log(range(2 * GIB, 0x1000), words, log).unwrap();
+    let leaf = table.walk(Ipa(2 * GIB)).unwrap();
+    assert!(leaf.to_string().ends_with("rwx normal: 4 KiB, write-protected for a log"), "{leaf}");
 }

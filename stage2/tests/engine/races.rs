@@ -218,17 +218,14 @@ fn a_weaker_cpu_is_refused_while_hardware_logs() {
     let host = host();
     let mut table = table(host, BbmLevel::Level2);
     let log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
-    let weaker = Features { hardware_update: HardwareUpdate::None, ..table.config().features };
+    let weaker = table.config().features.with_hardware_update(HardwareUpdate::None);
     assert_eq!(table.admit(weaker), Err(Error::NoHardwareDirtyState));
     table.stop_log_keeping_pages(log).unwrap();
     table.admit(weaker).unwrap();
     assert!(table.leaves(range(GIB, GIB)).all(|leaf| !leaf.hardware_tracked));
-    let narrow = Features { pa_bits: 32, ..weaker };
+    let narrow = weaker.with_pa_bits(32);
     assert_eq!(table.admit(narrow), Err(Error::BadIpaSize { bits: 36 }));
-    assert_eq!(
-        Stage2::new(host, Config { ipa_bits: 40, ..*table.config() }).err(),
-        Some(Error::BadIpaSize { bits: 40 })
-    );
+    assert_eq!(Stage2::new(host, table.config().with_ipa_bits(40)).err(), Some(Error::BadIpaSize { bits: 40 }));
 }
 
 #[test]
@@ -237,7 +234,7 @@ fn a_cpu_that_marks_too_is_admitted_while_hardware_logs() {
     let mut table = table(host, BbmLevel::Level2);
     let mut log = start(&mut table, range(GIB, 4 * MIB), Mechanism::HardwarePage);
     let same = table.config().features;
-    table.admit(Features { bbm: BbmLevel::Level0, ..same }).unwrap();
+    table.admit(same.with_bbm(BbmLevel::Level0)).unwrap();
     assert_eq!(table.bbm_level(), BbmLevel::Level0);
     guest_store(&table, GIB + 0x3000).unwrap();
     assert_eq!(harvest(&table, &mut log), [GIB + 0x3000].into(), "the log goes on");

@@ -9,30 +9,18 @@ pub static POOL: StaticPool<1> = StaticPool::new();
 /// One for each PE; this program has one.
 static COUNTERS: Counters = Counters::new();
 
-/// What the engine needs of this machine.
+/// What the engine needs of this machine: `Mapped` makes a platform of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform;
 
 // SAFETY: the pool's frames are the engine's alone; static memory is mapped where it is, as the hardware's walks see it.
-unsafe impl TableMemory for Platform {
+unsafe impl FrameAllocator for Platform {
     fn allocate(&self, frames: usize) -> Option<PhysAddr> {
         POOL.allocate(frames)
     }
     unsafe fn free(&self, first: PhysAddr, frames: usize) {
         // SAFETY: the caller's promise.
         unsafe { POOL.free(first, frames) };
-    }
-    unsafe fn load(&self, slot: Slot) -> u64 {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::load(slot) }
-    }
-    unsafe fn store(&self, slot: Slot, value: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::store(slot, value) };
-    }
-    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::compare_exchange(slot, old, new) }
     }
 }
 

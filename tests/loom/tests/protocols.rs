@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::thread;
 use stage2::fault::Status;
-use stage2::features::{Features, HardwareUpdate};
+use stage2::features::Features;
 use stage2::*;
 use stage2_loom::Machine;
 use std::sync::atomic::AtomicU64;
@@ -27,16 +27,8 @@ fn table(bbm: BbmLevel) -> Table {
 }
 
 fn table_on(machine: Machine, bbm: BbmLevel) -> Table {
-    let features = Features {
-        pa_bits: 40,
-        bbm,
-        hardware_update: HardwareUpdate::None,
-        tlbi_range: true,
-        vmid_bits: 8,
-        lse: true,
-        errata: Errata::default(),
-    };
-    let config = Config { ipa_bits: 32, ..Config::new(Vmid::new(1).unwrap(), features) };
+    let features = Features::MINIMAL.with_pa_bits(40).with_bbm(bbm).with_tlbi_range(true).with_lse(true);
+    let config = Config::new(Vmid::new(1).unwrap(), features).with_ipa_bits(32);
     let mut table = Stage2::new(machine, config).unwrap();
     table.map(pages(START, BLOCK), PhysAddr(START), Attributes::RAM).unwrap();
     table

@@ -35,16 +35,14 @@ pub fn range(gib: u64) -> IpaRange {
 /// If the arena is too small.
 #[must_use]
 pub fn table(arena: &Arena, gib: u64, hardware_dirty: bool) -> Stage2<&Arena> {
-    let features = Features {
-        pa_bits: 40,
-        bbm: BbmLevel::Level2,
-        hardware_update: HardwareUpdate::DirtyState,
-        tlbi_range: true,
-        vmid_bits: 16,
-        lse: true,
-        errata: stage2::Errata::default(),
-    };
-    let config = Config { hardware_dirty, ..Config::new(Vmid::new(1).expect("1 is a VMID"), features) };
+    let features = Features::MINIMAL
+        .with_pa_bits(40)
+        .with_bbm(BbmLevel::Level2)
+        .with_hardware_update(HardwareUpdate::DirtyState)
+        .with_tlbi_range(true)
+        .with_vmid_bits(16)
+        .with_lse(true);
+    let config = Config::new(Vmid::new(1).expect("1 is a VMID"), features).with_hardware_dirty(hardware_dirty);
     let mut table = Stage2::new(arena, config).expect("the arena holds the root");
     table.map(range(gib), PhysAddr(0), Attributes::RAM).expect("the arena holds the tables");
     table

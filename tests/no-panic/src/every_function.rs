@@ -74,6 +74,50 @@ unsafe impl Maintenance for Opaque {
     }
 }
 
+// SAFETY: this is never executed.
+unsafe impl FrameAllocator for Opaque {
+    #[inline(never)]
+    fn allocate(&self, frames: usize) -> Option<PhysAddr> {
+        black_box(frames != 0).then(|| PhysAddr(any()))
+    }
+
+    #[inline(never)]
+    unsafe fn free(&self, first: PhysAddr, frames: usize) {
+        black_box((first, frames));
+    }
+
+    #[inline(never)]
+    fn offset(&self) -> u64 {
+        any()
+    }
+}
+
+/// [`Mapped`] is what most embedders have in place of [`Opaque`].
+fn mapped() {
+    let memory = Mapped::new(Opaque);
+    let slot = Slot { table: PhysAddr(any()), index: any() as usize };
+    black_box(TableMemory::allocate(&memory, any() as usize));
+    // SAFETY (all): this is never executed.
+    // SAFETY: see above.
+    black_box(unsafe { memory.load(slot) });
+    // SAFETY: see above.
+    unsafe { memory.store(slot, any()) };
+    // SAFETY: see above.
+    black_box(unsafe { memory.compare_exchange(slot, any(), any()) }).ok();
+    // SAFETY: see above.
+    black_box(unsafe { memory.fetch_clear(slot, any()) });
+    // SAFETY: see above.
+    black_box(unsafe { memory.clear_run::<true>(slot, any() as usize, any(), any() != 0) });
+    // SAFETY: see above.
+    black_box(unsafe { memory.clear_run::<false>(slot, any() as usize, any(), any() != 0) });
+    // SAFETY: see above.
+    black_box(unsafe { memory.is_filled(slot.table, any(), any()) });
+    // SAFETY: see above.
+    unsafe { memory.fill(slot.table, any(), any()) };
+    // SAFETY: see above.
+    unsafe { TableMemory::free(&memory, slot.table, any() as usize) };
+}
+
 fn range() -> Option<IpaRange> {
     match any() {
         0 => IpaRange::new(Ipa(any()), Ipa(any())).ok(),
@@ -96,17 +140,15 @@ fn options() -> LogOptions {
 fn features() -> Features {
     let id = features::IdRegisters { midr: any(), isar0: any(), mmfr0: any(), mmfr1: any(), mmfr2: any() };
     let one = Features::from_id_registers(&id, black_box(features::ConflictAborts::Handled));
-    one.weakest(Features { pa_bits: any() as u8, vmid_bits: any() as u8, ..one })
+    one.weakest(one.with_pa_bits(any() as u8).with_vmid_bits(any() as u8))
 }
 
 fn tables() -> Result<(), Error> {
-    let config = Config {
-        ipa_bits: any() as u8,
-        contiguous: any() != 0,
-        largest: size(),
-        hardware_dirty: any() != 0,
-        ..Config::new(Vmid::new(any() as u16)?, features())
-    };
+    let config = Config::new(Vmid::new(any() as u16)?, features())
+        .with_ipa_bits(any() as u8)
+        .with_contiguous(any() != 0)
+        .with_largest(size())
+        .with_hardware_dirty(any() != 0);
     let mut table = Stage2::new(Opaque, config)?;
     black_box((table.vttbr(), table.vtcr(), table.bbm_level(), table.census(), table.is_frozen()));
     let range = range().ok_or(Error::TooManyLogs)?;
@@ -142,6 +184,10 @@ fn faults(table: &Stage2<Opaque>) {
         black_box(syndrome.hpfar_is_valid());
         black_box(table.fault(&syndrome.at(fault::ipa_from_hpfar(any()), any()), &mut history));
     }
+    if let Some(taken) = aarch64::read_abort(any()) {
+        black_box(table.answer(&taken, &mut history));
+    }
+    black_box(features::IdRegisters::read());
     let why = if any() == 0 { Untranslated::Exception } else { Untranslated::Fault(any() as u8) };
     black_box(table.untranslated(any(), why, &mut history));
     black_box(table.first_write(Ipa(any()), any(), &mut history));
@@ -181,4 +227,5 @@ fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
 #[unsafe(no_mangle)]
 extern "C" fn _start() {
     black_box(tables()).ok();
+    mapped();
 }

@@ -32,15 +32,7 @@
 //! use stage2_oracle::{Checked, Model, Setup};
 //!
 //! # fn main() -> Result<(), stage2::Error> {
-//! let features = Features {
-//!     pa_bits: 40,
-//!     bbm: BbmLevel::Level2,
-//!     hardware_update: HardwareUpdate::None,
-//!     tlbi_range: true,
-//!     vmid_bits: 8,
-//!     lse: true,
-//!     errata: stage2::Errata::default(),
-//! };
+//! let features = Features::MINIMAL.with_pa_bits(40).with_bbm(BbmLevel::Level2).with_tlbi_range(true).with_lse(true);
 //! let model = Model::new(Setup::new(features.bbm));
 //! let mut table = Checked::new(&model, Config::new(Vmid::new(1)?, features))?;
 //!

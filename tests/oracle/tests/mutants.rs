@@ -118,7 +118,7 @@ fn each_mistake_is_found_for_the_right_reason() {
 /// not make good anything else.
 #[test]
 fn a_dsb_that_completes_early_is_survived_by_the_repetition_only() {
-    let repeats = Errata { repeat_tlbi: true, ..Errata::default() };
+    let repeats = Errata::NONE.with_repeat_tlbi(true);
     for bbm in Machine::LEVELS {
         for tlbi_range in [true, false] {
             let machine = Machine { tlbi_range, ..machine(bbm) };

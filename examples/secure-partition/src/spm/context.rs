@@ -71,8 +71,6 @@ pub enum Exit {
         esr: u64,
         /// FAR_EL2.
         far: u64,
-        /// HPFAR_EL2.
-        hpfar: u64,
     },
     /// An interrupt or an error, which nothing on this machine should cause.
     Asynchronous,
@@ -108,13 +106,12 @@ impl Context {
         if why != 0 {
             return Exit::Asynchronous;
         }
-        let (esr, far, hpfar);
+        let (esr, far);
         // SAFETY: reading the registers has no effect.
         unsafe {
-            asm!("mrs {}, esr_el2", "mrs {}, far_el2", "mrs {}, hpfar_el2", out(reg) esr, out(reg) far, out(reg) hpfar,
-                options(nomem, nostack));
+            asm!("mrs {}, esr_el2", "mrs {}, far_el2", out(reg) esr, out(reg) far, options(nomem, nostack));
         }
-        Exit::Synchronous { esr, far, hpfar }
+        Exit::Synchronous { esr, far }
     }
 
     /// Makes this CPU's EL1 registers the context's.

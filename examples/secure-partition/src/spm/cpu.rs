@@ -22,15 +22,8 @@ pub fn index() -> usize {
 
 /// What the engine needs to know of it.
 pub fn features() -> Features {
-    let id = IdRegisters {
-        midr: read!("midr_el1"),
-        isar0: read!("id_aa64isar0_el1"),
-        mmfr0: read!("id_aa64mmfr0_el1"),
-        mmfr1: read!("id_aa64mmfr1_el1"),
-        mmfr2: read!("id_aa64mmfr2_el1"),
-    };
-    // `Tables::fault` answers conflict aborts.
-    Features::from_id_registers(&id, ConflictAborts::Handled)
+    // `Tables::answer` answers conflict aborts.
+    Features::from_id_registers(&IdRegisters::read(), ConflictAborts::Handled)
 }
 
 /// Makes S-EL1 what partitions expect and no more: SMC comes here, and so do the extensions that contexts

@@ -63,7 +63,7 @@ impl Options {
                 refuse(format_args!("bbm=direct needs FEAT_BBM level 2, and the CPUs have {:?}", features.bbm))
             }
         };
-        Features { bbm, ..features }
+        features.with_bbm(bbm)
     }
 }
 

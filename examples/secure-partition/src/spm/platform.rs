@@ -4,7 +4,7 @@ use crate::cpu;
 use secure_partition::layout::CPUS;
 use stage2::aarch64::{El2, Secure};
 use stage2::pool::StaticPool;
-use stage2::{Counters, Dsb, Event, Identity, Maintenance, PhysAddr, Slot, TableMemory, Tlbi, Vmid};
+use stage2::{Counters, Dsb, Event, FrameAllocator, Maintenance, Mapped, PhysAddr, Tlbi, Vmid};
 
 /// Table frames in the pool.
 pub const FRAMES: usize = 64;
@@ -19,13 +19,19 @@ pub fn count(event: Event) -> u64 {
     COUNTERS.iter().map(|counters| counters.get(event)).sum()
 }
 
+/// The engine's platform: frames are mapped where they are.
+pub type Platform = Mapped<Own>;
+
 /// The engine's platform.
+pub const PLATFORM: Platform = Mapped::new(Own);
+
+/// What a platform is made of: frames and instructions.
 #[derive(Clone, Copy, Debug)]
-pub struct Platform;
+pub struct Own;
 
 // SAFETY: the pool's frames are the engine's alone, and mapped at their physical address as the hardware's walks see them:
 // Normal, write-back, inner shareable (boot.S and `Stage2::vtcr` say the same).
-unsafe impl TableMemory for Platform {
+unsafe impl FrameAllocator for Own {
     fn allocate(&self, frames: usize) -> Option<PhysAddr> {
         POOL.allocate(frames)
     }
@@ -34,30 +40,10 @@ unsafe impl TableMemory for Platform {
         // SAFETY: the caller's promise.
         unsafe { POOL.free(first, frames) };
     }
-
-    unsafe fn load(&self, slot: Slot) -> u64 {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::load(slot) }
-    }
-
-    unsafe fn store(&self, slot: Slot, value: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::store(slot, value) };
-    }
-
-    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::compare_exchange(slot, old, new) }
-    }
-
-    unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::fill(table, first, step) };
-    }
 }
 
 // SAFETY: the instructions are the regime's own, and a TLBI names the table's VMID.
-unsafe impl Maintenance for Platform {
+unsafe impl Maintenance for Own {
     fn dsb(&self, barrier: Dsb) {
         El2::<Secure>::dsb(barrier);
     }

@@ -11,8 +11,9 @@ use secure_partition::messages::{Contexts, Message, Next};
 use secure_partition::service::{self, REGISTERS, VERSION};
 use secure_partition::work::{Answer, Order};
 use secure_partition::{Partition, layout};
-use stage2::fault::{Status, Syndrome, ipa_from_hpfar};
-use stage2::{FaultHistory, Ipa, Outcome};
+use stage2::aarch64::read_abort;
+use stage2::fault::Status;
+use stage2::{Abort, FaultHistory, Outcome, Taken};
 
 /// Aborts of partitions on memory that was theirs all along: what an invalid window looks like from inside.
 pub static WINDOWS_SEEN: AtomicU64 = AtomicU64::new(0);
@@ -106,14 +107,14 @@ impl Runner {
     /// Answers what stopped a context; says what runs next if it is not the same context.
     fn handle(&mut self, partition: Partition, exit: Exit) -> Option<Next> {
         const SMC: u64 = 0x17;
-        let Exit::Synchronous { esr, far, hpfar } = exit else {
+        let Exit::Synchronous { esr, far } = exit else {
             panic!("an interrupt or an error came while {partition:?} ran on CPU {}", self.cpu);
         };
         if esr >> 26 & 0x3f == SMC {
             self.contexts[partition.index()].step_over();
             return self.call(partition);
         }
-        self.abort(partition, esr, far, hpfar);
+        self.abort(partition, esr, far);
         None
     }
 
@@ -142,17 +143,14 @@ impl Runner {
         switched.map_err(|error: FfaError| self.answer(partition, &service::error(error))).ok()
     }
 
-    fn abort(&mut self, partition: Partition, esr: u64, far: u64, hpfar: u64) {
-        let Some(syndrome) = Syndrome::decode(esr) else {
+    fn abort(&mut self, partition: Partition, esr: u64, far: u64) {
+        let Some(taken) = read_abort(esr) else {
             // A register or an instruction that contexts do not have.
             self.contexts[partition.index()].inject_undefined();
             return;
         };
-        // Without a stage 1 (HCR_EL2.DC), the virtual address is the IPA.
-        let ipa = if syndrome.hpfar_is_valid() { ipa_from_hpfar(hpfar) } else { Ipa(far) };
-        let abort = syndrome.at(ipa, far);
-        match self.spm.service.world().tables.fault(partition, &abort, &mut self.history) {
-            Outcome::Retry if abort.status == Status::Translation => {
+        match self.spm.service.world().tables.answer(partition, &taken, &mut self.history) {
+            Outcome::Retry if matches!(taken, Taken::Abort(Abort { status: Status::Translation, .. })) => {
                 WINDOWS_SEEN.fetch_add(1, Relaxed);
             }
             Outcome::Retry => {}
@@ -162,7 +160,7 @@ impl Runner {
             }
             // Nobody freezes these tables.
             Outcome::Stuck | Outcome::Frozen => {
-                panic!("{partition:?} aborts at {ipa} although its tables allow it: ESR_EL2 {esr:#x}");
+                panic!("{partition:?} aborts at {far:#x} although its tables allow it: ESR_EL2 {esr:#x}");
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::console::say;
 use crate::cpu;
 use crate::machine::Board;
 use crate::options::{self, Options};
-use crate::platform::Platform;
+use crate::platform::{PLATFORM, Platform};
 use core::sync::atomic::AtomicU64;
 use secure_partition::Partition;
 use secure_partition::layout::CPUS;
@@ -50,9 +50,9 @@ impl Spm {
         let mut vmid = |lease| vmids.renew(0, lease, aarch64::invalidate_all_vmids);
         let numbers = [vmid(&leases[0]), vmid(&leases[1])];
         // Of all tables, this one alone has no VMID to call its own: it is used under either, and never changes.
-        let empty = Config { ipa_bits: 32, largest: LeafSize::Page, ..Config::new(numbers[0], features) };
-        let made = Stage2::new(Platform, empty)
-            .and_then(|non_secure| Ok((non_secure, Tables::new([Platform; 2], numbers, features)?)));
+        let empty = Config::new(numbers[0], features).with_ipa_bits(32).with_largest(LeafSize::Page);
+        let made = Stage2::new(PLATFORM, empty)
+            .and_then(|non_secure| Ok((non_secure, Tables::new([PLATFORM; 2], numbers, features)?)));
         let (non_secure, tables) = match made {
             Ok(made) => made,
             Err(error) => panic!("the partitions' tables can't be made: {error}"),

@@ -13,7 +13,6 @@ use secure_partition::layout::{self, MEMORY};
 use secure_partition::relayer::Machine;
 use secure_partition::service::{self, REGISTERS, Service, VERSION, World};
 use secure_partition::tables::Tables;
-use stage2::features::HardwareUpdate;
 use stage2::pool::StaticPool;
 use stage2::*;
 use std::cell::{Cell, RefCell};
@@ -33,8 +32,8 @@ impl Host {
     }
 }
 
-// SAFETY: frames come from the pool and are used for nothing else.
-unsafe impl TableMemory for &Host {
+// SAFETY: frames come from the pool, are used for nothing else, and mapped where they are.
+unsafe impl FrameAllocator for &Host {
     fn allocate(&self, frames: usize) -> Option<PhysAddr> {
         self.left.set(self.left.get().checked_sub(1)?);
         self.pool.allocate(frames)
@@ -43,21 +42,6 @@ unsafe impl TableMemory for &Host {
     unsafe fn free(&self, first: PhysAddr, frames: usize) {
         // SAFETY: the caller's promise.
         unsafe { self.pool.free(first, frames) };
-    }
-
-    unsafe fn load(&self, slot: Slot) -> u64 {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::load(slot) }
-    }
-
-    unsafe fn store(&self, slot: Slot, value: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::store(slot, value) };
-    }
-
-    unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
-        // SAFETY: the caller's promise.
-        unsafe { Identity::compare_exchange(slot, old, new) }
     }
 }
 
@@ -72,15 +56,7 @@ unsafe impl Maintenance for &Host {
 }
 
 pub fn features(bbm: BbmLevel) -> Features {
-    Features {
-        pa_bits: 40,
-        bbm,
-        hardware_update: HardwareUpdate::None,
-        tlbi_range: true,
-        vmid_bits: 16,
-        lse: true,
-        errata: Errata::default(),
-    }
+    Features::MINIMAL.with_pa_bits(40).with_bbm(bbm).with_tlbi_range(true).with_vmid_bits(16).with_lse(true)
 }
 
 pub const VMIDS: [u16; 2] = [1, 2];
@@ -333,13 +309,13 @@ pub const READ_WRITE: Permissions = Permissions::READ_WRITE;
 pub const ALL: Permissions = Permissions::ALL;
 pub const NONE: Permissions = Permissions::NONE;
 
-pub fn fresh_service(host: &Host) -> Service<Board<&Host>> {
-    let tables = Tables::new([host, host], vmids(), features(BbmLevel::Level2)).unwrap();
+pub fn fresh_service(host: &Host) -> Service<Board<Mapped<&Host>>> {
+    let tables = Tables::new([Mapped::new(host); 2], vmids(), features(BbmLevel::Level2)).unwrap();
     Service::new(Board { tables, memory: Memory::default() })
 }
 
 /// Runs a test on a fresh service with both partitions' buffers registered, and checks that all comes back.
-pub fn with_service(test: impl FnOnce(&Calls<'_, Board<&Host>>, &Host)) {
+pub fn with_service(test: impl FnOnce(&Calls<'_, Board<Mapped<&Host>>>, &Host)) {
     let host = Host::new();
     let service = fresh_service(&host);
     let calls = Calls(&service);

@@ -8,7 +8,7 @@ use crate::el2::guest_memory::{self, gic, watch};
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
-use stage2::{AccessKind, Ipa, Outcome, Syndrome, Untranslated};
+use stage2::{AccessKind, Ipa, Outcome, Syndrome, Taken, Untranslated};
 
 /// Data aborts.
 pub extern "C" fn data(_frame: &mut Frame, esr: u64) -> Next {
@@ -63,49 +63,32 @@ pub extern "C" fn instruction(_frame: &mut Frame, esr: u64) -> Next {
 #[inline(never)]
 fn untranslated(va: u64, esr: u64, why: Untranslated) -> Next {
     cpu::this_cpu().exits.count(Exit::DataAbort);
-    retranslate(va, esr, why)
-}
-
-#[inline(never)]
-fn handle(esr: u64) -> Next {
-    let Some(syndrome) = Syndrome::decode(esr) else { return Next::with_all_registers(unresolved) };
-    let va = read_register!("far_el2");
-    let ipa = if syndrome.needs_no_address() {
-        // A TLB conflict abort: AT would meet the same conflict.
-        Ipa(0)
-    } else if syndrome.hpfar_is_valid() {
-        ipa_from_hpfar(va)
-    } else {
-        match stage2::aarch64::translate_stage1_read(va) {
-            Ok(ipa) => ipa,
-            Err(why) => return retranslate(va, esr, why),
-        }
-    };
-    let abort = syndrome.at(ipa, va);
-    match guest_memory::fault::fault(&abort) {
-        Outcome::Retry => Next::RESUME,
-        Outcome::Frozen => {
-            guest_memory::table().inspect(|table| table.wait_for_thaw());
-            Next::RESUME
-        }
-        Outcome::Denied if watch::lets_through(&abort) => Next::RESUME,
-        Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
-    }
-}
-
-/// An abort at `va` whose IPA is not known, since the guest has changed its own tables: it finds out by trying again. If that
-/// does not end it hears of it.
-#[cold]
-#[inline(never)]
-fn retranslate(va: u64, esr: u64, why: Untranslated) -> Next {
     if why == Untranslated::Exception {
         // EL2's own exception has left its syndrome and address in the registers.
         write_register!("esr_el2", esr);
         write_register!("far_el2", va);
     }
-    match guest_memory::fault::untranslated(va, why) {
+    settle(&Taken::Untranslated { va, why })
+}
+
+#[inline(never)]
+fn handle(esr: u64) -> Next {
+    match stage2::aarch64::read_abort(esr) {
+        Some(taken) => settle(&taken),
+        None => Next::with_all_registers(unresolved),
+    }
+}
+
+#[inline(always)]
+fn settle(taken: &Taken) -> Next {
+    match guest_memory::fault::answer(taken) {
         Outcome::Retry => Next::RESUME,
-        _ => Next::with_all_registers(unresolved),
+        Outcome::Frozen => {
+            guest_memory::table().inspect(|table| table.wait_for_thaw());
+            Next::RESUME
+        }
+        Outcome::Denied if matches!(taken, Taken::Abort(abort) if watch::lets_through(abort)) => Next::RESUME,
+        Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
     }
 }
 

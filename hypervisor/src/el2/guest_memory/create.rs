@@ -4,6 +4,7 @@ use crate::el2::base::refusal::Refusal;
 use crate::el2::guest_memory::table_lock::{Table, TableLock};
 use crate::el2::guest_memory::{GUEST_MEMORY, GuestMemory, events, gic, guest_logs::Logs, set_registers, shape::Shape};
 use alloc::boxed::Box;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Release;
 use hypervisor::machine::{GuestRegisters, Machine};
@@ -24,7 +25,7 @@ pub fn create(
     features: Features,
     registers: GuestRegisters,
 ) -> Result<(), Refusal> {
-    let features = Features { bbm: size_change(options.bbm, features.bbm)?, ..features };
+    let features = features.with_bbm(size_change(options.bbm, features.bbm)?);
     let vmid = Vmid::new(1)?;
     // Without a management core or hypercalls nobody starts a log, and hardware need not look for leaves to mark.
     let hardware_dirty = options.wants_manager() || options.hypercalls;
@@ -32,7 +33,7 @@ pub fn create(
     let forwarded: Vec<_> = registers.forwarded().collect();
     let devices = gic::guard(machine, registers)?;
     let ipa_bits = ipa_bits(memory.iter().chain(&devices).chain(&forwarded), features.pa_bits);
-    let config = Config { hardware_dirty, ipa_bits, ..Config::new(vmid, features) };
+    let config = Config::new(vmid, features).with_hardware_dirty(hardware_dirty).with_ipa_bits(ipa_bits);
     events::prepare();
     let mut table = events::fallible(Call::New, None, || Stage2::new(events::PLATFORM, config))?;
     let (vttbr, vtcr) = (table.vttbr(), table.vtcr());
@@ -49,6 +50,9 @@ pub fn create(
     }
 
     log::info!("{}", Shape::of(&table));
+    if log::log_enabled!(log::Level::Debug) {
+        table.dump().to_string().lines().for_each(|line| log::debug!("stage 2: {line}"));
+    }
     let mut ram =
         memory.iter().map(|ram| IpaRange::new(Ipa(ram.start()), Ipa(ram.end()))).collect::<Result<Vec<_>, _>>()?;
     // The largest is asked for most.

@@ -45,11 +45,12 @@ pub fn fallible<T, E>(call: Call, range: Option<IpaRange>, act: impl FnOnce() ->
 mod unkept {
     use super::Record;
     use crate::el2::guest_memory::platform::Platform;
+    use stage2::Mapped;
 
     /// The platform in use: nothing is recorded.
-    pub type InUse = Platform;
+    pub type InUse = Mapped<Platform>;
 
-    pub const PLATFORM: InUse = Platform;
+    pub const PLATFORM: InUse = Mapped::new(Platform);
 
     #[inline(always)]
     pub fn push(_: impl FnOnce() -> Record) {}
@@ -89,7 +90,7 @@ mod kept {
     use hypervisor_abi::events::RECORD;
     use hypervisor_abi::recorded::{Recorded, Recorder};
     use spin::Mutex;
-    use stage2::PAGE_SIZE;
+    use stage2::{Mapped, PAGE_SIZE};
 
     const CAPACITY: usize = BYTES as usize / RECORD;
 
@@ -152,9 +153,9 @@ mod kept {
     pub struct Events;
 
     /// The platform in use: [`Platform`], whose events are recorded.
-    pub type InUse = Recorded<Platform, Events>;
+    pub type InUse = Recorded<Mapped<Platform>, Events>;
 
-    pub const PLATFORM: InUse = Recorded::new(Platform, Events);
+    pub const PLATFORM: InUse = Recorded::new(Mapped::new(Platform), Events);
 
     // SAFETY: `load` returns what was loaded last.
     unsafe impl Recorder for Events {

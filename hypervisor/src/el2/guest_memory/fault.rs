@@ -3,7 +3,7 @@
 use crate::el2::base::cpu;
 use crate::el2::guest_memory::{events, guest_memory, noted_memory};
 use hypervisor_abi::events::Call;
-use stage2::{Abort, Ipa, IpaRange, Outcome, PAGE_SIZE, Untranslated};
+use stage2::{Ipa, IpaRange, Outcome, PAGE_SIZE, Taken};
 
 /// The page that an abort is about, for the log of events.
 #[inline(always)]
@@ -12,7 +12,7 @@ fn page_of(ipa: Ipa) -> Option<IpaRange> {
 }
 
 /// Lets the first store to a tracked page through, and says whether the store at `va` to the page `ipa` was that. Waits for
-/// nothing, and calls nothing: what may have to is left to [`fault`].
+/// nothing, and calls nothing: what may have to is left to [`answer`].
 #[inline(always)]
 pub fn first_write(ipa: Ipa, va: u64) -> bool {
     let Some(memory) = noted_memory() else { return false };
@@ -38,37 +38,32 @@ pub fn first_write_to_block(ipa: Ipa, va: u64) -> bool {
 }
 
 /// The engine's answer to a stage-2 abort of the executing CPU.
-pub fn fault(abort: &Abort) -> Outcome {
+pub fn answer(taken: &Taken) -> Outcome {
     let Some(memory) = guest_memory() else { return Outcome::Unmapped };
     events::make_room();
+    let page = match taken {
+        Taken::Abort(abort) => page_of(abort.ipa),
+        Taken::Untranslated { .. } => None,
+    };
     let table = memory.table.read();
     // SAFETY: this abort's, until it is answered.
     let history = unsafe { cpu::fault_history() };
-    let outcome = events::operation(Call::Fault, page_of(abort.ipa), || table.fault(abort, history), |_| true);
+    let outcome = events::operation(Call::Fault, page, || table.answer(taken, history), |_| true);
     drop(table);
     if outcome == Outcome::Stuck {
-        stuck(abort);
-    }
-    outcome
-}
-
-/// The engine's answer to an abort of the executing CPU at an address that has no translation any more.
-#[cold]
-pub fn untranslated(va: u64, why: Untranslated) -> Outcome {
-    let Some(memory) = guest_memory() else { return Outcome::Unmapped };
-    events::make_room();
-    let table = memory.table.read();
-    // SAFETY: this abort's, until it is answered.
-    let history = unsafe { cpu::fault_history() };
-    let outcome = events::operation(Call::Fault, None, || table.untranslated(va, why, history), |_| true);
-    drop(table);
-    if outcome == Outcome::Stuck {
-        log::debug!("guest: {va:#x} has no translation, again and again ({why:?}); it gets an external abort");
+        stuck(taken);
     }
     outcome
 }
 
 #[cold]
-fn stuck(abort: &Abort) {
-    log::error!("stage 2: {abort:?} comes back although the tables allow it; the guest gets an external abort");
+fn stuck(taken: &Taken) {
+    match taken {
+        Taken::Abort(abort) => {
+            log::error!("stage 2: {abort:?} comes back although the tables allow it; the guest gets an external abort")
+        }
+        Taken::Untranslated { va, why } => {
+            log::debug!("guest: {va:#x} has no translation, again and again ({why:?}); it gets an external abort")
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Taking the guest's memory away, when EL2 crashes.
 
+use crate::el2::guest_memory::platform::Platform;
 use crate::el2::guest_memory::{GuestMemory, guest_memory};
-use stage2::PAGE_SIZE;
-use stage2::aarch64::Identity;
+use stage2::{Mapped, PAGE_SIZE, TableMemory};
 
 /// Takes all memory from the guest, at once and for good: each CPU faults at its next access. For crashes: needs no lock, but
 /// closes the table's, so that nothing puts back what is taken.
@@ -26,7 +26,7 @@ fn empty_root(memory: &GuestMemory) {
     let (root, tables) = memory.root;
     for frame in 0..tables as u64 {
         // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.
-        unsafe { Identity::fill(root.offset(frame * PAGE_SIZE), 0, 0) };
+        unsafe { Mapped::new(Platform).fill(root.offset(frame * PAGE_SIZE), 0, 0) };
     }
     // Of all VMIDs, since the executing CPU's VTTBR_EL2 need not hold the guest's yet. No translation is left on any CPU when
     // this returns.

@@ -24,7 +24,7 @@ impl fmt::Display for Shape {
         write!(f, "stage 2: {} leaves (", census.leaves.iter().sum::<usize>())?;
         for (index, (size, count)) in LeafSize::DESCENDING.into_iter().zip(census.leaves).enumerate() {
             let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{count} of {}", size_name(size))?;
+            write!(f, "{separator}{count} of {size}")?;
         }
         let (bytes, tables) = (census.tables as u64 * PAGE_SIZE, census.tables);
         write!(
@@ -32,16 +32,5 @@ impl fmt::Display for Shape {
             "); {bytes} bytes in {tables} tables; {ipa_bits} bits of IPA, sizes change as with BBM level {}",
             *bbm as u8
         )
-    }
-}
-
-/// A leaf's size as reports name it.
-const fn size_name(size: LeafSize) -> &'static str {
-    match size {
-        LeafSize::Block1G => "1 GiB",
-        LeafSize::Contiguous32M => "32 MiB",
-        LeafSize::Block2M => "2 MiB",
-        LeafSize::Contiguous64K => "64 KiB",
-        LeafSize::Page => "4 KiB",
     }
 }

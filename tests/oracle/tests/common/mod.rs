@@ -40,21 +40,17 @@ impl Machine {
     pub const LEVELS: [BbmLevel; 4] = [BbmLevel::Level0, BbmLevel::Level1, BbmLevel::Level2, BbmLevel::Level3];
 
     pub fn config(self) -> Config {
-        let features = Features {
-            pa_bits: 48,
-            bbm: self.bbm,
-            hardware_update: if self.hardware_dirty { HardwareUpdate::DirtyState } else { HardwareUpdate::None },
-            tlbi_range: self.tlbi_range,
-            vmid_bits: 16,
-            lse: true,
-            errata: Errata::default(),
-        };
-        Config {
-            ipa_bits: self.ipa_bits,
-            contiguous: self.contiguous,
-            hardware_dirty: self.hardware_dirty,
-            ..Config::new(vmid(), features)
-        }
+        let features = Features::MINIMAL
+            .with_pa_bits(48)
+            .with_bbm(self.bbm)
+            .with_hardware_update(if self.hardware_dirty { HardwareUpdate::DirtyState } else { HardwareUpdate::None })
+            .with_tlbi_range(self.tlbi_range)
+            .with_vmid_bits(16)
+            .with_lse(true);
+        Config::new(vmid(), features)
+            .with_ipa_bits(self.ipa_bits)
+            .with_contiguous(self.contiguous)
+            .with_hardware_dirty(self.hardware_dirty)
     }
 
     pub fn setup(self) -> Setup {
