@@ -15,6 +15,19 @@ $bb mount -t devpts devpts /dev/pts
 $bb mount -t tmpfs tmp /tmp
 $bb mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 $bb ifconfig lo 127.0.0.1 up 2>/dev/null
+# With --disk, --net or --rootfs: the drivers, each behind those that it needs.
+for driver in /hv/drivers/*.ko; do
+	[ ! -e "$driver" ] || $bb insmod "$driver" || echo "hv: can't load $driver"
+done
+# The rest is up to the root file system on a disk, if there is to be one.
+[ ! -e /hv/root ] || . /hv/root
+if [ -e /sys/class/net/eth0 ]; then
+	# The addresses of QEMU's user network are always these.
+	$bb ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+	$bb route add default gw 10.0.2.2
+	$bb mkdir -p /etc
+	[ -e /etc/resolv.conf ] || echo nameserver 10.0.2.3 >/etc/resolv.conf
+fi
 
 if [ -e /hv/run ]; then
 	# Between the two marks is the command's output and nothing else, byte for byte.

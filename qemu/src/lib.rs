@@ -9,6 +9,8 @@ pub mod cli;
 pub mod code_size;
 pub mod commands;
 pub mod console;
+pub mod devices;
+pub mod disk;
 pub mod ending;
 pub mod events;
 mod flatten;

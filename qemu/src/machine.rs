@@ -122,21 +122,40 @@ impl Machine {
     /// If there are more devices than pages, or one is no virtio-mmio device.
     pub fn add_virtio(&mut self, devices: &[String]) -> Result<Vec<u64>> {
         ensure!(devices.len() <= GRANTABLE_PAGES, "at most {GRANTABLE_PAGES} devices can be granted");
-        let mut addresses = Vec::new();
-        for (page, device) in devices.iter().enumerate() {
-            let model = device.split(',').next().unwrap_or_default();
-            if !(model.starts_with("virtio-") && model.ends_with("-device")) {
-                bail!("`{model}` is no virtio-mmio device; QEMU calls them virtio-...-device, as in virtio-rng-device");
-            }
-            let transport = page * VIRTIO_PER_PAGE;
-            self.extra.push("-device".into());
-            self.extra.push(format!("{device},bus=virtio-mmio-bus.{transport}").into());
-            addresses.push(VIRTIO_BASE + VIRTIO_STRIDE * transport as u64);
+        devices.iter().enumerate().map(|(page, device)| self.add_transport(page * VIRTIO_PER_PAGE, device)).collect()
+    }
+
+    /// Adds virtio-mmio devices side by side, behind the pages of so many that [`Machine::add_virtio`] has added.
+    ///
+    /// # Errors
+    /// If there are more devices than transports, or one is no virtio-mmio device.
+    pub fn add_behind(&mut self, pages: usize, devices: &[String]) -> Result<Vec<u64>> {
+        let free = GRANTABLE_PAGES.saturating_sub(pages) * VIRTIO_PER_PAGE;
+        ensure!(devices.len() <= free, "there is room for {free} devices, and you have named {}", devices.len());
+        let first = pages * VIRTIO_PER_PAGE;
+        devices.iter().enumerate().map(|(index, device)| self.add_transport(first + index, device)).collect()
+    }
+
+    fn add_transport(&mut self, transport: usize, device: &str) -> Result<u64> {
+        Self::check_virtio(device)?;
+        let modern: [OsString; 2] = ["-global".into(), "virtio-mmio.force-legacy=false".into()];
+        if !self.extra.windows(2).any(|words| words == modern) {
+            self.extra.extend(modern);
         }
-        if !devices.is_empty() {
-            self.extra.extend(["-global".into(), "virtio-mmio.force-legacy=false".into()]);
+        self.extra.extend(["-device".into(), format!("{device},bus=virtio-mmio-bus.{transport}").into()]);
+        Ok(VIRTIO_BASE + VIRTIO_STRIDE * transport as u64)
+    }
+
+    /// Refuses what is no virtio-mmio device.
+    ///
+    /// # Errors
+    /// If the model's name is none of these.
+    pub fn check_virtio(device: &str) -> Result<()> {
+        let model = device.split(',').next().unwrap_or_default();
+        if !(model.starts_with("virtio-") && model.ends_with("-device")) {
+            bail!("`{model}` is no virtio-mmio device; QEMU calls them virtio-...-device, as in virtio-rng-device");
         }
-        Ok(addresses)
+        Ok(())
     }
 
     /// QEMU's arguments, all but those that say where the console goes.
@@ -232,7 +251,7 @@ impl Module {
 }
 
 /// A comma ends an option's value in QEMU's syntax; two are a comma in it.
-fn double_commas(text: &str) -> String {
+pub fn double_commas(text: &str) -> String {
     text.replace(',', ",,")
 }
 
@@ -315,5 +334,8 @@ mod tests {
         assert!(line(&machine).contains("virtio-net-device,netdev=n,bus=virtio-mmio-bus.8"));
         assert!(machine.add_virtio(&["e1000".to_owned()]).is_err());
         assert!(machine.add_virtio(&vec!["virtio-rng-device".to_owned(); 4]).is_err());
+        assert_eq!(machine.add_behind(2, &devices).unwrap(), [0x0a00_2000, 0x0a00_2200]);
+        assert!(machine.add_behind(2, &vec!["virtio-rng-device".to_owned(); 9]).is_err());
+        assert_eq!(line(&machine).matches("force-legacy").count(), 1);
     }
 }

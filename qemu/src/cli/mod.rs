@@ -1,7 +1,9 @@
 //! The command line.
 
+mod devices;
 mod services;
 
+pub use devices::Devices;
 pub use services::{Dirty, Granularity, Services, Switch};
 
 use crate::machine::Gic;
@@ -36,6 +38,7 @@ Examples:
   cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
   cargo hv linux --kernel debian-6.12         a newer kernel of Debian's; it uses 52-bit addresses where the CPU can
   cargo hv linux --firmware uefi              the same, started by UEFI and GRUB as on a server
+  cargo hv linux --rootfs debian --net        Debian with systemd from a disk, and a network
   cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
   cargo hv report dirty                       the same as a page: dirty/report.html
   cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
@@ -115,6 +118,9 @@ pub struct Linux {
     /// What starts the hypervisor: QEMU itself, or UEFI firmware and GRUB, as on a server
     #[arg(long, value_enum, value_name = "none|uefi", default_value_t = Firmware::None)]
     pub firmware: Firmware,
+    /// The guest's devices.
+    #[command(flatten)]
+    pub devices: Devices,
     /// What is done while the guest runs.
     #[command(flatten)]
     pub services: Services,

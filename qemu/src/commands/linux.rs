@@ -2,10 +2,11 @@
 
 use crate::cli::{self, Linux, Log};
 use crate::console::Extract;
+use crate::devices::Devices;
 use crate::ending::{self, Status};
 use crate::events;
 use crate::images::Image;
-use crate::initramfs::{self, Command};
+use crate::initramfs::{self, Command, Extras};
 use crate::machine::Machine;
 use crate::manager::about::{Mark, Setup};
 use crate::manager::plan::Plan;
@@ -14,6 +15,7 @@ use crate::manager::show::Show;
 use crate::manager::{self, session};
 use crate::progress::Step;
 use crate::run::{self, Flow};
+use crate::setup::drivers;
 use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
 use crate::size;
@@ -35,6 +37,7 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     if let Some(file) = &options.initrd {
         std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
     }
+    let devices = options.devices.examine()?;
     let kernel = options.kernel.as_ref().map(|kernel| kernel.get(workspace)).transpose()?;
     let mut plan = options.services.plan()?;
     anyhow::ensure!(
@@ -68,8 +71,8 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
         Some(kernel) => kernel,
         None => Guest::get(workspace)?.kernel,
     };
-    let initrd = initrd(workspace, options.initrd.as_deref(), command.as_ref())?;
-    let _removed_at_the_end = command.is_some().then(|| Temporary(initrd.clone()));
+    let extras = attach(workspace, &mut machine, &devices, options, &kernel)?;
+    let (initrd, _removed_at_the_end) = initrd(workspace, options.initrd.as_deref(), command.as_ref(), &extras)?;
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
     let plan = plan.map(|plan| Plan { setup: setup(&machine, &kernel, options), ..plan });
     let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
@@ -201,6 +204,13 @@ fn bootargs(options: &Linux) -> String {
     if options.common.icount {
         words.push("nokaslr");
     }
+    if options.devices.rootfs.is_some() {
+        // The network is eth0, as without a root file system.
+        words.push("net.ifnames=0");
+        if options.run.is_some() {
+            words.push("systemd.show_status=error");
+        }
+    }
     words.push(&options.append);
     words.join(" ").trim_end().to_owned()
 }
@@ -210,12 +220,37 @@ fn kernel_panic(outcome: &run::Outcome) -> bool {
     outcome.console.lines().iter().any(|line| line.contains("Kernel panic - not syncing"))
 }
 
-/// The user's initramfs, the tool's own, or, to run a command in the user's, both in one file.
-fn initrd(workspace: &Workspace, user: Option<&Path>, command: Option<&Command>) -> Result<PathBuf> {
-    if let (Some(user), None) = (user, command) {
-        return Ok(user.to_owned());
+/// Gives the guest its devices, and returns what the initramfs brings for them.
+fn attach(
+    workspace: &Workspace,
+    machine: &mut Machine,
+    devices: &Devices,
+    options: &Linux,
+    kernel: &Path,
+) -> Result<Extras> {
+    if devices.is_empty() {
+        return Ok(Extras::default());
     }
-    let own = initramfs::archive(&Guest::get(workspace)?.busybox, command)?;
+    devices.attach(workspace, machine, options.common.grant_dma.len())?;
+    let drivers = drivers::of(kernel)?;
+    if drivers.is_empty() {
+        eprintln!("hv: {} has no modules beside it: its virtio drivers must be built in", kernel.display());
+    }
+    Ok(Extras { drivers, root: devices.has_root() })
+}
+
+/// The user's initramfs, the tool's own, or, to run a command in the user's, both in one file; and what removes a file that is
+/// for this run alone.
+fn initrd(
+    workspace: &Workspace,
+    user: Option<&Path>,
+    command: Option<&Command>,
+    extras: &Extras,
+) -> Result<(PathBuf, Option<Temporary>)> {
+    if let (Some(user), None) = (user, command) {
+        return Ok((user.to_owned(), None));
+    }
+    let own = initramfs::archive_with(&Guest::get(workspace)?.busybox, command, extras)?;
     let mut whole = Vec::new();
     if let Some(user) = user {
         whole = std::fs::read(user).with_context(|| format!("can't read {}", user.display()))?;
@@ -224,10 +259,15 @@ fn initrd(workspace: &Workspace, user: Option<&Path>, command: Option<&Command>)
     }
     whole.extend_from_slice(&own);
     let folder = workspace.folder("images")?;
-    let name = command.map_or_else(|| "shell.cpio".to_owned(), |command| format!("run-{}.cpio", command.nonce));
+    let (name, is_for_this_run) = match command {
+        Some(command) => (format!("run-{}.cpio", command.nonce), true),
+        None if extras.is_empty() => ("shell.cpio".to_owned(), false),
+        None => (format!("shell-{}.cpio", std::process::id()), true),
+    };
     let path = folder.join(name);
     write_whole(&path, &whole)?;
-    Ok(path)
+    let temporary = is_for_this_run.then(|| Temporary(path.clone()));
+    Ok((path, temporary))
 }
 
 /// A file that is removed with this value.

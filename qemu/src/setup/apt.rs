@@ -185,6 +185,52 @@ impl Foreign {
         step.done("unpacked");
         Ok(())
     }
+
+    /// Downloads packages with all that they depend on (recommendations left out) into the folder `destination`, as if nothing
+    /// were installed. Returns the files in apt's order of installation.
+    ///
+    /// # Errors
+    /// If a package is not there, or can't be fetched.
+    pub fn download_all(&self, packages: &[&str], destination: &Path) -> Result<Vec<PathBuf>> {
+        let partial = destination.join("partial");
+        fs::create_dir_all(&partial).with_context(|| format!("can't create {}", partial.display()))?;
+        let install = |word: &str| {
+            let mut command = self.command("apt-get");
+            command.args(["install", "--no-install-recommends", "-y", "-qq", word, "-o", "Debug::NoLocking=1", "-o"]);
+            command.arg(format!("Dir::Cache::archives={}", destination.display())).args(packages);
+            command
+        };
+        let uris = checked(&mut install("--print-uris")).context("the archives do not have all of the packages")?;
+        let names: Vec<&str> = uris.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+        let size = mega(download_size(&uris));
+        let step = Step::begin(format!("Downloading {} arm64 packages ({size})", names.len()));
+        checked(&mut install("--download-only")).context("can't download the packages")?;
+        step.done("downloaded");
+        Ok(names.into_iter().map(|name| destination.join(name)).collect())
+    }
+
+    /// The archives that the lists came from, as lines of a `sources.list`, without passwords.
+    ///
+    /// # Errors
+    /// If `apt-get` fails.
+    pub fn sources(&self) -> Result<String> {
+        let format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
+        let targets =
+            checked(self.command("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+        let mut lines: Vec<String> =
+            targets.lines().map(|target| format!("deb {}\n", without_password(target))).collect();
+        lines.sort();
+        lines.dedup();
+        Ok(lines.concat())
+    }
+}
+
+/// A URI that may name a user (`http://user:password@host/`), without.
+fn without_password(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+    let host = rest.find('/').unwrap_or(rest.len());
+    let begin = rest[..host].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[begin..])
 }
 
 /// Runs a command and returns its standard output.
@@ -192,10 +238,18 @@ impl Foreign {
 /// # Errors
 /// If it can't be run or fails; the error ends with the last lines that it wrote.
 pub fn checked(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&checked_bytes(command)?).into_owned())
+}
+
+/// The same for output that is no text.
+///
+/// # Errors
+/// As for [`checked`].
+pub fn checked_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("can't run {name}"))?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok(output.stdout);
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text.lines().collect();
@@ -220,6 +274,13 @@ mod tests {
         let uris = "'a://b/c.deb' c_1%3a1_arm64.deb 822236 SHA256:49\n'a://b/d.deb' d.deb 21347940 SHA256:00\n";
         assert_eq!(download_size(uris), 22_170_176);
         assert_eq!(mega(22_170_176), "22.2 MB");
+    }
+
+    #[test]
+    fn passwords_are_not_passed_on() {
+        assert_eq!(without_password("http://a:b@c.d/e main"), "http://c.d/e main");
+        assert_eq!(without_password("http://c.d/e@f main"), "http://c.d/e@f main");
+        assert_eq!(without_password("file:/e main"), "file:/e main");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Finding what the tool needs, and getting what is missing.
 
 pub mod apt;
+pub mod drivers;
 pub mod emulator;
 pub mod firmware;
 pub mod guest;
+pub mod rootfs;
 pub mod rust;
 
 /// What `cargo hv doctor` says about one thing that the tool needs.
