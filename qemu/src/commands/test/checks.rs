@@ -10,6 +10,7 @@ use crate::progress::Step;
 use crate::setup::emulator::Emulator;
 use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
+use crate::setup::rootfs::Rootfs;
 use crate::setup::rust::Toolchain;
 use crate::workspace::{Workspace, cargo};
 use anyhow::Result;
@@ -153,11 +154,12 @@ const fn machines(check: Check) -> Check {
 
 /// All that is fetched is fetched first: what follows may then take its time without a download in between.
 fn set_up(task: Task<'_>) -> Result<Tally> {
-    task.step.detail("Rust, QEMU, the guest");
+    task.step.detail("Rust, QEMU, the guest and its root file system");
     Toolchain::find_or_install(task.workspace)?.ensure_clippy()?;
     Emulator::find_or_install(std::env::var_os("HV_QEMU").as_deref().map(Path::new))?;
     Guest::get(task.workspace)?;
     Firmware::get(task.workspace)?;
+    Rootfs::debian(task.workspace)?;
     Ok(Tally::one())
 }
 

@@ -96,8 +96,23 @@ const LINKS: &[(&str, &str)] = &[
 const LINKS_FOR_SSH: &[(&str, &str)] =
     &[("etc/systemd/system/multi-user.target.wants/ssh.service", "/lib/systemd/system/ssh.service")];
 
-/// Folders with other modes than 0755.
-const FOLDERS: &[(&str, u32)] = &[("root", 0o700), ("root/.ssh", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)];
+/// Folders and their modes: those of base-files' script, and those that are not for everybody.
+const FOLDERS: &[(&str, u32)] = &[
+    ("root", 0o700),
+    ("root/.ssh", 0o700),
+    ("tmp", 0o1777),
+    ("var/tmp", 0o1777),
+    ("media", 0o755),
+    ("mnt", 0o755),
+    ("opt", 0o755),
+    ("srv", 0o755),
+    ("usr/local/bin", 0o755),
+    ("usr/local/lib", 0o755),
+    ("usr/local/sbin", 0o755),
+    ("usr/local/share", 0o755),
+    ("var/lib/misc", 0o755),
+    ("var/mail", 0o2775),
+];
 
 /// Feeds all that is written to a hasher, so that another text makes another image.
 pub fn hash(hasher: &mut impl Hasher) {
