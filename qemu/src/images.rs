@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 /// The Cargo profile of the images (Cargo.toml).
 pub const PROFILE: &str = "image";
 
+/// The package of the example that [`quickstart`] builds, and its binary.
+pub const QUICKSTART: &str = "quickstart";
+
 /// An image of the workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Image {
@@ -66,6 +69,21 @@ pub fn build(workspace: &Workspace, image: Image) -> Result<PathBuf> {
     write_whole(&path, &flat)?;
     step.done(&format!("{} KiB", flat.len().div_ceil(1024)));
     Ok(path)
+}
+
+/// Builds examples/quickstart, setting up the toolchain if need be, and returns the ELF's path: QEMU loads it where it is
+/// linked.
+///
+/// # Errors
+/// If there is no toolchain, or the build fails; the compiler's words are part of the error.
+pub fn quickstart(workspace: &Workspace) -> Result<PathBuf> {
+    let toolchain = Toolchain::find_or_install(workspace)?;
+    let step = Step::begin("Building quickstart");
+    let mut command = toolchain.cargo("build");
+    command.args(["--profile", PROFILE, "--package", QUICKSTART, "--features", "image", "--bin", QUICKSTART]);
+    run_cargo(workspace, command, &step).context("the example does not build")?;
+    step.done("built");
+    Ok(build_folder(workspace)?.join(TARGET).join(PROFILE).join(QUICKSTART))
 }
 
 /// Where Cargo builds the images: apart from the host's things, for their compiler may be another one.

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use qemu::cli::{Cli, Command};
-use qemu::commands::{audit, bench, doctor, linux, payload, replay, report, secure_partition, test, trees};
+use qemu::commands::{audit, bench, doctor, linux, payload, quickstart, replay, report, secure_partition, test, trees};
 use qemu::ending::Status;
 use qemu::workspace::Workspace;
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Command::Linux(options) => linux::linux(&workspace, options),
         Command::Payload(options) => payload::payload(&workspace, options),
         Command::SecurePartition(options) => secure_partition::secure_partition(&workspace, options),
+        Command::Quickstart { cpu } => quickstart::quickstart(&workspace, cpu),
         Command::Audit(options) => audit::audit(&workspace, options),
         Command::Replay(options) => replay::replay(&options.file),
         Command::Report(options) => report::report(options),

@@ -1,6 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), no_std)]
 
+// Not for tests: its code is that of `examples/quickstart`, which is built for EL2 and booted.
+#[cfg(not(doctest))]
+#[doc = include_str!("../docs/embedding.md")]
+pub mod embedding {}
+
 mod arch;
 mod bitmap;
 pub mod dirty;

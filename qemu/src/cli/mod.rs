@@ -48,6 +48,7 @@ Examples:
   cargo hv payload --image FILE --append ARGS another's guest, run in the same way
   cargo hv bench                              what the hot paths cost, in instructions, beside KVM
   cargo hv secure-partition                   the engine in another program: a secure-partition manager at S-EL2
+  cargo hv quickstart                         the engine in 300 lines at EL2: a page is protected under a guest
   cargo hv test                               everything that CI checks, in 25 minutes; --quick in three
   cargo hv doctor                             what is installed, what is missing
 
@@ -72,6 +73,12 @@ pub enum Command {
     Payload(Payload),
     /// Run the engine inside a secure-partition manager at S-EL2 (examples/secure-partition)
     SecurePartition(SecurePartition),
+    /// Run the engine in the smallest program at EL2 that runs a guest (examples/quickstart)
+    Quickstart {
+        /// QEMU's CPU: its FEAT_BBM level decides how sizes change (cortex-a53 has level 0)
+        #[arg(long, value_name = "CPU", default_value = "max")]
+        cpu: String,
+    },
     /// Check on Linux that no dirty page is missed: every mechanism, 1, 2 and 4 CPUs, with and without FEAT_BBM
     Audit(Audit),
     /// Let the oracle judge the events that `cargo hv linux --oracle --events FILE` has kept

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod doctor;
 pub mod linux;
 pub mod payload;
+pub mod quickstart;
 pub mod replay;
 pub mod report;
 pub mod secure_partition;

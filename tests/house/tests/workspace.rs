@@ -87,6 +87,7 @@ const CRATES: &[Crate] = &[
     Crate { folder: "tests/no-panic", root: "src/main.rs", judged: Circles },
     Crate { folder: "tests/oracle", root: "src/lib.rs", judged: Circles },
     Crate { folder: "tests/system", root: "src/lib.rs", judged: Circles },
+    Crate { folder: "examples/quickstart", root: "src/main.rs", judged: Circles },
     Crate { folder: "examples/secure-partition", root: "src/lib.rs", judged: Circles },
     Crate { folder: "examples/secure-partition", root: "src/spm/main.rs", judged: Circles },
     Crate { folder: "examples/secure-partition", root: "src/partition/main.rs", judged: Circles },

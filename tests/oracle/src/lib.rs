@@ -1,8 +1,4 @@
-//! A model of an MMU with an adversarial TLB, to judge users of the `stage2` crate.
-//!
-//! An emulator's TLB is small, coherent and forgiving, and hardware's can't be looked into. This one can be caught holding
-//! the wrong thing: it keeps *everything* that a PE is allowed to hold or see, and never picks one. Where it allows a bad
-//! outcome, the engine is wrong, and the [`Violation`] says why, with the events that led there.
+#![doc = include_str!("../README.md")]
 //!
 //! # How it works
 //!

@@ -13,7 +13,7 @@ use crate::setup::guest::Guest;
 use crate::setup::rootfs::Rootfs;
 use crate::setup::rust::Toolchain;
 use crate::workspace::{Workspace, cargo};
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::Command;
 
@@ -21,6 +21,8 @@ use std::process::Command;
 const SYSTEM_TESTS: &str = "system-tests";
 /// The engine, whose instructions only the images' target has.
 const ENGINE: &str = "stage2";
+/// The oracle, which is published like it.
+const ORACLE: &str = "stage2-oracle";
 /// Links, for the images' target, only if the engine can't panic.
 const NO_PANIC: &str = "no-panic";
 /// Packages that a host can't build: bare-metal binaries.
@@ -101,9 +103,10 @@ pub const CHECKS: &[Check] = &[
         command.args(["--profile", images::PROFILE, "--package", NO_PANIC]);
         images::run_cargo(task.workspace, command, task.step).map(|()| Tally::one())
     }),
+    check("package", "The crates as they are published", USUAL, 60, packages),
     with_tests("engine", "The engine", QUICK, 40, |task| some_tests(task, &["--package", ENGINE, "--lib", "--tests"])),
     with_tests("oracle", "The engine under the oracle", QUICK, 60, |task| {
-        some_tests(task, &["--package", "stage2-oracle", "--tests"])
+        some_tests(task, &["--package", ORACLE, "--tests"])
     }),
     with_tests("house", "Which way imports run", QUICK, 10, |task| some_tests(task, &["--package", "house"])),
     with_tests("host", "Tests on the host", USUAL, 300, |task| {
@@ -170,6 +173,20 @@ fn host(task: Task<'_>, words: &[&str]) -> Command {
     command
 }
 
+/// Packages the crates that are published, builds them from what is in the packages, and lets no warning pass.
+fn packages(task: Task<'_>) -> Result<Tally> {
+    let published = ["--package", ENGINE, "--package", ORACLE];
+    let mut command = host(task, &[&["package", "--allow-dirty", "--color", "never"], &published[..]].concat());
+    let output = command.output().context("can't run cargo")?;
+    let written = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && !written.contains("warning:"),
+        "cargo package must succeed without a warning:\n{}",
+        written.trim_end()
+    );
+    Ok(Tally::one())
+}
+
 /// Runs the tests that Cargo finds with these words: in all, the long ones too; by name, also one that is long.
 fn some_tests(task: Task<'_>, words: &[&str]) -> Result<Tally> {
     let mut command = host(task, &[&["test", "--no-fail-fast"], words].concat());
@@ -201,6 +218,7 @@ fn lints_for_images(task: Task<'_>, wanted: impl Fn(&str) -> bool) -> Result<Tal
     let with_features = [
         (Image::EventKeeper.package(), "--bins", Image::EventKeeper.features()),
         (secure_partition::PACKAGE, "--bins", secure_partition::FEATURE),
+        (images::QUICKSTART, "--bins", "image"),
     ];
     for (package, kind, features) in plain.chain(with_features).filter(|(package, ..)| wanted(package)) {
         let mut command = toolchain.cargo("clippy");
