@@ -72,8 +72,13 @@ impl<R: Sink> Scan<'_, R> {
         if any & (bits::WRITE | bits::BUSY) == 0 {
             return;
         }
+        // Which pages to look at closely: no branch for the others.
+        let marked = |n| u64::from(table.load(slot(n)) & (bits::WRITE | bits::BUSY) != 0) << n;
+        let mut left = (0..count).fold(0u64, |left, n| left | marked(n));
         let mut dirty = 0u64;
-        for n in 0..count {
+        while left != 0 {
+            let n = left.trailing_zeros() as usize;
+            left &= left - 1;
             loop {
                 let value = Descriptor(table.load(slot(n)));
                 if value.is_busy(Level::L3) {

@@ -1,15 +1,16 @@
 //! A log begins and ends, and what the table tells of what is logged.
 
 use crate::arch::address::IpaRange;
-use crate::arch::descriptor::bits;
+use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::error::Error;
-use crate::arch::geometry::LeafSize;
+use crate::arch::geometry::{LeafSize, Level};
 use crate::bitmap::dirty_bitmap::DirtyBitmap;
 use crate::bitmap::logs::{DirtyLog, Log, LogOptions, Mechanism};
 use crate::bitmap::page_set::Layout;
 use crate::dirty::WRITABLE;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
+use crate::table::spare::SpareTables;
 use crate::table::tlb::Pending;
 use crate::table::walk::{Entry, Next, Visitor};
 use core::sync::atomic::AtomicU64;
@@ -26,7 +27,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// [`Error::OutOfRange`]; [`Error::LogOverlap`]; [`Error::TooManyLogs`]; [`Error::BitmapTooSmall`];
     /// [`Error::NoHardwareDirtyState`]; [`Error::OutOfMemory`]. Every leaf translates and allows what it did before; a
-    /// hardware log that runs out of memory may leave leaves split, which [`Stage2::collapse`] mends.
+    /// hardware log that runs out of memory may leave leaves split, as it would at its end, which [`Stage2::collapse`]
+    /// mends.
     pub fn start_log(
         &mut self,
         range: IpaRange,
@@ -49,20 +51,26 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         drop(reserve);
         match options.mechanism {
             Mechanism::WriteProtect => {}
-            Mechanism::HardwarePage => self.split(range, LeafSize::Page)?,
+            // Its blocks are split as they are given to hardware.
+            Mechanism::HardwarePage => {}
             Mechanism::HardwareBlock => self.split(range, LeafSize::Block2M)?,
         }
         if options.all_dirty {
             marks.mark_range(range);
         }
         self.hardware_logged |= options.mechanism.is_hardware();
-        let mut close = StartProtect { options, pending: Pending::new() };
+        let mut close = StartProtect { options, pending: Pending::new(), spare: SpareTables::none(self) };
         // Where nothing but the two bits goes, they go all at once.
         let short = options.mechanism == Mechanism::WriteProtect && !options.all_dirty && !cfg!(feature = "small");
-        if !short || !self.revoke_bits(range, WRITABLE, &mut close.pending) {
-            self.visit(range, &mut close)?;
-        }
+        let closed = if short && self.revoke_bits(range, WRITABLE, &mut close.pending) {
+            Ok(())
+        } else {
+            self.visit(range, &mut close)
+        };
+        // Also where memory has run out: a later log takes what is left to hardware for invalidated.
         self.complete(&close.pending);
+        drop(close);
+        closed?;
         let log = Log { index, range, id: marks.id() };
         let short = !cfg!(feature = "small") && !options.mechanism.is_hardware() && marks.is_flat();
         self.logs.entries[index] = DirtyLog { range, mechanism: options.mechanism, short, bitmap: marks };
@@ -117,12 +125,48 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 }
 
 /// Takes the rights from all leaves of a range whose log starts.
-pub(crate) struct StartProtect {
+pub(crate) struct StartProtect<'t, P: TableMemory + Maintenance> {
     pub(crate) options: LogOptions,
     pub(crate) pending: Pending,
+    /// Frames for the tables of pages that hardware marks.
+    pub(crate) spare: SpareTables<'t, P>,
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for StartProtect {
+impl<P: TableMemory + Maintenance> StartProtect<'_, P> {
+    /// What the leaf is while the log runs.
+    #[inline(always)]
+    fn logged(&self, leaf: Descriptor) -> Descriptor {
+        let mut new = match self.options.mechanism.is_hardware() {
+            true => leaf.0 & !bits::WRITE | bits::DBM,
+            false => leaf.0 & !WRITABLE,
+        };
+        if self.options.all_dirty {
+            new |= bits::WRITE;
+        }
+        Descriptor(new)
+    }
+
+    /// Splits a leaf that is larger than a page, for hardware to mark pages. A block of 2 MiB becomes pages that are left to
+    /// hardware from the first moment: the table that appears then is the last word, and no page is looked at twice.
+    fn split(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+        let plain = [Some(entry.range()), None];
+        // One with DBM has dirty state, which the pages take over first (R_RTBRL).
+        let at_once = entry.level == Level::L2
+            && entry.value.0 & (bits::WRITE_GRANTED | bits::DBM) == bits::WRITE_GRANTED
+            && part == entry.range();
+        let children = at_once.then(|| self.logged(entry.value));
+        if !table.split_leaf_to(entry, children, &plain, &mut self.spare)? || !at_once {
+            return Ok(Next::Retry);
+        }
+        if entry.value.is_writable() {
+            // A PE that holds the block writable would not mark.
+            self.pending.add(part);
+        }
+        Ok(Next::Continue)
+    }
+}
+
+impl<P: TableMemory + Maintenance> Visitor<P> for StartProtect<'_, P> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         let leaf = entry.value;
@@ -136,16 +180,13 @@ impl<P: TableMemory + Maintenance> Visitor<P> for StartProtect {
             table.split_run(entry);
             return Ok(Next::Retry);
         }
+        if self.options.mechanism == Mechanism::HardwarePage && entry.level != Level::L3 {
+            return self.split(table, entry, part);
+        }
         if leaf.0 & bits::WRITE_GRANTED == 0 {
             return Ok(Next::Continue);
         }
-        let mut new = match hardware {
-            true => leaf.0 & !bits::WRITE | bits::DBM,
-            false => leaf.0 & !WRITABLE,
-        };
-        if self.options.all_dirty {
-            new |= bits::WRITE;
-        }
+        let new = self.logged(leaf).0;
         if new == leaf.0 {
             return Ok(Next::Continue);
         }

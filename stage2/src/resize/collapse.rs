@@ -96,6 +96,37 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
         }
         Ok(Next::Continue)
     }
+
+    /// Pages, none of them logged: one look at each, and one invalidation for all.
+    #[inline(always)]
+    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+        const MARKED: u64 = bits::DBM | bits::WRITE_GRANTED;
+        if entry.level != Level::L2 || !table.logs.none_in(part) {
+            return Ok(true);
+        }
+        let (first, count) = (Level::L3.index(part.start()), (part.bytes() >> Level::L3.shift()) as usize);
+        let mut changed = 0;
+        for index in first..first + count {
+            let slot = Slot { table: entry.value.address(), index };
+            let mut value = Descriptor(table.load(slot));
+            while value.0 & MARKED == MARKED {
+                // SAFETY: as for all descriptors (`table.rs`).
+                match unsafe { table.platform.compare_exchange(slot, value.0, value.0 & !bits::DBM | bits::WRITE) } {
+                    Ok(()) => {
+                        changed += 1;
+                        break;
+                    }
+                    // Hardware has marked it meanwhile.
+                    Err(found) => value = Descriptor(found),
+                }
+            }
+        }
+        if changed != 0 {
+            table.platform.counters().add(Event::DescriptorWrite, changed);
+            self.pending.add(part);
+        }
+        Ok(false)
+    }
 }
 
 struct Collapse<'t, 'd, P: TableMemory + Maintenance> {
@@ -139,22 +170,22 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
         table.count(if entry.level == Level::L1 { Event::Collapse1G } else { Event::Collapse2M });
     }
 
-    /// [`Collapse::fold`] for the commonest table: 512 pages with equal attributes, none of them write-protected. One
-    /// look at each; says whether it was that.
+    /// [`Collapse::fold`] for the commonest tables: 512 pages with equal attributes, all writable or all write-protected by
+    /// a log that has ended. One look at each; says whether it was that.
     #[inline(always)]
-    fn fold_open(&mut self, table: &Stage2<P>, entry: &Entry) -> bool {
+    fn fold_alike(&mut self, table: &Stage2<P>, entry: &Entry) -> bool {
         let child = entry.value.address();
         let leaf = Descriptor(table.load(Slot { table: child, index: 0 }));
-        let open = leaf.0 & bits::WRITE_GRANTED == 0 || leaf.0 & (bits::WRITE | bits::DBM) == bits::WRITE;
         let Kind::Leaf { output, contiguous: false } = leaf.kind(Level::L3) else { return false };
-        if !open || LeafSize::Block2M > table.config.largest || !output.is_aligned(LeafSize::Block2M.bytes()) {
+        if leaf.has_dbm() || LeafSize::Block2M > table.config.largest || !output.is_aligned(LeafSize::Block2M.bytes()) {
             return false;
         }
         // SAFETY: as for all descriptors (`table.rs`); `&mut self` of the table's: no other PE writes.
         if !unsafe { table.platform.is_filled(child, leaf.0, crate::arch::address::PAGE_SIZE) } {
             return false;
         }
-        self.publish(table, entry, leaf, child, Level::L3);
+        let opened = if leaf.0 & bits::WRITE_GRANTED == 0 { leaf.0 } else { leaf.0 | bits::WRITE };
+        self.publish(table, entry, Descriptor(opened), child, Level::L3);
         true
     }
 
@@ -194,7 +225,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
         if entry.level != Level::L2 || !table.logs.none_in(part) {
             return Ok(true);
         }
-        if !cfg!(feature = "small") && part == entry.range() && self.fold_open(table, entry) {
+        if !cfg!(feature = "small") && part == entry.range() && self.fold_alike(table, entry) {
             return Ok(false);
         }
         // Pages, none of them logged: one quick look at each, where `entry` would ask about logs each time.

@@ -84,6 +84,20 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         plain: &Plain,
         reserve: &mut SpareTables<'_, P>,
     ) -> Result<bool, Error> {
+        self.split_leaf_to(entry, None, plain, reserve)
+    }
+
+    /// [`Stage2::split_leaf`], with leaves that translate like `children`, where there is that: like the block, but for
+    /// permissions. What a PE may still hold of the block's is the caller's to invalidate.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn split_leaf_to(
+        &self,
+        entry: &Entry,
+        children: Option<Descriptor>,
+        plain: &Plain,
+        reserve: &mut SpareTables<'_, P>,
+    ) -> Result<bool, Error> {
         if entry.is_run_member() {
             self.split_run(entry);
             return Ok(false);
@@ -98,7 +112,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         };
         // A leaf that was only made busy has no dirty state to give back: its children are as it was.
         let marked = held != entry.value && entry.value.has_dbm();
-        self.fill_child(entry, if marked { held } else { entry.value }, child, plain);
+        self.fill_child(entry, children.unwrap_or(if marked { held } else { entry.value }), child, plain);
         if self.publish_table(entry, held, child).is_err() {
             // Another PE was first. Ours was never reachable.
             reserve.put(child);

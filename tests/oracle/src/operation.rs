@@ -182,7 +182,10 @@ impl State {
             _ => {}
         }
         self.judge_leaks(running.operation.kind);
-        self.finish_log(pe, &running);
+        // A log that could not start is none.
+        if ok || running.operation.kind != OperationKind::Start {
+            self.finish_log(pe, &running);
+        }
     }
 
     /// Hands a range over to another operation that has changed something in it. Whether there is one.

@@ -186,6 +186,27 @@ fn a_log_that_finds_no_memory_does_not_start() {
     }
 }
 
+/// Blocks that were given to hardware before memory ran out: no PE may hold one of them still when the next log starts.
+#[test]
+fn a_log_that_found_no_memory_leaves_nothing_that_the_next_would_miss() {
+    for (bbm, allowed) in Machine::LEVELS.into_iter().flat_map(|bbm| (1..6).map(move |allowed| (bbm, allowed))) {
+        let (machine, options) = logged(bbm, Mechanism::HardwarePage);
+        let model = Model::new(machine.setup());
+        let mut table = Checked::new(&model, machine.config()).expect("a table");
+        let range = range(BASE, BASE + 14 * MIB);
+        table.map(world(), PhysAddr(BASE), Attributes::RAM).expect("a mapping");
+        let words = storage(range);
+        model.fail_allocations(Some(allowed));
+        assert!(matches!(table.start_log(range, words, options), Err(Error::OutOfMemory { .. })), "{bbm:?} {allowed}");
+        model.fail_allocations(None);
+        let mut log = table.start_log(range, words, options).expect("there is memory now");
+        let mut words = vec![0; Layout::new(range).words()];
+        let mut report = PageSet::new(Layout::new(range), &mut words).expect("words enough");
+        table.harvest(&mut log, &mut report).expect("a harvest");
+        model.assert_clean();
+    }
+}
+
 #[test]
 fn a_fault_that_finds_no_memory_costs_precision_and_nothing_else() {
     for bbm in Machine::LEVELS {

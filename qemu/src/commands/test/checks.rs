@@ -189,8 +189,14 @@ fn packages(task: Task<'_>) -> Result<Tally> {
 
 /// Runs the tests that Cargo finds with these words: in all, the long ones too; by name, also one that is long.
 fn some_tests(task: Task<'_>, words: &[&str]) -> Result<Tally> {
-    let mut command = host(task, &[&["test", "--no-fail-fast"], words].concat());
-    command.args(task.filter).arg("--");
+    let (file, filter) = file_and_name(task.workspace.root(), task.filter);
+    let whole = |word: &&str| file.is_some() && ["--lib", "--tests"].contains(word);
+    let words: Vec<&str> = words.iter().copied().filter(|word| !whole(word)).collect();
+    let mut command = host(task, &[&["test", "--no-fail-fast"], &words[..]].concat());
+    if let Some(file) = file {
+        command.args(["--test", file]);
+    }
+    command.args(filter).arg("--");
     if task.tier == Tier::All || task.filter.is_some() {
         command.arg("--include-ignored");
     }
@@ -200,6 +206,17 @@ fn some_tests(task: Task<'_>, words: &[&str]) -> Result<Tally> {
         command.env_remove(WHOLE_RUNS);
     }
     tests(command, task.step)
+}
+
+/// A test can be named by its file of a `tests` folder too: `FILE` for all that are in it, `FILE::NAME` for some.
+fn file_and_name<'a>(root: &Path, filter: Option<&'a str>) -> (Option<&'a str>, Option<&'a str>) {
+    let Some(wanted) = filter else { return (None, None) };
+    let (first, rest) = wanted.split_once("::").map_or((wanted, None), |(first, rest)| (first, Some(rest)));
+    let packages = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_file = packages(root)
+        .chain(packages(&root.join("tests")))
+        .any(|package| package.join("tests").join(format!("{first}.rs")).is_file());
+    if is_file { (Some(first), rest) } else { (None, filter) }
 }
 
 /// Runs one of the tests that boot machines.
@@ -258,6 +275,16 @@ mod tests {
         };
         assert!(sum(Tier::Default) <= 25 * 60, "{} s", sum(Tier::Default));
         assert!(sum(Tier::Quick) <= 5 * 60, "{} s", sum(Tier::Quick));
+    }
+
+    #[test]
+    fn a_test_is_named_by_its_file_too() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let found = |filter| file_and_name(&root, Some(filter));
+        assert_eq!(found("uefi"), (Some("uefi"), None));
+        assert_eq!(found("interleaved::two_"), (Some("interleaved"), Some("two_")));
+        assert_eq!(found("no_such_file::x"), (None, Some("no_such_file::x")));
+        assert_eq!(file_and_name(&root, None), (None, None));
     }
 
     #[test]
