@@ -12,6 +12,7 @@ mod error;
 mod guest_registers;
 mod memory;
 mod modules;
+mod own_memory;
 mod parts;
 mod placement;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod tests;
 pub use devices::find_uart;
 pub use error::MachineError;
 pub use guest_registers::GuestRegisters;
+pub use own_memory::{GuestShape, Needs, Stays};
 pub use parts::{
     Conduit, Cpu, CpuMapEntry, Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_CPUS, MAX_REGIONS,
     Machine, Module, Timer,

@@ -8,7 +8,7 @@ use crate::machine::{self, Conduit};
 use crate::options::{self, MODES};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use hypervisor_abi::{function, log, permissions, status};
+use hypervisor_abi::{function, leaf as size, log, permissions, status};
 use stage2::Event;
 
 /// Bytes of a MiB.
@@ -162,6 +162,18 @@ pub fn area(bytes: u64, alignment: u64) -> Result<Range<u64>, Stop> {
         Some(start) => Ok(start..start + bytes),
         None => skip!("the machine has too little memory"),
     }
+}
+
+/// Makes the leaves of a range the largest that lie in it alone: one that goes beyond it is split, which a collapse of the range
+/// does not undo.
+///
+/// # Errors
+///
+/// Fails if the hypervisor does not do so.
+pub fn apart(range: &Range<u64>) -> Outcome {
+    check_eq!(split(range, size::BLOCK_2M), status::SUCCESS, "split of what goes beyond {range:#x?}");
+    check_eq!(collapse(range), status::SUCCESS, "collapse");
+    Ok(())
 }
 
 /// Stores to memory that the test has allocated.

@@ -43,7 +43,7 @@ pub enum Kernel {
         /// Whether its base may lie anywhere in RAM; else as near to the start of RAM as can be.
         anywhere: bool,
     },
-    /// Anything else: loaded as QEMU's `-kernel` loads it.
+    /// Anything else: a program that is entered at its first byte, and that may look for its device tree below itself.
     Raw,
 }
 
@@ -52,7 +52,7 @@ impl Kernel {
     pub const fn text_offset(&self) -> u64 {
         match *self {
             Self::Image { text_offset, .. } => text_offset,
-            Self::Raw => DEFAULT_TEXT_OFFSET,
+            Self::Raw => 0,
         }
     }
 
@@ -166,6 +166,6 @@ pub(super) mod tests {
     fn anything_else_is_raw() {
         assert_eq!(examine(&[0]), Ok(Kernel::Raw));
         assert_eq!(examine(&header(0, 0, 0)[..63]), Ok(Kernel::Raw));
-        assert_eq!(Kernel::Raw.text_offset(), 0x8_0000);
+        assert_eq!(Kernel::Raw.text_offset(), 0);
     }
 }

@@ -93,6 +93,16 @@ impl Space {
         self.ranges.iter().copied().reduce(|best, next| if next.size() > best.size() { next } else { best })
     }
 
+    /// The place for a raw binary of `size` bytes: 2 MiB behind the start of the first range that leaves it room, or else of
+    /// the largest.
+    fn for_raw(&self, size: u64) -> Option<PhysRange> {
+        let roomy = self.ranges.iter().copied().find(|range| range.size() >= OPEN_END);
+        let range = roomy.or(self.largest())?;
+        let floor = range.start().checked_next_multiple_of(BASE_ALIGNMENT)?.checked_add(BASE_ALIGNMENT)?;
+        let alone = Self { ranges: Vec::from([range]) };
+        alone.lowest(size, BASE_ALIGNMENT, 0, floor).or_else(|| self.lowest(size, BASE_ALIGNMENT, 0, 0))
+    }
+
     /// The lowest place for `size` bytes, `offset` bytes behind a multiple of `alignment`, not below `floor`. What lies
     /// between that multiple and the place "has no special significance to the kernel", and need not be free.
     fn lowest(&self, size: u64, alignment: u64, offset: u64, floor: u64) -> Option<PhysRange> {
@@ -136,11 +146,9 @@ fn place_kernel(request: &Request<'_>, space: &Space) -> Result<PhysRange, Image
             here.or_else(|| lowest(&beside_initrd)).or_else(|| lowest(space))
         }
         Kernel::Image { .. } => lowest(&beside_initrd).or_else(|| lowest(space)),
-        // How much memory a raw binary uses behind its end is unknown: it gets the start of the largest range.
-        Kernel::Raw => {
-            let largest = |space: &Space| lowest(&Space { ranges: space.largest().into_iter().collect() });
-            largest(space).or_else(|| lowest(space))
-        }
+        // How much memory a raw binary uses behind its end is unknown: it gets the start of a large range, and its tree the
+        // 2 MiB below it. With one range of RAM that is where firmware has them on QEMU's machine.
+        Kernel::Raw => space.for_raw(size),
     };
     place.ok_or_else(|| space.no_room("kernel", offset + size))
 }
@@ -157,16 +165,17 @@ fn place_initrd(
     let gib = 1 << 30;
     let above = PhysRange::with_size(kernel.start() & !(gib - 1), INITRD_WINDOW);
     let below_end = kernel.end().checked_next_multiple_of(gib);
-    let below = below_end.and_then(|end| PhysRange::new(end.saturating_sub(INITRD_WINDOW), end));
-    let windows = || above.into_iter().chain(below);
+    let down = below_end.and_then(|end| PhysRange::new(end.saturating_sub(INITRD_WINDOW), end));
+    let windows = || above.into_iter().chain(down);
 
-    let beside_kernel = space.without(&[kernel]);
+    let below = tree_below(request, kernel);
+    let beside_kernel = space.without(&[kernel, below]);
     if beside_kernel.holds(initrd) && windows().any(|window| window.contains_range(initrd)) {
         return Ok(initrd);
     }
     // Not over the kernel's file: it is copied later.
-    let apart = space.without(&[taken, kernel, request.kernel_file]);
-    let close = space.without(&[kernel, request.kernel_file]);
+    let apart = space.without(&[taken, kernel, below, request.kernel_file]);
+    let close = space.without(&[kernel, below, request.kernel_file]);
     let place =
         [&apart, &close].into_iter().find_map(|free| windows().find_map(|window| free.highest(initrd.size(), window)));
     place.ok_or_else(|| close.no_room("initramfs", initrd.size()))
@@ -186,8 +195,14 @@ fn kernel_with_open_end(request: &Request<'_>, space: &Space, kernel: PhysRange)
     }
 }
 
+/// Where a raw binary looks for its device tree: right below it. Empty for other kernels.
+fn tree_below(request: &Request<'_>, kernel: PhysRange) -> PhysRange {
+    let room = kernel.start().checked_sub(BASE_ALIGNMENT).filter(|_| request.kernel == Kernel::Raw);
+    room.and_then(|start| PhysRange::new(start, kernel.start())).unwrap_or_default()
+}
+
 /// Memory for the device tree: behind the kernel, as near as can be (kernels before Linux 4.2 look no further than
-/// 512 MiB), or else anywhere; for a raw binary always above it.
+/// 512 MiB), or else anywhere; for a raw binary right below it, or else above it.
 fn place_device_tree(
     request: &Request<'_>,
     space: &Space,
@@ -198,6 +213,10 @@ fn place_device_tree(
     let mut holes = Vec::from([kernel]);
     holes.extend(initrd);
     let free = space.without(&holes);
+    let below = tree_below(request, kernel);
+    if !below.is_empty() && free.holds(below) {
+        return Ok(below);
+    }
     let lowest = |floor| free.lowest(BASE_ALIGNMENT, BASE_ALIGNMENT, 0, floor);
     let place = lowest(taken.end()).or_else(|| lowest(kernel.end()));
     let place = place.or_else(|| (request.kernel != Kernel::Raw).then(|| lowest(0)).flatten());

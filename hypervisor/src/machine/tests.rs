@@ -1,5 +1,6 @@
 //! QEMU's machines, and changed ones, read right.
 
+mod own_memory;
 mod placement;
 mod refused;
 

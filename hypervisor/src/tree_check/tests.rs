@@ -3,7 +3,7 @@
 use super::*;
 use crate::guest_tree;
 use crate::image::{self, Request};
-use crate::machine::{self, Machine};
+use crate::machine::{self, Machine, Needs};
 use crate::options::Options;
 use crate::range::{PhysRange, without};
 use crate::tree::testing::{GIC2, GIC3, MACHINES, SECURE_NUMA, TestNode};
@@ -230,6 +230,11 @@ fn read_to_the_end(bytes: &[u8]) -> (bool, bool) {
     let hypervisor = PhysRange::with_size(0x4020_0000, 16 << 20).unwrap();
     let _ = machine.check_placement(hypervisor, PhysRange::with_size(0x4000_0000, 1 << 20).unwrap());
     let _ = Options::parse(&machine.bootargs);
+    let tree = PhysRange::with_size(0x4000_0000, 1 << 20).unwrap();
+    let needs = Needs { image: hypervisor.at_most(5 << 20), pool: machine.pool_bytes(true, 0), tree, pa_bits: 48 };
+    if let Ok(place) = machine.better_place(&needs) {
+        assert!(machine.check_placement(place, tree).is_ok() || machine.check_placement(hypervisor, tree).is_err());
+    }
     let mut holes = machine.reserved.clone();
     holes.push(hypervisor);
     let memory = without(&machine.ram, &holes);

@@ -306,7 +306,7 @@ pub struct Common {
     /// The guest's CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub smp: u32,
-    /// RAM of the machine: 512M, 4G [default: 1G; 3G for the payload]
+    /// RAM of the machine: 512M, 4G [default: 1G; 4G for the payload]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]

@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 /// Seconds that the suite may take on one machine, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 300;
 
-/// RAM, unless `--memory` says otherwise: enough for two leaves of 1 GiB side by side.
-const MEMORY: Size = Size::mib(3072);
+/// RAM, unless `--memory` says otherwise: enough for two leaves of 1 GiB side by side, between the payload at the start and the
+/// hypervisor at the end.
+const MEMORY: Size = Size::mib(4096);
 
 /// Runs the command.
 ///

@@ -7,6 +7,7 @@ pub mod firmware;
 pub mod guest;
 pub mod rootfs;
 pub mod rust;
+pub mod u_boot;
 
 /// What `cargo hv doctor` says about one thing that the tool needs.
 #[derive(Debug, Clone, PartialEq, Eq)]

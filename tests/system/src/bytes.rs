@@ -21,6 +21,9 @@ fn image(text_offset: u64, image_size: u64, instructions: &[u32]) -> Vec<u8> {
     image
 }
 
+/// movz w0, #8; movk w0, #0x8400, lsl #16; hvc #0; b .: PSCI SYSTEM_OFF
+const POWER_OFF: [u32; 4] = [0x5280_0100, 0x72b0_8000, 0xd400_0002, 0x1400_0000];
+
 /// A guest that powers off at once: PSCI SYSTEM_OFF, by HVC.
 pub fn guest() -> Vec<u8> {
     guest_of_size(4096)
@@ -28,8 +31,61 @@ pub fn guest() -> Vec<u8> {
 
 /// [`guest`] whose header claims another `image_size`.
 pub fn guest_of_size(image_size: u64) -> Vec<u8> {
-    // movz w0, #8; movk w0, #0x8400, lsl #16; hvc #0; b .
-    image(0, image_size, &[0x5280_0100, 0x72b0_8000, 0xd400_0002, 0x1400_0000])
+    image(0, image_size, &POWER_OFF)
+}
+
+/// What [`guest_that_finds_zeros`] and [`raw_guest`] say.
+pub const YES: &str = "Y";
+/// What they say otherwise.
+pub const NO: &str = "N";
+
+/// A guest that says whether all bytes are zero from `start` up to `end`, both below 4 GiB and multiples of 16, and powers
+/// off.
+pub fn guest_that_finds_zeros(start: u64, end: u64) -> Vec<u8> {
+    let mut check = [number(1, start), number(2, end)].concat();
+    check.extend([
+        0xa8c1_1023, // again: ldp x3, x4, [x1], #16
+        0xaa04_0063, // orr x3, x3, x4
+        0,           // cbnz x3, no
+        0xeb02_003f, // cmp x1, x2
+        0x54ff_ff83, // b.lo again
+    ]);
+    image(0, 4096, &saying(check, 0xb500_0003))
+}
+
+/// A raw binary that says whether it begins 2 MiB behind the start of RAM and has a device tree's address in x0 that is the
+/// start of RAM, and powers off.
+pub fn raw_guest() -> Vec<u8> {
+    let mut check = vec![0x1000_0004]; // adr x4, .
+    check.extend(number(1, RAM + (2 << 20)));
+    check.extend([0xeb01_009f, 0]); // cmp x4, x1; b.ne no
+    check.extend(number(1, RAM));
+    check.extend([0xeb01_001f, 0]); // cmp x0, x1; b.ne no
+    check.push(0xb940_0002); // ldr w2, [x0]
+    check.extend(number(1, 0xedfe_0dd0));
+    check.extend([0x6b01_005f, 0]); // cmp w2, w1; b.ne no
+    saying(check, 0x5400_0001).into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// movz, movk: a number of 32 bits in an X register.
+fn number(register: u32, value: u64) -> Vec<u32> {
+    let half = |shift: u32| (value >> shift & 0xffff) as u32;
+    vec![0xd280_0000 | half(0) << 5 | register, 0xf2a0_0000 | half(16) << 5 | register]
+}
+
+/// Instructions of which the zeros are made branches like `branch`, taken where the answer is no; behind them the answer is
+/// yes. It is printed on QEMU's UART.
+fn saying(mut check: Vec<u32>, branch: u32) -> Vec<u32> {
+    let no = check.len() + 2;
+    for (at, instruction) in check.iter_mut().enumerate().filter(|(_, instruction)| **instruction == 0) {
+        *instruction = branch | ((no - at) as u32) << 5;
+    }
+    let letter = |text: &str| 0x5280_0005 | u32::from(text.as_bytes()[0]) << 5; // movz w5, #letter
+    check.extend([letter(YES), 0x1400_0002, letter(NO)]); // b over the next
+    // movz x6, #0x900, lsl #16; strb w5, [x6]; movz w5, #10; strb w5, [x6]
+    check.extend([0xd2a1_2006, 0x3900_00c5, 0x5280_0145, 0x3900_00c5]);
+    check.extend(POWER_OFF);
+    check
 }
 
 /// An Image that QEMU starts in the hypervisor's stead, and that starts the hypervisor (which lies at [`HYPERVISOR`])

@@ -1,8 +1,10 @@
 //! Device trees of the tests' own: QEMU's, with one thing changed.
 
-use crate::{Scratch, run};
-use qemu::machine::Machine;
+use crate::{Scratch, bytes, hypervisor, run};
+use qemu::machine::{Machine, Module};
+use qemu::run::Outcome;
 use std::ffi::OsString;
+use std::path::Path;
 
 /// The device tree that QEMU makes for a machine.
 ///
@@ -14,6 +16,27 @@ pub fn tree_of(scratch: &Scratch, machine: &Machine) -> Vec<u8> {
     machine.extra.extend(["-machine".into(), OsString::from(format!("dumpdtb={}", path.display()))]);
     run(&machine);
     std::fs::read(path).expect("QEMU writes the device tree")
+}
+
+/// Where the tests put a device tree of their own.
+pub const TREE: u64 = bytes::RAM + (512 << 20);
+
+/// Starts the hypervisor on `machine`, whose modules lie where they did, with a device tree of the test's own, which QEMU
+/// does not change.
+///
+/// # Panics
+/// If QEMU can't be run.
+pub fn run_with_tree(scratch: &Scratch, mut machine: Machine, tree: &[u8]) -> Outcome {
+    let load = |file: &Path, address: u64| {
+        ["-device".into(), OsString::from(format!("loader,file={},addr={address:#x},force-raw=on", file.display()))]
+    };
+    for Module { address, file, .. } in std::mem::take(&mut machine.modules) {
+        machine.extra.extend(load(&file, address));
+    }
+    machine.extra.extend(load(&scratch.file("own.dtb", tree), TREE));
+    machine.extra.extend(load(hypervisor(), bytes::HYPERVISOR));
+    machine.kernel = scratch.file("starter", &bytes::starter(TREE));
+    run(&machine)
 }
 
 /// Replaces the only occurrence of some bytes.

@@ -18,8 +18,8 @@ fn passes(cpu: &str, gic: Gic, smp: u32, bbm: &str) {
 
 /// Runs the suite with these words on its command line; at least `least` tests have to pass, and none may fail.
 fn run(cpu: &str, gic: Gic, smp: u32, bbm: &str, words: &[&str], least: usize) {
-    // Room for two leaves of 1 GiB side by side.
-    let memory = Size::mib(3072);
+    // Room for two leaves of 1 GiB side by side, between the payload and the hypervisor.
+    let memory = Size::mib(4096);
     let mut machine = Machine { cpu: cpu.into(), gic, smp, memory, ..machine() };
     machine.append += &format!(" hypercalls=on bbm={bbm}");
     let limits = Limits { total: LIMIT, silence: suite::SILENCE };

@@ -4,13 +4,9 @@ use qemu::console::End;
 use qemu::machine::{Machine, Module};
 use qemu::run::{Outcome, Stop};
 use qemu::size::Size;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use system_tests::tree::{reg, replace, tree_of};
+use std::path::PathBuf;
+use system_tests::tree::{TREE, reg, replace, run_with_tree, tree_of};
 use system_tests::{Scratch, assert_end, bytes, hypervisor, machine, run, scratch};
-
-/// Where the tests put a device tree of their own.
-const TREE: u64 = bytes::RAM + (512 << 20);
 
 /// Asserts that the hypervisor refused, with a sentence that has all these words in it.
 fn refused(outcome: &Outcome, words: &[&str]) {
@@ -36,20 +32,6 @@ fn with_kernel(scratch: &Scratch, mut machine: Machine, kernel: &[u8]) -> Machin
     };
     machine.modules = vec![kernel];
     machine
-}
-
-/// Starts the hypervisor on `machine`, whose modules lie where they did, with a device tree of the test's own.
-fn run_with_tree(scratch: &Scratch, mut machine: Machine, tree: &[u8]) -> Outcome {
-    let load = |file: &Path, address: u64| {
-        ["-device".into(), OsString::from(format!("loader,file={},addr={address:#x},force-raw=on", file.display()))]
-    };
-    for Module { address, file, .. } in std::mem::take(&mut machine.modules) {
-        machine.extra.extend(load(&file, address));
-    }
-    machine.extra.extend(load(&scratch.file("own.dtb", tree), TREE));
-    machine.extra.extend(load(hypervisor(), bytes::HYPERVISOR));
-    machine.kernel = scratch.file("starter", &bytes::starter(TREE));
-    run(&machine)
 }
 
 /// Runs the small guest with its module's `reg` changed in the device tree.

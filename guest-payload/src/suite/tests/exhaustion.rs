@@ -2,8 +2,8 @@
 //! there is memory again all is as before.
 
 use crate::calls::services::{
-    ALL, Leaf, Log, MIB, Since, area, collapse, leaf, meet_all_frames, page, protect, read, refuse_frames, required,
-    split, watch, write,
+    ALL, Leaf, Log, MIB, Since, apart, area, collapse, leaf, meet_all_frames, page, protect, read, refuse_frames,
+    required, split, watch, write,
 };
 use crate::machine::memory::PAGE;
 use crate::machine::report::{Outcome, Stop};
@@ -32,7 +32,7 @@ fn allowed(at: u64) -> Option<u64> {
 /// Each time it has to say so and to have changed nothing that the guest could notice. In the end it has to work.
 fn at_every_frame(range: &Range<u64>, least: u64, act: impl Fn() -> i64) -> Outcome {
     let pages = looked_at(range);
-    check_eq!(collapse(range), status::SUCCESS, "collapse");
+    apart(range)?;
     pages.iter().for_each(|&at| write(at, at));
     let whole = Since::now([Event::FrameAllocated, Event::FrameFreed]);
     let mut number = 0;

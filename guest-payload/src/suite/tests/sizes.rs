@@ -1,8 +1,8 @@
 //! Leaves of every size: split wherever a page in them may lie, put together again, with nothing else noticing.
 
 use crate::calls::services::{
-    ALL, Leaf, MIB, RET, Since, area, bbm_level, collapse, leaf, move_to_x0, protect, read, required, split, write,
-    write_code,
+    ALL, Leaf, MIB, RET, Since, apart, area, bbm_level, collapse, leaf, move_to_x0, protect, read, required, split,
+    write, write_code,
 };
 use crate::machine::cpu::{self, MAX_CPUS};
 use crate::machine::memory::{self, PAGE};
@@ -165,7 +165,7 @@ fn split_to_each_size() -> Outcome {
 fn collapse_gives_back() -> Outcome {
     required()?;
     let range = area(64 * MIB, 32 * MIB)?;
-    check_eq!(collapse(&range), status::SUCCESS, "collapse");
+    apart(&range)?;
     let before = [range.start, range.end - PAGE].map(leaf);
     let frames = Since::now([Event::FrameAllocated, Event::FrameFreed]);
     let events = Since::now([Event::Split2M, Event::Collapse2M]);

@@ -10,14 +10,13 @@ use aarch64_paging::paging::{El2, MemoryRegion};
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use hypervisor::machine::{Gic, GuestRegisters, Machine, pool_bytes};
+use hypervisor::machine::{Gic, GuestRegisters, Machine, Needs};
 use hypervisor::page_hash::{WORDS, page_hash};
 use hypervisor::range::{PhysRange, merged, without};
 use spin::Once;
 
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 2 << 20;
-const GIBIBYTE: u64 = 1 << 30;
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -27,14 +26,27 @@ unsafe extern "C" {
     fn switch_tables(root: u64);
 }
 
-/// The tables that translation starts with: one of level 0, and three of level 1 whose entries map 1 GiB each.
+/// Tables of each kind for a few things far apart.
+const TABLES: usize = 16;
+
+/// What translation starts with. Level 2 maps blocks of 2 MiB: what is not in use is not mapped, for a CPU may read ahead in
+/// all that is.
 #[repr(C, align(4096))]
-pub struct EarlyTables(UnsafeCell<[[u64; 512]; 4]>);
+pub struct Early {
+    /// The root, and others of levels 1 and 2 in the order in which they come into use.
+    tables: [[u64; 512]; TABLES],
+    /// How many of the others are in use.
+    used: usize,
+}
+
+/// The memory of [`Early`].
+#[repr(transparent)]
+pub struct EarlyTables(UnsafeCell<Early>);
 
 // SAFETY: only the first CPU uses it, before the others are started.
 unsafe impl Sync for EarlyTables {}
 
-pub static EARLY_TABLES: EarlyTables = EarlyTables(UnsafeCell::new([[0; 512]; 4]));
+pub static EARLY_TABLES: EarlyTables = EarlyTables(UnsafeCell::new(Early { tables: [[0; 512]; TABLES], used: 0 }));
 
 /// The root of the final tables, for the CPUs that are started later.
 pub static ROOT_TABLE: AtomicU64 = AtomicU64::new(0);
@@ -47,64 +59,73 @@ const NORMAL_BLOCK: u64 = VALID | ACCESSED | 1 << 2 | 3 << 8;
 /// Attribute 0, never executed.
 const DEVICE_BLOCK: u64 = VALID | ACCESSED | 1 << 54;
 
-/// The level-1 slot for `address`, in a table that is put in place if there is none yet; nothing if there is no table
-/// left or the address has more than 48 bits.
-fn early_slot(tables: &mut [[u64; 512]; 4], address: u64) -> Option<&mut u64> {
-    if address >> 48 != 0 {
-        return None;
-    }
-    let base = tables.as_ptr() as u64;
-    let [root, level1 @ ..] = tables;
-    let used = root.iter().filter(|entry| **entry != 0).count() as u64;
-    let entry = &mut root[(address >> 39) as usize & 511];
-    // Tables of level 1 follow the root, in the order in which they came into use.
-    let number = if *entry == 0 { used } else { (*entry - base) / PAGE - 1 };
-    let table = level1.get_mut(number as usize)?;
-    *entry = (base + (number + 1) * PAGE) | TABLE | VALID;
-    table.get_mut((address >> 30) as usize & 511)
-}
-
-/// Maps the gibibyte around `address`, unless it is mapped in another way. False if it is, or cannot be mapped.
-fn early_map(tables: &mut [[u64; 512]; 4], address: u64, attributes: u64) -> bool {
-    let wanted = address & !(GIBIBYTE - 1) | attributes;
-    match early_slot(tables, address) {
-        Some(slot) if *slot == 0 || *slot == wanted => {
-            *slot = wanted;
-            true
+impl Early {
+    /// The level-2 slot for `address`, in tables that are put in place if there are none yet; nothing if there is no table
+    /// left or the address has more than 48 bits.
+    fn slot(&mut self, address: u64) -> Option<&mut u64> {
+        if address >> 48 != 0 {
+            return None;
         }
-        _ => false,
+        let base = self.tables.as_ptr() as u64;
+        let mut table = 0;
+        for shift in [39, 30] {
+            let entry = self.tables.get_mut(table)?.get_mut((address >> shift) as usize & 511)?;
+            if *entry == 0 && self.used + 1 < TABLES {
+                self.used += 1;
+                *entry = (base + self.used as u64 * PAGE) | TABLE | VALID;
+            }
+            // An entry that is still empty leads to no table.
+            table = (*entry & !(PAGE - 1)).checked_sub(base)? as usize / PAGE as usize;
+        }
+        self.tables.get_mut(table)?.get_mut((address >> 21) as usize & 511)
+    }
+
+    /// Maps the blocks around `range`. False if one is mapped in another way, or cannot be mapped.
+    fn map(&mut self, range: PhysRange, attributes: u64) -> bool {
+        let mut block = range.start() & !(BLOCK - 1);
+        while block < range.end() {
+            match self.slot(block) {
+                Some(slot) if *slot == 0 || *slot == block | attributes => *slot = block | attributes,
+                _ => return false,
+            }
+            block += BLOCK;
+        }
+        true
     }
 }
 
-/// Maps the image, what follows it, and the device tree. Called by boot.S with the MMU off: no atomics here, no panics.
-pub extern "C" fn fill_early_tables(tables: &mut [[u64; 512]; 4], image: u64, tree: u64) {
-    for address in [image, image + GIBIBYTE] {
-        early_map(tables, address, NORMAL_BLOCK);
-    }
-    // With no tree at all, the first gibibyte stays free for the UART that has to say so.
-    if tree != 0 {
-        early_map(tables, tree, NORMAL_BLOCK);
+/// Maps the image, and the device tree before anything else: where it is taken for RAM, nothing is taken for a device.
+/// Called by boot.S with the MMU off: no atomics here, no panics.
+pub extern "C" fn fill_early_tables(early: &mut Early, tree: u64) {
+    early.map(image(), NORMAL_BLOCK);
+    if tree != 0
+        && let Some(header) = PhysRange::with_size(tree, 1)
+    {
+        early.map(header, NORMAL_BLOCK);
     }
 }
 
-fn with_early_tables<R>(act: impl FnOnce(&mut [[u64; 512]; 4]) -> R) -> R {
-    // SAFETY: start-up is single-threaded, and `act` does not call this again. The hardware walker reads the tables, too,
+/// Adds to the early map. False if a part is mapped in another way, or cannot be mapped.
+fn early_map(range: PhysRange, attributes: u64) -> bool {
+    // SAFETY: start-up is single-threaded, and nothing below calls this again. The hardware walker reads the tables, too,
     // which is why entries only ever become valid.
-    act(unsafe { &mut *EARLY_TABLES.0.get() })
-}
-
-/// Whether the early map has `address`, as memory or as a device.
-pub fn early_reaches(address: u64) -> bool {
-    with_early_tables(|tables| early_slot(tables, address).is_some_and(|slot| *slot != 0))
-}
-
-/// Adds the gibibyte around a device's registers to the early map. False if it is mapped as memory.
-pub fn early_map_device(address: u64) -> bool {
-    let mapped = with_early_tables(|tables| early_map(tables, address, DEVICE_BLOCK));
-    // The entry is seen by this CPU's walks before the device is touched.
+    let early = unsafe { &mut *EARLY_TABLES.0.get() };
+    let mapped = early.map(range, attributes);
+    // The entries are seen by this CPU's walks before what they map is accessed.
     registers::dsb_ish();
     registers::isb();
     mapped
+}
+
+/// Adds the blocks of 2 MiB around `range` to the early map, as memory. False if a part is mapped as a device, or cannot be
+/// mapped.
+pub fn early_map_memory(range: PhysRange) -> bool {
+    early_map(range, NORMAL_BLOCK)
+}
+
+/// Adds the block of 2 MiB around a device's registers to the early map. False if it is mapped as memory.
+pub fn early_map_device(address: u64) -> bool {
+    PhysRange::with_size(address, 1).is_some_and(|range| early_map(range, DEVICE_BLOCK))
 }
 
 /// The memory that the guest gets no part of, once it is known.
@@ -121,6 +142,11 @@ pub fn image_start() -> u64 {
     (&raw const __image_start) as u64
 }
 
+/// The image, with its BSS and its heap.
+pub fn image() -> PhysRange {
+    range(image_start(), (&raw const __image_end) as u64)
+}
+
 /// All memory that the guest gets no part of.
 #[derive(Clone, Copy)]
 pub struct OwnMemory {
@@ -131,28 +157,10 @@ pub struct OwnMemory {
 }
 
 impl OwnMemory {
-    /// The image, and behind it as much as tables may take if all RAM is mapped by pages, with some to spare; or as much
-    /// as there is up to whatever lies there. If that is too little, the range overlaps it, which
-    /// [`Machine::check_placement`] finds. `events`: bytes for a record of events.
-    pub fn choose(machine: &Machine, tree: PhysRange, manager: bool, events: u64) -> Self {
-        /// Below this it is not worth trying.
-        const LEAST: u64 = 1 << 20;
-        let start = image_start() & !(BLOCK - 1);
-        let image_end = (&raw const __image_end) as u64;
-        let ram: u64 = machine.ram.iter().map(|range| range.size()).sum();
-        let wanted = pool_bytes(ram, manager) + events;
-
-        let kept = machine.reserved.iter().copied();
-        let modules = [Some(machine.kernel.range), machine.initrd.as_ref().map(|initrd| initrd.range), Some(tree)];
-        let ram_end = machine.ram.iter().find(|range| range.contains(start)).map(|range| range.end());
-        let limit = kept.chain(modules.into_iter().flatten()).map(|range| range.start());
-        let limit = limit.filter(|&address| address >= image_end).chain(ram_end).min().unwrap_or(image_end);
-
-        let round_up = |address: u64| address.next_multiple_of(BLOCK);
-        let end = round_up(image_end + wanted).min(limit & !(BLOCK - 1)).max(round_up(image_end + LEAST));
-        let range = PhysRange::new(start, end).expect("rounding up does not go below the start");
-        let pool = PhysRange::new(image_end, end).expect("rounding up does not go below the start");
-        Self { range, pool }
+    /// What belongs to the image where it lies.
+    pub fn of_image(machine: &Machine, needs: &Needs) -> Self {
+        let own = machine.own_memory(needs);
+        Self { range: own, pool: range(needs.image.end(), own.end()) }
     }
 }
 

@@ -100,6 +100,17 @@ primary_entry:
     stp     xzr, xzr, [x1], #16
     b       4b
 5:
+    // .data as the file has it, for a copy of the image (moving.rs): nothing has written it but `relocate`, which does so
+    // again wherever the copy lies. x2: the end of .bss, which the copy of .data lies behind.
+    adrp    x1, __rodata_end
+    add     x1, x1, :lo12:__rodata_end
+    adrp    x3, __bss_start
+    add     x3, x3, :lo12:__bss_start
+4:  ldp     x4, x5, [x1], #16
+    stp     x4, x5, [x2], #16
+    cmp     x1, x3
+    b.lo    4b
+
     adrp    x22, {boot_area}
     add     x22, x22, :lo12:{boot_area}
     add     x1, x22, {stack_top}
@@ -111,8 +122,7 @@ primary_entry:
     adrp    x23, {early_tables}
     add     x23, x23, :lo12:{early_tables}
     mov     x0, x23
-    mov     x1, x21
-    mov     x2, x19
+    mov     x1, x19
     bl      {fill_early_tables}
 
     // What was written with the caches off must not be hidden by lines that were cached before.
@@ -180,6 +190,27 @@ relocate:
     str     x5, [x21, x3]
     b       1b
 2:  ret
+
+// enter_image(tree, image): leaves this code for the image at x1, with x0 as it is. Both, the tree, and the instructions from
+// here to enter_image_end, are clean to the point of coherency. Does not return.
+    .global enter_image
+    .global enter_image_end
+enter_image:
+    msr     daifset, #0xf
+    // Caches and MMU off, in whatever form firmware has EL2 (HCR_EL2.E2H): M, C and I are the same bits in both.
+    mrs     x2, sctlr_el2
+    bic     x2, x2, #(1 << 0)
+    bic     x2, x2, #(1 << 2)
+    bic     x2, x2, #(1 << 12)
+    msr     sctlr_el2, x2
+    // The MMU is off before the first fetch that counts on it.
+    isb
+    // Nothing that was fetched through the caches before is executed in the image, whose place had other contents.
+    ic      iallu
+    dsb     nsh
+    isb
+    br      x1
+enter_image_end:
 
 // A CPU that PSCI has started. x0: its area. MMU and caches are off.
     .global secondary_entry

@@ -8,8 +8,7 @@ use hypervisor::guest_tree;
 use hypervisor::image::{self, Request};
 use hypervisor::machine::Machine;
 use hypervisor::options::{Crash, Options};
-use hypervisor::range::{PhysRange, without};
-use stage2::PAGE_SIZE;
+use hypervisor::range::PhysRange;
 
 /// A guest that is ready to start.
 pub struct Guest {
@@ -24,9 +23,7 @@ pub struct Guest {
 ///
 /// A sentence: a kernel that cannot be started, or that there is no room for.
 pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Guest, Refusal> {
-    let kept: Vec<PhysRange> = machine.reserved.iter().copied().chain([own.range]).collect();
-    let memory = without(&machine.ram, &kept).into_iter().filter_map(|range| range.shrunk_to(PAGE_SIZE));
-    let memory: Vec<PhysRange> = memory.collect();
+    let memory = machine.guest_memory(own.range);
 
     // SAFETY: `check_placement` has found the module in RAM, apart from everything else; RAM is mapped.
     let kernel = image::examine(unsafe { bytes(machine.kernel.range) })?;

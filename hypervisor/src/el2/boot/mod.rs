@@ -3,17 +3,21 @@
 mod efi;
 pub mod el2_setup;
 pub mod guest;
+mod moving;
 pub mod secondary;
 
 use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal};
 use crate::el2::{guest_memory, manager};
 use alloc::string::ToString;
 use core::arch::global_asm;
-use hypervisor::machine::{Conduit, GuestRegisters, Machine, find_uart};
+use hypervisor::machine::{Conduit, GuestRegisters, Machine, Needs, find_uart};
 use hypervisor::options::Options;
+use hypervisor::range::PhysRange;
 use hypervisor::tree::Tree;
 use hypervisor::tree_check::{self, CheckedTree};
 use log::LevelFilter;
+use stage2::Features;
+use stage2::features::ConflictAborts;
 
 global_asm!(
     include_str!("boot.S"),
@@ -32,7 +36,9 @@ global_asm!(
 /// the image begins.
 extern "C" fn primary_main(tree: u64, image: u64) -> ! {
     heap::init();
-    if own_map::early_map_device(console::LAST_RESORT as u64) {
+    // Where image and tree are is RAM: no UART is looked for in the same gibibyte.
+    let near = |address: u64| address >> 30 == console::LAST_RESORT as u64 >> 30;
+    if !near(image) && (tree == 0 || !near(tree)) && own_map::early_map_device(console::LAST_RESORT as u64) {
         // SAFETY: the early map has it as device memory. Where it is no PL011, the machine is not one that the image
         // can say anything on yet.
         unsafe { console::open(console::LAST_RESORT) };
@@ -56,7 +62,12 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let machine = Machine::read(&tree)?;
     let options = Options::parse(&machine.bootargs)?;
     console::log_up_to(options.log);
+    let needs = own_memory_needs(&machine, &options, tree_range);
+    // Before it moves: what was loaded over the image is over it no more then.
+    machine.check_placement(needs.image, tree_range)?;
+    let place = moving::settle(&machine, &needs);
     log::info!("Unbroken {}, image at {image:#x}", env!("CARGO_PKG_VERSION"));
+    place.tell(&machine, &needs);
     machine.notes.iter().for_each(|note| log::info!("{note}"));
     if machine.psci != Conduit::Smc {
         return Err(Refusal(
@@ -68,12 +79,16 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
 
     let registers = GuestRegisters::new(&machine, &options.grant_dma)?;
     let device = manager::find_device(&machine, &options)?;
-    let own = own_map::OwnMemory::choose(&machine, tree_range, device.is_some(), guest_memory::events::BYTES);
+    let own = own_map::OwnMemory::of_image(&machine, &needs);
     machine.check_placement(own.range, tree_range)?;
+    if !own_map::early_map_memory(own.pool) {
+        return Err(Refusal(alloc::format!("the hypervisor's memory at {} cannot be reached so early", own.pool)));
+    }
     // SAFETY: the early map has the pool, which has been found to belong to nothing else.
     unsafe { frames::FRAMES.init(own.pool) };
     secondary::allocate_areas(&machine)?;
     own_map::switch_to_own_map(&machine, &own, device, &registers)?;
+    place.clear_old();
 
     let features = secondary::start_all(&machine)?;
     secondary::settle(&options);
@@ -84,8 +99,15 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     Ok(guest)
 }
 
+/// What the hypervisor's own memory is chosen for.
+fn own_memory_needs(machine: &Machine, options: &Options, tree: PhysRange) -> Needs {
+    let features = Features::from_id_registers(&cpu::read_id().stage2(), ConflictAborts::Handled);
+    let pool = machine.pool_bytes(options.wants_manager(), guest_memory::events::BYTES);
+    Needs { image: own_map::image(), pool, tree, pa_bits: features.pa_bits }
+}
+
 /// The device tree at `address`, and where it lies.
-fn read_tree(address: u64) -> Result<(CheckedTree, hypervisor::range::PhysRange), Refusal> {
+fn read_tree(address: u64) -> Result<(CheckedTree, PhysRange), Refusal> {
     let no_tree = |why: &str| {
         Refusal(alloc::format!(
             "no device tree: {why}; start the image as an arm64 Image, with the address of a device tree in x0 \
@@ -95,21 +117,21 @@ fn read_tree(address: u64) -> Result<(CheckedTree, hypervisor::range::PhysRange)
     if address == 0 {
         return Err(no_tree("x0 is 0"));
     }
-    if !address.is_multiple_of(8) || !own_map::early_reaches(address) {
+    let is_reached = |bytes: u64| PhysRange::with_size(address, bytes).is_some_and(own_map::early_map_memory);
+    if !address.is_multiple_of(8) || !is_reached(8) {
         return Err(no_tree(&alloc::format!("x0 is {address:#x}, which is not a multiple of 8 in reach")));
     }
-    // SAFETY: the early map has the gibibyte that the address lies in, and 8 bytes do not leave it.
+    // SAFETY: the early map has the 8 bytes.
     let header = unsafe { core::ptr::read(address as *const [u8; 8]) };
     let in_tree = |error| Refusal(alloc::format!("the device tree at {address:#x} cannot be used: {error}"));
     let size = tree_check::total_size(header).map_err(in_tree)?;
-    if !own_map::early_reaches(address + size as u64 - 1) {
+    if !is_reached(size as u64) {
         return Err(no_tree("it runs over the end of what the image can reach so early"));
     }
     // SAFETY: the early map has all of it, and nothing writes there while it is read.
     let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, size) };
     let tree = CheckedTree::new(bytes).map_err(in_tree)?;
-    let range =
-        hypervisor::range::PhysRange::with_size(address, size as u64).ok_or_else(|| no_tree("it wraps round"))?;
+    let range = PhysRange::with_size(address, size as u64).ok_or_else(|| no_tree("it wraps round"))?;
     Ok((tree, range))
 }
 

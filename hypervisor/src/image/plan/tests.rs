@@ -55,7 +55,7 @@ fn assert_sound(request: &Request<'_>, plan: &LoadPlan) {
         assert!(initrd.end().max(plan.kernel.end()) - start <= 32 << 30, "{plan:?} is no 32 GiB window");
     }
     if request.kernel == Kernel::Raw {
-        assert!(plan.device_tree.start() >= plan.kernel.end());
+        assert!(plan.device_tree.end() == plan.entry || plan.device_tree.start() >= plan.kernel.end());
     }
 
     // Follow the copies: at the end each file is where the plan says, and no copy went over what was still needed.
@@ -160,19 +160,33 @@ fn a_signature_behind_the_kernel_is_kept() {
 }
 
 #[test]
-fn a_raw_binary_gets_the_largest_range_and_the_tree_above_it() {
+fn a_raw_binary_lies_behind_its_tree_at_the_start_of_ram() {
     let file = range(0x5000_0000, 300);
+    let plan = planned(Kernel::Raw, file, None, &[range(0x4000_0000, 502 * MIB)]).unwrap();
+    assert_eq!((plan.device_tree.start(), plan.entry), (0x4000_0000, 0x4020_0000));
+    assert_eq!(plan.moves, [Move { from: file, to: 0x4020_0000 }]);
+    // Of several banks the first, though another one is larger, unless it is tiny.
+    let banks = [range(0x4000_0000, 128 * MIB), range(1 << 32, 2048 * MIB)];
+    assert_eq!(planned(Kernel::Raw, file, None, &banks).unwrap().device_tree.start(), 0x4000_0000);
+    let banks = [range(0x4000_0000, 126 * MIB), range(1 << 32, 2048 * MIB)];
+    assert_eq!(planned(Kernel::Raw, file, None, &banks).unwrap().entry, (1 << 32) + 2 * MIB);
+    // The hypervisor could not move: behind it.
     let plan = planned(Kernel::Raw, file, None, &ram()).unwrap();
-    assert_eq!(plan.entry, 0x4128_0000);
-    assert_eq!(plan.moves, [Move { from: file, to: 0x4128_0000 }]);
-    // 128 MiB behind, as QEMU has it; the next multiple of 2 MiB.
-    assert_eq!(plan.device_tree.start(), 0x4940_0000);
-    // Less room: half of it.
-    let plan = planned(Kernel::Raw, file, None, &[range(0x4000_0000, 64 * MIB)]).unwrap();
-    assert_eq!(plan.device_tree.start(), 0x4000_0000 + 34 * MIB);
-    // Hardly any: right behind.
-    let plan = planned(Kernel::Raw, file, None, &[range(0x4000_0000, 4 * MIB)]).unwrap();
-    assert_eq!(plan.device_tree.start(), 0x4020_0000);
+    assert_eq!((plan.device_tree.start(), plan.entry), (0x4120_0000, 0x4140_0000));
+    // Hardly any memory; too little in one piece, so that the tree goes above.
+    let plan = planned(Kernel::Raw, range(0x4000_0000, 3 * MIB), None, &[range(0x4000_0000, 6 * MIB)]).unwrap();
+    assert_eq!((plan.device_tree.start(), plan.entry), (0x4000_0000, 0x4020_0000));
+    let pieces = [range(0x4000_0000, 4 * MIB), range(0x5000_0000, 2 * MIB)];
+    let plan = planned(Kernel::Raw, range(0x4000_0000, 3 * MIB), None, &pieces).unwrap();
+    assert_eq!((plan.device_tree.start(), plan.entry), (0x5000_0000, 0x4000_0000));
+}
+
+#[test]
+fn an_initrd_where_a_raw_binarys_tree_goes_moves_away() {
+    let initrd = range(0x4010_0000, MIB);
+    let plan = planned(Kernel::Raw, range(0x4800_0000, MIB), Some(initrd), &[range(0x4000_0000, 502 * MIB)]).unwrap();
+    assert_eq!(plan.device_tree.start(), 0x4000_0000);
+    assert!(plan.initrd.is_some_and(|to| to.start() >= plan.entry + 128 * MIB), "{plan:?}");
 }
 
 #[test]
@@ -204,8 +218,8 @@ fn what_has_no_room_is_named() {
     assert_eq!((what, size), ("initramfs", 480 * MIB));
     assert!(largest < 480 * MIB);
     assert_eq!(no_room(image(MIB), file, None, &[range(0x4800_0000, 2 * MIB)]).0, "device tree");
-    // A raw binary takes no tree below it.
-    let below = [range(0x4000_0000, 2 * MIB), range(0x4800_0000, 3 * MIB)];
+    // There is nothing above it.
+    let below = [range(0x4000_0000, 2 * MIB), range(0x4800_0000, MIB)];
     assert_eq!(no_room(Kernel::Raw, file, None, &below).0, "device tree");
     let sentence = planned(image(495 * MIB), file, None, &ram()).unwrap_err().to_string();
     assert!(sentence.contains("kernel: it takes 0x1ef00000") && sentence.contains("more memory"), "{sentence}");

@@ -1,4 +1,4 @@
-// The headers that make the image a PE32+ file as well, the entry that firmware calls, and the way out of firmware.
+// The headers that make the image a PE32+ file as well, and the entry that firmware calls.
 //
 // Sources: UEFI Specification 2.10, 2.1.1 (images), 2.3.6 (AArch64); Microsoft PE Format. The fields that depend on the
 // image's layout are computed in linker/hypervisor.ld.
@@ -81,24 +81,3 @@ efi_entry:
     ldp     x19, x20, [sp, #16]
     ldp     x29, x30, [sp], #48
     ret
-
-// x0: the device tree; x1: the image that is to run. Boot services have ended; both, and the instructions from here to
-// efi_leave_end, are clean to the point of coherency. Does not return.
-    .global efi_leave
-    .global efi_leave_end
-efi_leave:
-    msr     daifset, #0xf
-    // Caches and MMU off, in whatever form firmware has EL2 (HCR_EL2.E2H): M, C and I are the same bits in both.
-    mrs     x2, sctlr_el2
-    bic     x2, x2, #(1 << 0)
-    bic     x2, x2, #(1 << 2)
-    bic     x2, x2, #(1 << 12)
-    msr     sctlr_el2, x2
-    // The MMU is off before the first fetch that counts on it.
-    isb
-    // Nothing that was fetched through the caches before is executed in the image, whose place had other contents.
-    ic      iallu
-    dsb     nsh
-    isb
-    br      x1
-efi_leave_end:

@@ -8,7 +8,8 @@
 mod files;
 mod firmware;
 
-use crate::el2::base::{cpu, heap, refusal::Refusal, registers};
+use crate::el2::base::{cpu, heap, own_map, refusal::Refusal, registers};
+use crate::el2::boot::moving;
 use crate::el2::guest_memory::events;
 use alloc::vec;
 use core::arch::global_asm;
@@ -29,12 +30,8 @@ use r_efi::system::SystemTable;
 global_asm!(include_str!("efi.S"), efi_main = sym efi_main);
 
 unsafe extern "C" {
-    static __image_start: u8;
-    static __image_end: u8;
     static __bss_start: u8;
     static __file_mark: [u8; 8];
-    static efi_leave_end: u8;
-    fn efi_leave(tree: u64, image: u64) -> !;
 }
 
 /// The hypervisor's own memory is whole blocks of this many bytes.
@@ -81,16 +78,14 @@ fn copy_image<'a>(firmware: &'a Firmware) -> Result<Pages<'a>, EfiError> {
     if mark != *b"UNBROKEN" {
         return Err(EfiError::Truncated);
     }
-    let [start, bss, end] =
-        [&raw const __image_start, &raw const __bss_start, &raw const __image_end].map(|symbol| symbol as u64);
+    let (image, bss) = (own_map::image(), (&raw const __bss_start) as u64);
     // With room for everything that may be asked of the hypervisor: what it does not need, the guest gets.
     let pool = pool_bytes(firmware.ram_bytes()?, true) + events::BYTES;
-    let bytes = (end - start + pool).next_multiple_of(BLOCK);
+    let bytes = (image.size() + pool).next_multiple_of(BLOCK);
     let copy = firmware.allocate("hypervisor", bytes, BLOCK)?;
-    // SAFETY: the first `bss - start` bytes are what firmware loaded of the file; the pages are new and have room.
-    unsafe {
-        core::ptr::copy_nonoverlapping(start as *const u8, copy.range().start() as *mut u8, (bss - start) as usize)
-    };
+    let (from, to) = (image.start(), copy.range().start());
+    // SAFETY: the bytes up to .bss are what firmware loaded of the file; the pages are new and have room.
+    unsafe { core::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, (bss - from) as usize) };
     Ok(copy)
 }
 
@@ -129,16 +124,12 @@ fn start(firmware: &Firmware, copy: Pages<'_>) -> Result<Infallible, Refusal> {
     core::mem::forget(files);
     // SAFETY: the pages were allocated for it, and it has been found to fit.
     unsafe { core::ptr::copy_nonoverlapping(written.as_ptr(), place.start() as *mut u8, written.len()) };
-    let image_size = (&raw const __image_end) as usize - (&raw const __image_start) as usize;
-    let leaving = efi_leave as *const u8 as u64;
-    let leaving = PhysRange::new(leaving, (&raw const efi_leave_end) as u64);
-    // What runs, or is read, with the caches off: the image with its BSS, the tree, a kernel that is not moved, the way out.
-    registers::clean_to_memory(copy.start() as usize, image_size);
-    for range in [Some(kernel), initrd, Some(place), leaving].into_iter().flatten() {
+    // What runs, or is read, with the caches off: the image with its BSS, the tree, a kernel that is not moved.
+    for range in [Some(kernel), initrd, Some(place)].into_iter().flatten() {
         registers::clean_to_memory(range.start() as usize, range.size() as usize);
     }
-    // SAFETY: boot services have ended, the copy is a whole image with its BSS's room, and all is clean.
-    unsafe { efi_leave(place.start(), copy.start()) }
+    // SAFETY: boot services have ended, the copy is a whole image with its BSS's room, and the tree is clean.
+    unsafe { moving::enter(place.start(), copy.at_most(own_map::image().size())) }
 }
 
 /// Firmware's device tree.
