@@ -3,9 +3,11 @@
 //! The numbers are instructions, of all exception levels; they say nothing about time.
 
 pub mod check;
+pub mod documents;
 pub mod kvm;
 pub mod native;
 pub mod record;
+pub mod sizes;
 pub mod strategies;
 pub mod table;
 

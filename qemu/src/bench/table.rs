@@ -53,7 +53,7 @@ pub fn kvm_cost(row: &Row) -> f64 {
 }
 
 /// A number with as many decimals as it needs: three digits that count, at most two behind the point.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value {
         value if value >= 1000.0 => format!("{value:.0}"),
         value if value >= 100.0 => format!("{value:.1}"),

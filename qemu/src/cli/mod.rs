@@ -1,9 +1,11 @@
 //! The command line.
 
 mod devices;
+mod report;
 mod services;
 
 pub use devices::Devices;
+pub use report::Report;
 pub use services::{Dirty, Granularity, Services, Switch};
 
 use crate::machine::Gic;
@@ -176,6 +178,9 @@ pub struct SecurePartition {
     /// Print the size of the engine's code in the example, and the stack that its calls take, instead of running it
     #[arg(long)]
     pub size: bool,
+    /// With --size: store it, and write it into the docs
+    #[arg(long, requires = "size")]
+    pub renew: bool,
     /// How stage-2 leaves change their size; `auto` is what the CPUs allow
     #[arg(long, value_enum, default_value_t = Bbm::Auto)]
     pub bbm: Bbm,
@@ -236,17 +241,6 @@ pub struct Replay {
     pub file: PathBuf,
 }
 
-/// `cargo hv report`.
-#[derive(Debug, Args)]
-pub struct Report {
-    /// The folder of the run
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
-    /// Write the page here [default: DIR/report.html]
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-}
-
 /// `cargo hv bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
@@ -263,7 +257,7 @@ pub struct Bench {
     #[arg(long, requires = "native")]
     pub quick: bool,
     /// Compare ways to keep a dirty log instead, on one workload: a table, and a picture in --out
-    #[arg(long, conflicts_with_all = ["kvm", "check", "renew", "json", "native"])]
+    #[arg(long, conflicts_with_all = ["kvm", "check", "json", "native"])]
     pub strategies: bool,
     /// With --strategies: write strategies.png here [default: target/hv/bench]
     #[arg(long, value_name = "DIR", requires = "strategies")]
@@ -271,9 +265,13 @@ pub struct Bench {
     /// Fail if a row is over its limit, two runs differ, or a row got 2 % worse than the stored baseline
     #[arg(long)]
     pub check: bool,
-    /// Store what is measured now as the baseline (and KVM's column, with --kvm)
+    /// Store what is measured now (the baseline; KVM's column too, with --kvm; the ways to keep a log, with --strategies), and
+    /// write it into README and docs
     #[arg(long, conflicts_with = "check")]
     pub renew: bool,
+    /// Measure nothing: write the stored figures into README and docs
+    #[arg(long, exclusive = true)]
+    pub documents: bool,
     /// Write what was measured, and KVM's column, to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! `cargo hv bench`: exact instruction counts beside KVM's, and other measurements.
 
 use crate::bench::check::{self, Comparison};
+use crate::bench::documents::{self, BASELINE, KVM, STRATEGIES};
 use crate::bench::record::Record;
 use crate::bench::{kvm, native, strategies, table};
 use crate::cli::Bench;
@@ -21,10 +22,6 @@ use std::time::Duration;
 
 /// Seconds that a measurement may take, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 600;
-/// Where the workspace keeps KVM's column.
-const KVM: &str = "qemu/bench/kvm.json";
-/// Where the workspace keeps what the rows cost last.
-const BASELINE: &str = "qemu/bench/baseline.json";
 /// The CPU that is measured on. `max` has FEAT_BBM level 2.
 const CPU: &str = "max";
 /// One that measures, and one that stands by.
@@ -40,6 +37,9 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
     if options.native {
         let good = native::run(workspace, options.quick)?;
         return Ok(if good { Status::Success } else { Status::Failure });
+    }
+    if options.documents {
+        return write_documents(workspace);
     }
     let emulator = Emulator::find_or_install(options.qemu.as_deref())?;
     let timeout = Duration::from_secs(options.timeout.unwrap_or(TIMEOUT));
@@ -75,6 +75,7 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
     if options.renew {
         write_whole(&stored(BASELINE), &record.json()?)?;
         eprintln!("hv: {BASELINE} is what was measured now");
+        write_documents(workspace)?;
     }
     if !options.check {
         return Ok(Status::Success);
@@ -106,6 +107,17 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
     Ok(if faults.is_empty() { Status::Success } else { Status::Failure })
 }
 
+/// Writes the stored figures into the documents.
+pub fn write_documents(workspace: &Workspace) -> Result<Status> {
+    match documents::write(workspace.root())?.as_slice() {
+        [] => eprintln!("hv: all documents have the stored figures"),
+        changed => {
+            eprintln!("hv: {} {} new figures", changed.join(", "), if changed.len() == 1 { "has" } else { "have" })
+        }
+    }
+    Ok(Status::Success)
+}
+
 /// Compares strategies.
 fn strategies(workspace: &Workspace, options: &Bench, emulator: &Emulator, timeout: Duration) -> Result<Status> {
     let out = match &options.out {
@@ -126,6 +138,12 @@ fn strategies(workspace: &Workspace, options: &Bench, emulator: &Emulator, timeo
     let picture = out.join("strategies.png");
     strategies::draw(&records, &picture)?;
     eprintln!("hv: {} shows it", picture.display());
+    if options.renew {
+        let mut text = serde_json::to_vec_pretty(&records).context("can't write JSON")?;
+        text.push(b'\n');
+        write_whole(&workspace.root().join(STRATEGIES), &text)?;
+        write_documents(workspace)?;
+    }
     Ok(Status::Success)
 }
 

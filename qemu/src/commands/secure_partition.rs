@@ -1,7 +1,10 @@
 //! `cargo hv secure-partition`: the engine embedded at S-EL2 (examples/secure-partition), run and checked; or measured.
 
+use crate::bench::documents::SIZES;
+use crate::bench::sizes::Sizes;
 use crate::cli::{Bbm, SecurePartition, name};
 use crate::code_size;
+use crate::commands::bench::write_documents;
 use crate::console::{Lines, text};
 use crate::ending::{self, Status};
 use crate::images::{PROFILE, build_folder, run_cargo};
@@ -10,7 +13,7 @@ use crate::progress::Step;
 use crate::run::{self, Flow, Stop};
 use crate::setup::emulator::Emulator;
 use crate::setup::rust::{TARGET, Toolchain};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,7 +38,7 @@ const TIMEOUT: u64 = 300;
 pub fn secure_partition(workspace: &Workspace, options: &SecurePartition) -> Result<Status> {
     let images = build(workspace)?;
     if options.size {
-        return size(&images.join(SPM));
+        return size(workspace, &images.join(SPM), options.renew);
     }
     if options.bbm == Bbm::Nt {
         bail!("no CPU that QEMU models has FEAT_BBM level 1; the tests on the host run the nT sequence");
@@ -70,6 +73,7 @@ pub fn secure_partition(workspace: &Workspace, options: &SecurePartition) -> Res
 pub fn checks(all: bool) -> [SecurePartition; 3] {
     let moves = |bbm| SecurePartition {
         size: false,
+        renew: false,
         bbm,
         moves: if all { 10_000 } else { 1000 },
         seed: 1,
@@ -113,7 +117,7 @@ fn machine(images: &Path, options: &SecurePartition) -> Result<Machine> {
 }
 
 /// Prints how large the engine is in the example, and how deep its calls go.
-fn size(image: &Path) -> Result<Status> {
+fn size(workspace: &Workspace, image: &Path, renew: bool) -> Result<Status> {
     let bytes = std::fs::read(image).with_context(|| format!("can't read {}", image.display()))?;
     // `tables.rs` is where the example calls the engine.
     let is_user = |name: &str| name.contains("secure_partition::tables::");
@@ -132,5 +136,10 @@ fn size(image: &Path) -> Result<Status> {
     }
     let deepest = measured.stack.iter().map(|(_, stack)| *stack).max().unwrap_or(0);
     println!("text {} bytes (limit {TEXT_LIMIT}), stack {deepest} bytes (limit {STACK_LIMIT})", measured.text);
+    if renew {
+        let compiler = Toolchain::find_or_install(workspace)?.compiler()?;
+        write_whole(&workspace.root().join(SIZES), &Sizes::of(&measured, compiler).json()?)?;
+        write_documents(workspace)?;
+    }
     Ok(if measured.text < TEXT_LIMIT && deepest < STACK_LIMIT { Status::Success } else { Status::Failure })
 }

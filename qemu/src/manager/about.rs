@@ -1,5 +1,6 @@
 //! What a recorded run was: `run.json`, beside the log's files, for whoever looks at them later.
 
+use crate::placement::RAM_BASE;
 use crate::workspace::write_whole;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -94,12 +95,24 @@ impl About {
         Ok(about)
     }
 
+    /// The machine's RAM.
+    pub fn ram(&self) -> (u64, u64) {
+        (RAM_BASE, RAM_BASE.saturating_add(self.setup.memory))
+    }
+
     /// The parts of RAM that the guest has not got: the hypervisor's, and what firmware keeps.
     pub fn gaps(&self) -> Vec<(u64, u64)> {
+        let (mut at, end) = self.ram();
         let mut ranges = self.guest.clone();
         ranges.sort_unstable();
-        let ends = ranges.iter().map(|range| range.1);
-        ends.zip(ranges.iter().skip(1)).filter(|(end, next)| *end < next.0).map(|(end, next)| (end, next.0)).collect()
+        let mut gaps = Vec::new();
+        for (start, past) in ranges.into_iter().chain([(end, end)]) {
+            if at < start {
+                gaps.push((at, start));
+            }
+            at = at.max(past);
+        }
+        gaps
     }
 }
 
@@ -122,8 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn gaps_lie_between_the_guests_ranges() {
-        let about = About { guest: vec![(9, 12), (1, 4), (4, 6)], ..About::default() };
-        assert_eq!(about.gaps(), [(6, 9)]);
+    fn gaps_are_what_the_guest_has_not_got() {
+        let setup = Setup { memory: 20, ..Setup::default() };
+        let at = |offset| RAM_BASE + offset;
+        let gaps = |guest: &[(u64, u64)]| {
+            let guest = guest.iter().map(|range| (at(range.0), at(range.1))).collect();
+            About { guest, setup: setup.clone(), ..About::default() }.gaps()
+        };
+        assert_eq!(gaps(&[(9, 12), (1, 4), (4, 6)]), [(at(0), at(1)), (at(6), at(9)), (at(12), at(20))]);
+        assert_eq!(gaps(&[(0, 16)]), [(at(16), at(20))]);
+        assert_eq!(gaps(&[(0, 20)]), []);
+        assert_eq!(gaps(&[]), [(at(0), at(20))]);
     }
 }

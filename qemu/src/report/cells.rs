@@ -32,9 +32,8 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// Empty ones, for harvests at these times.
-    pub fn new(start: u64, pages: u64, seconds: &[f64]) -> Self {
-        let end = start + pages * PAGE;
+    /// Empty ones, for harvests at these times, of the memory from `start` to `end`.
+    pub fn new(start: u64, end: u64, seconds: &[f64]) -> Self {
         let row = (end - start).div_ceil(ROWS).next_power_of_two().max(64 * PAGE);
         let rows = (end - start).div_ceil(row) as usize;
         let together = seconds.len().div_ceil(COLUMNS).max(1);
@@ -95,7 +94,7 @@ mod tests {
 
     #[test]
     fn pages_are_counted_where_they_lie() {
-        let mut cells = Cells::new(0x4000_0000, 1024, &[1.0, 2.0]);
+        let mut cells = Cells::new(0x4000_0000, 0x4000_0000 + 1024 * PAGE, &[1.0, 2.0]);
         assert_eq!((cells.row, cells.columns[0].len()), (64 * PAGE, 16));
         let mut bitmap = vec![0; 128];
         (bitmap[0], bitmap[8], bitmap[127]) = (3, 1, 0x80);
@@ -109,7 +108,7 @@ mod tests {
     #[test]
     fn many_harvests_share_a_column() {
         let seconds: Vec<f64> = (1..=1000).map(f64::from).collect();
-        let mut cells = Cells::new(0, 64, &seconds);
+        let mut cells = Cells::new(0, 64 * PAGE, &seconds);
         assert_eq!((cells.until.len(), cells.together, cells.until.last()), (200, 5, Some(&1000.0)));
         for (round, byte) in [(0, 1), (1, 3), (4, 0), (5, 0xff)] {
             cells.add(round, &[byte, 0, 0, 0, 0, 0, 0, 0]);
@@ -119,7 +118,7 @@ mod tests {
 
     #[test]
     fn shades_rise() {
-        let cells = Cells::new(0, 1 << 18, &[1.0]);
+        let cells = Cells::new(0, PAGE << 18, &[1.0]);
         let shades: Vec<_> = (0..=cells.most()).map(|pages| cells.shade(pages)).collect();
         assert!(shades.is_sorted());
         assert_eq!((shades[0], shades[1], *shades.last().unwrap()), (None, Some(0), Some(SHADES - 1)));

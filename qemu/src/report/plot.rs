@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_shade_is_drawn_once_for_rows_on_each_other() {
-        let mut cells = Cells::new(0, 512, &[1.0]);
+        let mut cells = Cells::new(0, 512 * 4096, &[1.0]);
         let mut bitmap = vec![0; 64];
         (bitmap[0], bitmap[8], bitmap[32]) = (1, 1, 0xff);
         cells.add(0, &bitmap);

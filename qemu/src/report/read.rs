@@ -2,6 +2,7 @@
 
 use super::cells::Cells;
 use crate::manager::about::About;
+use crate::size::PAGE;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -70,7 +71,7 @@ pub fn run(folder: &Path) -> Result<Run> {
     let mut rounds = csv.lines.iter().map(|line| round(&csv, line)).collect::<Result<Vec<_>>>()?;
     ensure!(rounds.is_sorted_by(|a, b| a.seconds <= b.seconds), "{}: time goes back in it", csv.name);
     let seconds: Vec<f64> = rounds.iter().map(|round| round.seconds).collect();
-    let cells = bitmaps(&folder.join("dirty.bitmaps"), &seconds)?;
+    let cells = bitmaps(&folder.join("dirty.bitmaps"), &seconds, about.ram().1)?;
     // A run that was cut off may have a line more than it has bitmaps.
     rounds.truncate(cells.rounds);
     ensure!(!rounds.is_empty(), "{} has no harvest: the run ended before the first one", folder.display());
@@ -168,8 +169,8 @@ fn by_instruction(table: &Table) -> Result<Vec<Stores>> {
     Ok(stores)
 }
 
-/// Reads the bitmaps of as many rounds as there are times, or as the file has whole.
-fn bitmaps(path: &Path, seconds: &[f64]) -> Result<Cells> {
+/// Reads the bitmaps, shown up to the end of RAM, of as many rounds as there are times, or as the file has whole.
+fn bitmaps(path: &Path, seconds: &[f64], ram_end: u64) -> Result<Cells> {
     let name = path.display();
     let mut file = BufReader::new(File::open(path).with_context(|| format!("can't read {name}"))?);
     let mut header = [0; 32];
@@ -185,7 +186,9 @@ fn bitmaps(path: &Path, seconds: &[f64]) -> Result<Cells> {
     ensure!(row == pages.div_ceil(64) * 8, "{name}: {row} bytes in a bitmap of {pages} pages");
     let length = file.get_ref().metadata().map_or(0, |data| data.len());
     ensure!(row <= length, "{name} has no whole bitmap");
-    let mut cells = Cells::new(start, pages, seconds);
+    // What lies behind the guest's memory is shown too: the hypervisor's, as long as it is not out of all proportion.
+    let end = start + pages * PAGE;
+    let mut cells = Cells::new(start, if (end..end * 2).contains(&ram_end) { ram_end } else { end }, seconds);
     let mut bytes = vec![0; usize::try_from(row).context("a bitmap is too large for this host")?];
     for round in 0..seconds.len() {
         match file.read_exact(&mut bytes) {

@@ -1,5 +1,5 @@
 //! The engine on a platform with one mistake at a time: the oracle finds each, for the right reason. The table of
-//! `docs/testing.md` is this file's.
+//! `docs/mutations.md` is this file's.
 
 mod common;
 

@@ -104,6 +104,13 @@ fn a_log_leaves_its_files_and_nothing_else() {
     let bits = bitmaps[32..].chunks(row).map(|row| row.iter().map(|byte| u64::from(byte.count_ones())).sum());
     assert_eq!(bits.collect::<Vec<u64>>(), pages);
     assert!(std::fs::read(out.join("dirty.png")).unwrap().starts_with(b"\x89PNG"));
+    // The page is made of these files alone.
+    let page = std::fs::read_to_string(qemu::report::write(&out, None).unwrap()).unwrap();
+    for words in ["the command begins", "the hypervisor's memory", "the guest's kernel", "the guest's initramfs"] {
+        assert!(page.contains(words), "`{words}` is not on the page");
+    }
+    let splits: u64 = csv.lines().skip(1).map(|line| line.split(',').nth(7).unwrap().parse::<u64>().unwrap()).sum();
+    assert!(splits > 0, "blocks that are written again and again are split: {csv}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ pub fn everything() -> Form {
 /// A mistake, made (`true`) or not.
 #[derive(Clone, Copy)]
 pub struct Mistake {
-    /// Its number in `docs/testing.md`; 0 for one that is not on that list.
+    /// Its number in `docs/mutations.md`; 0 for one that is not on that list.
     pub number: u8,
     pub level: BbmLevel,
     pub hardware_dirty: bool,
