@@ -138,8 +138,10 @@ fn set_up_guest() {
 fn load_guest() -> Vcpu {
     const EL1H_MASKED: u64 = 0x3c5;
     let (from, to) = (&raw const guest_start, RAM_IS_AT.0 as *mut u8);
-    // SAFETY: the linker script puts both symbols around the guest, and nothing else is at its memory.
-    unsafe { to.copy_from_nonoverlapping(from, (&raw const guest_end).offset_from_unsigned(from)) };
+    // SAFETY: the linker script puts both symbols around the guest.
+    let bytes = unsafe { (&raw const guest_end).offset_from_unsigned(from) };
+    // SAFETY: the guest's bytes are there, and nothing else is at its memory.
+    unsafe { to.copy_from_nonoverlapping(from, bytes) };
     // What the guest fetches is what was written. It fits a cache line.
     // SAFETY: cache maintenance of memory that EL2 maps.
     unsafe { asm!("dc cvau, {}", "dsb ish", "ic ialluis", "dsb ish", "isb", in(reg) to, options(nostack)) };

@@ -151,7 +151,8 @@ impl<P: TableMemory + Maintenance> StartProtect<'_, P> {
     fn split(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
         let plain = [Some(entry.range()), None];
         // One with DBM has dirty state, which the pages take over first (R_RTBRL).
-        let at_once = entry.level == Level::L2
+        let at_once = !cfg!(feature = "small")
+            && entry.level == Level::L2
             && entry.value.0 & (bits::WRITE_GRANTED | bits::DBM) == bits::WRITE_GRANTED
             && part == entry.range();
         let children = at_once.then(|| self.logged(entry.value));

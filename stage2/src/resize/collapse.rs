@@ -101,7 +101,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
     #[inline(always)]
     fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
         const MARKED: u64 = bits::DBM | bits::WRITE_GRANTED;
-        if entry.level != Level::L2 || !table.logs.none_in(part) {
+        if cfg!(feature = "small") || entry.level != Level::L2 || !table.logs.none_in(part) {
             return Ok(true);
         }
         let (first, count) = (Level::L3.index(part.start()), (part.bytes() >> Level::L3.shift()) as usize);
