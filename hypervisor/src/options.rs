@@ -230,7 +230,7 @@ impl fmt::Display for OptionError {
                 }
                 Ok(())
             }
-            Self::BadValue { word, values } => write!(f, "{word} has no legal value; it may be {values}"),
+            Self::BadValue { word, values } => write!(f, "{word} has a value that is not known; write {values}"),
         }
     }
 }

@@ -99,46 +99,79 @@ impl Console {
     }
 }
 
-/// Finds a command's output between the marks that `/hv/init` sets, and its status.
+/// Where a command has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Error,
+}
+
+/// Finds what a command wrote between the marks that `/hv/init` sets, and its status.
 #[derive(Debug)]
 pub struct Extract {
-    begin: String,
-    status: String,
+    mark: String,
     lines: Lines,
     inside: bool,
-    /// The newline before the last mark is the mark's own, so the last newline is held back.
+    /// The newline before a mark is the mark's own, so the last newline is held back.
     newline: bool,
     result: Option<u8>,
+    /// How often more of standard input was asked for.
+    asked: u64,
 }
 
 impl Extract {
     /// For a command that was given this nonce.
     pub fn new(nonce: &str) -> Self {
-        let begin = format!("hv-{nonce} begin");
-        let status = format!("hv-{nonce} status ");
-        Self { begin, status, lines: Lines::default(), inside: false, newline: false, result: None }
+        let mark = format!("hv-{nonce} ");
+        Self { mark, lines: Lines::default(), inside: false, newline: false, result: None, asked: 0 }
     }
 
-    /// Takes more of the console and calls `output` with what the command wrote.
-    pub fn push(&mut self, bytes: &[u8], mut output: impl FnMut(&[u8])) {
-        let (mut inside, mut newline, mut result) = (self.inside, self.newline, self.result);
-        let (begin, status) = (&self.begin, &self.status);
-        self.lines.push(bytes, |line| {
-            let as_text = text(line);
-            if !inside {
-                inside = result.is_none() && as_text == *begin;
-            } else if let Some(number) = as_text.strip_prefix(status.as_str()) {
-                result = number.parse().ok();
-                inside = false;
-            } else if !as_text.starts_with(PREFIX) {
-                if newline {
-                    output(b"\n");
+    /// Takes more of the console and calls `wrote` with what the command wrote.
+    pub fn push(&mut self, bytes: &[u8], mut wrote: impl FnMut(Stream, &[u8])) {
+        let Self { mark, lines, inside, newline, result, asked } = self;
+        lines.push(bytes, |line| {
+            let without_end = line.strip_suffix(b"\n").unwrap_or(line);
+            let marked = without_end.strip_prefix(mark.as_bytes());
+            // Only what is told of a stream is the command's own, to the last byte.
+            let word = marked.map(|word| word.strip_suffix(b"\r").unwrap_or(word));
+            match (marked, word) {
+                (_, Some(b"begin")) if !*inside && result.is_none() => (*inside, *asked) = (true, 1),
+                _ if !*inside => {}
+                (_, Some(b"more")) => (*newline, *asked) = (false, *asked + 1),
+                (Some(marked), _) if marked.starts_with(b"error ") => {
+                    *newline = false;
+                    wrote(Stream::Error, &[&marked[6..], b"\n"].concat());
                 }
-                newline = line.ends_with(b"\n");
-                output(line.strip_suffix(b"\n").unwrap_or(line));
+                (Some(marked), _) if marked.starts_with(b"part ") => {
+                    *newline = false;
+                    wrote(Stream::Error, &marked[5..]);
+                }
+                (_, Some(word)) if word.starts_with(b"status ") => {
+                    *result = text(&word[7..]).parse().ok();
+                    *inside = false;
+                }
+                _ if without_end.starts_with(PREFIX.as_bytes()) => {}
+                _ => {
+                    if *newline {
+                        wrote(Stream::Output, b"\n");
+                    }
+                    *newline = line.ends_with(b"\n");
+                    wrote(Stream::Output, without_end);
+                }
             }
         });
-        (self.inside, self.newline, self.result) = (inside, newline, result);
+    }
+
+    /// Whether a newline is held back that is the command's unless a mark comes next.
+    pub fn holds_newline(&self) -> bool {
+        self.inside && self.newline
+    }
+
+    /// How many pieces of standard input the command has room for, in all.
+    pub fn asked(&self) -> u64 {
+        self.asked
     }
 
     /// Whether the command was started.
@@ -192,9 +225,30 @@ mod tests {
     fn extract(console: &[u8], step: usize) -> (Vec<u8>, Option<u8>) {
         let (mut extract, mut output) = (Extract::new("7"), Vec::new());
         for piece in console.chunks(step) {
-            extract.push(piece, |bytes| output.extend_from_slice(bytes));
+            extract.push(piece, |stream, bytes| {
+                if stream == Stream::Output {
+                    output.extend_from_slice(bytes);
+                }
+            });
         }
         (output, extract.status())
+    }
+
+    #[test]
+    fn standard_error_is_told_apart_and_leaves_no_trace() {
+        let console = b"hv-7 begin\nab\nhv-7 error oh\ncd\n\nhv-7 error  \r\n\nhv-7 more\nef\n\nhv-7 part no end\n\nhv-7 status 4\n";
+        for step in [1, 5, 1000] {
+            let (mut extract, mut output, mut error) = (Extract::new("7"), Vec::new(), Vec::new());
+            for piece in console.chunks(step) {
+                extract.push(piece, |stream, bytes| match stream {
+                    Stream::Output => output.extend_from_slice(bytes),
+                    Stream::Error => error.extend_from_slice(bytes),
+                });
+            }
+            assert_eq!(String::from_utf8(output).unwrap(), "abcd\nef\n");
+            assert_eq!(String::from_utf8(error).unwrap(), "oh\n \r\nno end");
+            assert_eq!((extract.status(), extract.asked()), (Some(4), 2));
+        }
     }
 
     #[test]

@@ -23,8 +23,10 @@ pub enum Status {
     NoResult,
     /// The time was over.
     Timeout,
-    /// Something could not be set up or built.
+    /// Something could not be set up or built, or can't work.
     SetUp,
+    /// The user ended it by this signal.
+    Signal(u8),
 }
 
 impl From<Status> for ExitCode {
@@ -39,6 +41,8 @@ impl From<Status> for ExitCode {
             Status::NoResult => 123,
             Status::Timeout => 124,
             Status::SetUp => 125,
+            // As shells do.
+            Status::Signal(signal) => 128 + signal,
         })
     }
 }
@@ -50,6 +54,7 @@ pub fn judge(outcome: &Outcome) -> Status {
         (Some(End::Refused), _) => Status::Refused,
         (_, Stop::TimedOut | Stop::Silent) => Status::Timeout,
         (Some(End::PowerOff | End::Reset), _) => Status::Success,
+        (None, Stop::Stopped) => Status::NoResult,
         (None, Stop::Exited(status)) if !status.success() => Status::Emulator,
         // Firmware ran on, so there is no last line.
         (None, _) if outcome.console.hypervisor().iter().any(|line| line.starts_with("refused: ")) => Status::Refused,
@@ -60,7 +65,9 @@ pub fn judge(outcome: &Outcome) -> Status {
 /// What to tell the user about a failed run, with the console's last lines.
 pub fn explain(status: Status, outcome: &Outcome, seconds: u64) -> String {
     let sentence = match status {
-        Status::Success | Status::Failure | Status::Command(_) | Status::SetUp => return String::new(),
+        Status::Success | Status::Failure | Status::Command(_) | Status::SetUp | Status::Signal(_) => {
+            return String::new();
+        }
         Status::Refused => "the hypervisor refused to start; its reason is above".to_owned(),
         Status::Panic => "the hypervisor crashed; its report is above".to_owned(),
         Status::Emulator => match outcome.stop {

@@ -144,7 +144,12 @@ pub fn judge(path: &Path) -> Result<Judgement> {
     let total = file.get_ref().metadata().map_or(0, |data| data.len()) / RECORD as u64;
     let mut first = [0; RECORD];
     let header = file.read_exact(&mut first).ok().and_then(|()| Header::from_bytes(first));
-    let header = header.with_context(|| format!("{} is no log of events", path.display()))?;
+    let header = header.with_context(|| {
+        format!(
+            "{} is not a log of events; name a file that `cargo hv linux --oracle --events FILE` has written",
+            path.display()
+        )
+    })?;
     ensure!(
         header.lost == 0,
         "{}: {} events are missing: the host was too slow to take them, so the oracle can't judge the rest",

@@ -30,13 +30,56 @@ if [ -e /sys/class/net/eth0 ]; then
 fi
 
 if [ -e /hv/run ]; then
-	# Between the two marks is the command's output and nothing else, byte for byte.
 	mark="hv-$($bb cat /hv/nonce)"
-	$bb stty raw -echo
+	# Between the marks `begin` and `status` is what the command writes to standard output, byte for byte, and nothing else but
+	# whole lines that begin with the mark: a mark brings the newline before it along. One `echo` is one write, so that no
+	# other write comes in between.
+	nl='
+'
+	# Standard error, line by line, as far as it has come; `end` in it is not the command's.
+	errors() {
+		while IFS= read -r line; do
+			case $line in
+			*"$mark end")
+				line=${line%"$mark end"}
+				[ -z "$line" ] || echo "$nl$mark part $line"
+				return
+				;;
+			esac
+			echo "$nl$mark error $line"
+		done
+	}
+	# Standard input, in lines of base64, each asked for: a serial port has no flow control. `.` is its end.
+	input() {
+		while read -r line <&4; do
+			[ "$line" != . ] || return
+			echo "$line" | $bb base64 -d || return
+			echo "$nl$mark more" >&5
+		done
+	}
+	$bb stty raw icanon -icrnl -echo
+	$bb mkfifo /hv/errors /hv/input
+	errors </hv/errors &
+	errors=$!
+	exec 3>/hv/errors 4<&0 5>&1
 	echo "$mark begin"
-	$bb sh /hv/run </dev/null 2>&1
-	printf '\n%s status %d\n' "$mark" $?
+	input=
+	if [ -e /hv/stdin ]; then
+		input >/hv/input 3>&- &
+		input=$!
+		$bb sh /hv/run </hv/input 2>&3 3>&- 4<&- 5>&-
+	else
+		$bb sh /hv/run </dev/null 2>&3 3>&- 4<&- 5>&-
+	fi
+	status=$?
+	[ -z "$input" ] || kill $input 2>/dev/null
+	printf '%s end\n' "$mark" >&3
+	wait $errors
+	echo "$nl$mark status $status"
 else
+	# The size of the user's terminal, which the serial port knows nothing of: HV_SIZE=ROWSxCOLUMNS on the command line.
+	[ -z "$HV_SIZE" ] || $bb stty rows "${HV_SIZE%x*}" cols "${HV_SIZE#*x}"
+	unset HV_SIZE
 	echo
 	echo "Linux $($bb uname -r) on $($bb nproc) CPU(s), under Unbroken. \`exit\` or \`poweroff -f\` ends the machine; so does Ctrl-A X."
 	$bb setsid $bb cttyhack $bb sh -l

@@ -17,13 +17,19 @@ pub struct Command {
     pub shell: String,
     /// A word that marks the command's begin and end on the console, so that its output can't be taken for them.
     pub nonce: String,
+    /// Whether it is fed from outside; otherwise its standard input is empty.
+    pub has_input: bool,
 }
 
 impl Command {
     /// A shell command, with a nonce that is new in every call.
     pub fn new(shell: impl Into<String>) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { shell: shell.into(), nonce: format!("{:08x}{:08x}", std::process::id(), now.subsec_nanos()) }
+        Self {
+            shell: shell.into(),
+            nonce: format!("{:08x}{:08x}", std::process::id(), now.subsec_nanos()),
+            has_input: false,
+        }
     }
 }
 
@@ -62,8 +68,11 @@ pub fn archive_with(busybox: &Path, command: Option<&Command>, extras: &Extras) 
     archive.directory("hv").file("hv/busybox", 0o755, &busybox).file("hv/init", 0o755, INIT);
     // The kernel opens /dev/console for init before anything is mounted.
     archive.directory("dev").character_device("dev/console", 5, 1);
-    if let Some(Command { shell, nonce }) = command {
+    if let Some(Command { shell, nonce, has_input }) = command {
         archive.file("hv/run", 0o755, shell.as_bytes()).file("hv/nonce", 0o644, nonce.as_bytes());
+        if *has_input {
+            archive.file("hv/stdin", 0o644, b"");
+        }
     }
     if !extras.drivers.is_empty() {
         archive.directory("hv/drivers");

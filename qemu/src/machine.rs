@@ -40,6 +40,9 @@ pub struct Uefi {
     pub acpi: bool,
 }
 
+/// RAM, unless something else is asked for.
+pub const MEMORY: Size = Size::mib(1024);
+
 /// Virtio-mmio transports of the `virt` machine, each of 0x200 bytes, so that eight share a page.
 const VIRTIO_BASE: u64 = 0x0a00_0000;
 const VIRTIO_STRIDE: u64 = 0x200;
@@ -86,7 +89,7 @@ impl Machine {
             cpu: "max".into(),
             gic: Gic::V3,
             smp: 1,
-            memory: Size::mib(1024),
+            memory: MEMORY,
             virtualization: true,
             icount: false,
             kernel: kernel.into(),
@@ -121,7 +124,12 @@ impl Machine {
     /// # Errors
     /// If there are more devices than pages, or one is no virtio-mmio device.
     pub fn add_virtio(&mut self, devices: &[String]) -> Result<Vec<u64>> {
-        ensure!(devices.len() <= GRANTABLE_PAGES, "at most {GRANTABLE_PAGES} devices can be granted");
+        ensure!(
+            devices.len() <= GRANTABLE_PAGES,
+            "{} devices are too many for --grant-dma, for each needs a page of transports of its own; grant {GRANTABLE_PAGES} \
+             at most",
+            devices.len()
+        );
         devices.iter().enumerate().map(|(page, device)| self.add_transport(page * VIRTIO_PER_PAGE, device)).collect()
     }
 
@@ -131,7 +139,11 @@ impl Machine {
     /// If there are more devices than transports, or one is no virtio-mmio device.
     pub fn add_behind(&mut self, pages: usize, devices: &[String]) -> Result<Vec<u64>> {
         let free = GRANTABLE_PAGES.saturating_sub(pages) * VIRTIO_PER_PAGE;
-        ensure!(devices.len() <= free, "there is room for {free} devices, and you have named {}", devices.len());
+        ensure!(
+            devices.len() <= free,
+            "{} devices are too many, for there is room for {free}; name fewer",
+            devices.len()
+        );
         let first = pages * VIRTIO_PER_PAGE;
         devices.iter().enumerate().map(|(index, device)| self.add_transport(first + index, device)).collect()
     }
@@ -153,7 +165,9 @@ impl Machine {
     pub fn check_virtio(device: &str) -> Result<()> {
         let model = device.split(',').next().unwrap_or_default();
         if !(model.starts_with("virtio-") && model.ends_with("-device")) {
-            bail!("`{model}` is no virtio-mmio device; QEMU calls them virtio-...-device, as in virtio-rng-device");
+            bail!(
+                "`{model}` is not a virtio-mmio device; name one as QEMU does, virtio-...-device, as in virtio-rng-device"
+            );
         }
         Ok(())
     }

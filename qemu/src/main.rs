@@ -1,15 +1,17 @@
 //! `cargo hv`: see `cargo hv --help`.
 
-use clap::Parser;
 use qemu::cli::{Cli, Command};
-use qemu::commands::{audit, bench, doctor, linux, payload, quickstart, replay, report, secure_partition, test, trees};
+use qemu::commands::{
+    audit, bench, completion, doctor, linux, payload, quickstart, replay, report, secure_partition, test, trees,
+};
 use qemu::ending::Status;
+use qemu::interrupt;
 use qemu::workspace::Workspace;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = Workspace::locate().and_then(|workspace| match &cli.command {
+    let cli = Cli::read();
+    let result = interrupt::listen().and_then(|()| Workspace::locate()).and_then(|workspace| match &cli.command {
         Command::Linux(options) => linux::linux(&workspace, options),
         Command::Payload(options) => payload::payload(&workspace, options),
         Command::SecurePartition(options) => secure_partition::secure_partition(&workspace, options),
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         Command::Trees(options) => trees::trees(&workspace, options),
         Command::Bench(options) => bench::bench(&workspace, options),
         Command::Test(options) => test::test(&workspace, options),
+        Command::Completion { shell } => Ok(completion::completion(*shell)),
         Command::Doctor(options) => Ok(doctor::doctor(&workspace, options.qemu.as_deref())),
     });
     match result {

@@ -9,6 +9,7 @@ pub mod session;
 pub mod show;
 
 use crate::machine::Machine;
+use crate::run::Stopper;
 use anyhow::{Context, Result};
 use link::Link;
 use plan::Plan;
@@ -19,6 +20,7 @@ use show::Show;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 /// The page of virtio-mmio transports that no device of the guest's is ever put on.
@@ -28,14 +30,16 @@ const TRANSPORT: u32 = 24;
 #[derive(Debug)]
 pub struct Running {
     end: UnixStream,
+    asked_to_end: Arc<AtomicBool>,
     thread: JoinHandle<Result<Summary>>,
 }
 
-/// Adds the management core and its device to a machine, and begins the session that does what `plan` says.
+/// Adds the management core and its device to a machine, and begins the session that does what `plan` says. A session that
+/// fails, or that was asked to end, ends the machine by `stopper`.
 ///
 /// # Errors
 /// If no socket or no file of the plan's can be made.
-pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>) -> Result<Running> {
+pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>, stopper: Stopper) -> Result<Running> {
     let (ours, theirs) = UnixStream::pair().context("can't make a socket for the management core")?;
     let theirs: Arc<OwnedFd> = Arc::new(theirs.into());
     // QEMU gets it under the same number. So does whatever else is started meanwhile, which does no harm: the session ends
@@ -60,15 +64,28 @@ pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>) -> Result<Runn
     machine.extra.extend(words.map(Into::into));
     machine.inherited.push(theirs);
     let end = ours.try_clone().context("can't share a socket")?;
-    let session = session::Session::new(plan, show)?;
-    let thread = std::thread::Builder::new()
-        .name("management".into())
-        .spawn(move || session.run(Link::new(ours)))
-        .context("can't start a thread")?;
-    Ok(Running { end, thread })
+    let asked_to_end = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&asked_to_end);
+    let session = session::Session::new(plan, show, Arc::clone(&asked))?;
+    let perform = move || {
+        let result = session.run(Link::new(ours));
+        if result.is_err() || asked.load(Relaxed) {
+            stopper.stop();
+        }
+        result
+    };
+    let thread =
+        std::thread::Builder::new().name("management".into()).spawn(perform).context("can't start a thread")?;
+    Ok(Running { end, asked_to_end, thread })
 }
 
 impl Running {
+    /// Asks the session to end when this is called: the log is harvested once more, and all is written.
+    pub fn end_asker(&self) -> impl Fn() + Send + 'static {
+        let asked_to_end = Arc::clone(&self.asked_to_end);
+        move || asked_to_end.store(true, Relaxed)
+    }
+
     /// Waits for the session's end. Call it once QEMU has ended.
     ///
     /// # Errors
@@ -86,14 +103,15 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Step;
     use session::Session;
 
     #[test]
     fn a_machine_that_is_gone_too_early_is_told_of() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
-        let session =
-            Session::new(Plan { storm: Some(1), ..Plan::default() }, Arc::new(Show::beside_output())).unwrap();
+        let show = Arc::new(Show::beside_output(Step::begin("Nothing")));
+        let session = Session::new(Plan { storm: Some(1), ..Plan::default() }, show, Arc::default()).unwrap();
         let summary = session.run(Link::new(ours)).unwrap();
         assert!(summary.cut_short && !summary.is_good());
     }

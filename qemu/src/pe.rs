@@ -18,8 +18,8 @@ pub fn check(file: &[u8]) -> Result<()> {
     let headers = parsed.nt_headers();
     let (coff, optional) = (&headers.file_header, &headers.optional_header);
     ensure!(coff.machine.get(LE) == pe::IMAGE_FILE_MACHINE_ARM64, "it is for another architecture");
-    ensure!(coff.characteristics.get(LE).contains(pe::IMAGE_FILE_EXECUTABLE_IMAGE), "it is no executable image");
-    ensure!(optional.subsystem.get(LE) == pe::IMAGE_SUBSYSTEM_EFI_APPLICATION, "it is no EFI application");
+    ensure!(coff.characteristics.get(LE).contains(pe::IMAGE_FILE_EXECUTABLE_IMAGE), "it is not an executable image");
+    ensure!(optional.subsystem.get(LE) == pe::IMAGE_SUBSYSTEM_EFI_APPLICATION, "it is not an EFI application");
     let alignment = u64::from(optional.section_alignment.get(LE));
     let file_alignment = u64::from(optional.file_alignment.get(LE));
     ensure!(alignment == PAGE && file_alignment == 512, "its alignments are {alignment} and {file_alignment}");

@@ -34,13 +34,20 @@ pub fn place(memory: Size, kernel: Shape, initrd_size: u64) -> Result<Placement>
     let initrd_at = kernel_at.saturating_add(kernel.size).checked_next_multiple_of(ALIGN);
     let end = initrd_at.and_then(|at| at.checked_add(initrd_size));
     let (Some(initrd), Some(end)) = (initrd_at, end) else {
-        bail!("the kernel's header claims an impossible size of {} bytes", kernel.size);
+        bail!(
+            "the kernel's header claims an impossible size of {} bytes, so the file is damaged; copy or download it again",
+            kernel.size
+        );
     };
     if end > RAM_BASE + memory.0 {
         // With 256 MiB and more, the device tree stays at 128 MiB, so the sum is what is needed.
         let behind = end - tree;
         let enough = Size::mib(((128 << 20) + behind).div_ceil(ALIGN) * 2);
-        bail!("{memory} of memory are too little for this kernel and initramfs; use --memory {}M", enough.0 >> 20);
+        bail!(
+            "--memory {}M is too little for this kernel and initramfs; use --memory {}M or more",
+            memory.0 >> 20,
+            enough.0 >> 20
+        );
     }
     Ok(Placement { kernel: kernel_at, initrd })
 }
@@ -49,7 +56,7 @@ pub fn place(memory: Size, kernel: Shape, initrd_size: u64) -> Result<Placement>
 mod tests {
     use super::*;
 
-    const KERNEL: Shape = Shape { text_offset: 0, size: 30 << 20 };
+    const KERNEL: Shape = Shape { text_offset: 0, size: 30 << 20, is_image: true };
 
     #[test]
     fn nothing_overlaps_and_all_is_aligned() {
@@ -57,7 +64,7 @@ mod tests {
             for (text_offset, size, initrd) in [(0, 30 << 20, 1 << 20), (0x8_0000, 5 << 20, 0), (0, 0x123_4567, 12345)]
             {
                 let memory = Size::mib(mib);
-                let at = place(memory, Shape { text_offset, size }, initrd).unwrap();
+                let at = place(memory, Shape { text_offset, size, is_image: true }, initrd).unwrap();
                 let tree = RAM_BASE + (memory.0 / 2).min(128 << 20);
                 assert!((at.kernel - text_offset).is_multiple_of(ALIGN));
                 assert!(at.initrd.is_multiple_of(ALIGN));
@@ -77,14 +84,17 @@ mod tests {
     fn advice_about_memory_is_enough() {
         for initrd in [0, 1, 40 << 20, 700 << 20] {
             let text = place(Size::mib(64), KERNEL, initrd).unwrap_err().to_string();
-            let advice: Size = text.split_whitespace().last().unwrap().parse().unwrap();
+            let advice: Size = text.split_whitespace().rev().nth(2).unwrap().parse().unwrap();
             place(advice, KERNEL, initrd).unwrap();
         }
     }
 
     #[test]
     fn an_absurd_header_is_an_error() {
-        assert!(place(Size::mib(512), Shape { text_offset: 0, size: u64::MAX }, 0).is_err());
-        assert!(place(Size::mib(512), Shape { text_offset: 0, size: u64::MAX - (600 << 20) }, u64::MAX).is_err());
+        assert!(place(Size::mib(512), Shape { text_offset: 0, size: u64::MAX, is_image: true }, 0).is_err());
+        assert!(
+            place(Size::mib(512), Shape { text_offset: 0, size: u64::MAX - (600 << 20), is_image: true }, u64::MAX)
+                .is_err()
+        );
     }
 }

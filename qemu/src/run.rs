@@ -9,7 +9,8 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use wait_timeout::ChildExt;
@@ -30,6 +31,33 @@ pub enum Stop {
     Silent,
     /// The observer had seen enough.
     Satisfied,
+    /// A [`Stopper`] was used.
+    Stopped,
+}
+
+/// Ends a run from another thread.
+#[derive(Debug, Clone, Default)]
+pub struct Stopper(Arc<Mutex<Option<Instant>>>);
+
+impl Stopper {
+    /// How often a run looks.
+    const PERIOD: Duration = Duration::from_millis(100);
+
+    /// The run is to end now.
+    pub fn stop(&self) {
+        self.stop_within(Duration::ZERO);
+    }
+
+    /// The run is to end after so long, if it has not by then.
+    pub fn stop_within(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *at = Some(at.map_or(end, |at| at.min(end)));
+    }
+
+    fn is_due(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at <= Instant::now())
+    }
 }
 
 /// How long a run may take.
@@ -69,6 +97,7 @@ pub enum Flow {
 enum Event {
     Console(Vec<u8>),
     Complaint(Vec<u8>),
+    Keys(Vec<u8>),
     Ended,
 }
 
@@ -82,10 +111,10 @@ pub fn capture(
     timeout: Duration,
     observe: impl FnMut(&[u8], &Console) -> Flow,
 ) -> Result<Outcome> {
-    capture_within(emulator, machine, Limits { total: timeout, silence: timeout }, observe)
+    capture_within(emulator, machine, Limits { total: timeout, silence: timeout }, &Stopper::default(), None, observe)
 }
 
-/// The same, with a limit for how long nothing may come.
+/// The same, with a limit for how long nothing may come, with a way to end it, and with what is typed from elsewhere.
 ///
 /// # Errors
 /// As for [`capture`].
@@ -93,16 +122,27 @@ pub fn capture_within(
     emulator: &Emulator,
     machine: &Machine,
     limits: Limits,
+    stopper: &Stopper,
+    typed: Option<Receiver<Vec<u8>>>,
     mut observe: impl FnMut(&[u8], &Console) -> Flow,
 ) -> Result<Outcome> {
     let mut command = command(emulator, machine)?;
     command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console", "-monitor", "none"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Ctrl-C in the terminal is for this tool, which then ends QEMU when it has what it wants of it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut qemu = Qemu::spawn(emulator, command)?;
     let mut input = qemu.0.stdin.take();
     let (sender, events) = mpsc::channel();
     read_all(qemu.0.stdout.take(), Event::Console, sender.clone());
-    read_all(qemu.0.stderr.take(), Event::Complaint, sender);
+    read_all(qemu.0.stderr.take(), Event::Complaint, sender.clone());
+    if let Some(typed) = typed {
+        thread::spawn(move || typed.into_iter().all(|keys| sender.send(Event::Keys(keys)).is_ok()));
+    }
+    // If QEMU is gone, its output ends too, and that is what counts.
+    let mut press = |keys: &[u8]| {
+        let _ = input.as_mut().map(|input| input.write_all(keys).and_then(|()| input.flush()));
+    };
 
     let mut console = Console::default();
     let mut complaints = Vec::new();
@@ -111,16 +151,17 @@ pub fn capture_within(
     let mut over = Stop::TimedOut;
     let mut open = 2;
     let stop = loop {
-        match events.recv_timeout(deadline.min(quiet).saturating_duration_since(Instant::now())) {
+        if stopper.is_due() {
+            break Stop::Stopped;
+        }
+        let due = deadline.min(quiet).saturating_duration_since(Instant::now());
+        match events.recv_timeout(due.min(Stopper::PERIOD)) {
             Ok(Event::Console(bytes)) => {
                 quiet = Instant::now() + limits.silence;
                 console.push(&bytes);
                 match observe(&bytes, &console) {
                     Flow::Continue => {}
-                    Flow::Send(keys) => {
-                        // If QEMU is gone, its output ends too, and that is what counts.
-                        let _ = input.as_mut().map(|input| input.write_all(&keys).and_then(|()| input.flush()));
-                    }
+                    Flow::Send(keys) => press(&keys),
                     Flow::Stop => break Stop::Satisfied,
                 }
                 if over == Stop::TimedOut && console.end().is_some() {
@@ -128,12 +169,14 @@ pub fn capture_within(
                     deadline = deadline.min(Instant::now() + GRACE);
                 }
             }
+            Ok(Event::Keys(keys)) => press(&keys),
             Ok(Event::Complaint(bytes)) => complaints.extend_from_slice(&bytes),
             Ok(Event::Ended) if open > 1 => open -= 1,
             Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
                 let ended = qemu.0.wait_timeout(GRACE).context("can't wait for QEMU")?;
                 break ended.map_or(over, Stop::Exited);
             }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline.min(quiet) => {}
             Err(RecvTimeoutError::Timeout) if quiet < deadline => break Stop::Silent,
             Err(RecvTimeoutError::Timeout) => break over,
         }
@@ -147,25 +190,57 @@ pub fn capture_within(
 ///
 /// # Errors
 /// If the machine can't be run at all.
-pub fn interact(emulator: &Emulator, machine: &Machine, timeout: Option<Duration>, log: &Path) -> Result<Outcome> {
+pub fn interact(
+    emulator: &Emulator,
+    machine: &Machine,
+    timeout: Option<Duration>,
+    stopper: &Stopper,
+    log: &Path,
+) -> Result<Outcome> {
     // QEMU adds to the file.
     std::fs::write(log, b"").with_context(|| format!("can't write {}", log.display()))?;
     let mut command = command(emulator, machine)?;
     let path = log.to_string_lossy().replace(',', ",,");
     command.args(["-chardev", &format!("stdio,id=console,mux=on,signal=off,logfile={path}")]);
     command.args(["-serial", "chardev:console", "-mon", "chardev=console"]);
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let terminal = Terminal::keep();
     let mut qemu = Qemu::spawn(emulator, command)?;
-    let stop = match timeout {
-        None => Stop::Exited(qemu.0.wait().context("can't wait for QEMU")?),
-        Some(timeout) => {
-            let ended = qemu.0.wait_timeout(timeout).context("can't wait for QEMU")?;
-            ended.map_or(Stop::TimedOut, Stop::Exited)
+    let stop = loop {
+        if let Some(status) = qemu.0.wait_timeout(Stopper::PERIOD).context("can't wait for QEMU")? {
+            break Stop::Exited(status);
+        }
+        if stopper.is_due() {
+            break Stop::Stopped;
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            break Stop::TimedOut;
         }
     };
     drop(qemu);
+    drop(terminal);
     let mut console = Console::default();
     console.push(&std::fs::read(log).with_context(|| format!("can't read {}", log.display()))?);
     Ok(Outcome { end: console.end(), console, complaints: String::new(), stop })
+}
+
+/// The settings of the terminal that is standard input, set again when this is dropped: a QEMU that has to be killed leaves
+/// it raw.
+struct Terminal(Option<rustix::termios::Termios>);
+
+impl Terminal {
+    fn keep() -> Self {
+        Self(rustix::termios::tcgetattr(std::io::stdin()).ok())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(settings) = &self.0 {
+            // A terminal that is gone needs none.
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, settings);
+        }
+    }
 }
 
 fn command(emulator: &Emulator, machine: &Machine) -> Result<Command> {

@@ -21,10 +21,8 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is no size; write for example 512M or 4G");
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| bad())?;
+        const FORM: &str = "not an amount of memory; write a number with M, G or T behind it, as in 512M, 1.5G or 4G";
+        let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
         let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
             "k" => 10,
             // A bare number is MiB, as on QEMU's own command line.
@@ -32,13 +30,30 @@ impl FromStr for Size {
             "" if unit.is_empty() => 20,
             "g" => 30,
             "t" => 40,
-            _ => return Err(bad()),
+            _ => return Err(FORM.into()),
         };
-        let bytes = number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is too large"))?;
-        if bytes == 0 {
-            return Err("a machine without memory can't run".into());
+        if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+            return Err(FORM.into());
         }
-        Ok(Self(bytes))
+        let bytes = match number.split_once('.') {
+            None => number.parse::<u64>().map_err(|_| FORM)?.checked_mul(1 << shift),
+            // To whole MiB: 1.3G is no whole number of bytes, and nobody means it to be.
+            Some((whole, part)) if part.len() <= 9 && (!whole.is_empty() || !part.is_empty()) => {
+                let digits = |text: &str| if text.is_empty() { Ok(0) } else { text.parse::<u64>().map_err(|_| FORM) };
+                let (whole, scale) = (digits(whole)?, 10_u128.pow(part.len() as u32));
+                let fraction = ((u128::from(digits(part)?) << shift) / scale) as u64;
+                whole
+                    .checked_mul(1 << shift)
+                    .and_then(|bytes| bytes.checked_add(fraction))
+                    .map(|bytes| bytes >> 20 << 20)
+            }
+            Some(_) => return Err(FORM.into()),
+        };
+        match bytes {
+            None => Err("more than 64 bits can count; write less, as in 4G".into()),
+            Some(0) => Err("a machine without memory can't run; write how much it has, as in 512M".into()),
+            Some(bytes) => Ok(Self(bytes)),
+        }
     }
 }
 
@@ -73,6 +88,10 @@ mod tests {
             ("1g", 1 << 30),
             ("2048", 2 << 30),
             ("64kB", 65536),
+            ("1.5G", 1536 << 20),
+            ("0.5g", 512 << 20),
+            (".25G", 256 << 20),
+            ("1.3G", 1331 << 20),
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
@@ -80,7 +99,25 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_size() {
-        for text in ["", "G", "-1G", "4X", "1.5G", "0", "0M", "99999999999999G", "4 G", "iB", "4ib"] {
+        for text in [
+            "",
+            "G",
+            "-1G",
+            "4X",
+            ".",
+            ".G",
+            "1.G.",
+            "1.5.G",
+            "1.-5G",
+            "0.0G",
+            "+1G",
+            "0",
+            "0M",
+            "99999999999999G",
+            "4 G",
+            "iB",
+            "4ib",
+        ] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::machine::{Machine, Module, Uefi};
 use crate::setup::firmware::Firmware;
+use crate::temporary::Temporary;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ const MOST_BYTES: u64 = 500 << 20;
 
 /// A folder whose files are the firmware's disk, read-only; removed with this value.
 #[derive(Debug)]
-pub struct Disk(PathBuf);
+pub struct Disk(Temporary);
 
 impl Disk {
     /// An empty one. What was in the folder before is removed.
@@ -25,7 +26,7 @@ impl Disk {
             fs::remove_dir_all(folder).with_context(|| format!("can't remove {}", folder.display()))?;
         }
         fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
-        Ok(Self(folder.to_owned()))
+        Ok(Self(Temporary::new(folder)))
     }
 
     /// Writes a file.
@@ -51,7 +52,7 @@ impl Disk {
     }
 
     fn make_room(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
+        let path = self.0.path().join(name);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).with_context(|| format!("can't create {}", folder.display()))?;
         }
@@ -72,14 +73,7 @@ impl Disk {
 
     /// Lets a machine start from it.
     pub fn start(&self, machine: &mut Machine, firmware: &Firmware) {
-        machine.uefi = Some(Uefi { code: firmware.code.clone(), disk: self.0.clone(), acpi: false });
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // It is in the build folder, and the next run doesn't mind it.
-        let _ = fs::remove_dir_all(&self.0);
+        machine.uefi = Some(Uefi { code: firmware.code.clone(), disk: self.0.path().to_owned(), acpi: false });
     }
 }
 

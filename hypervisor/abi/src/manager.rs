@@ -15,7 +15,7 @@ pub use frame::{Frame, Frames, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. Hosts and hypervisors of different versions do not talk.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The most bytes that a message may take before it is framed.
 pub const MAX_MESSAGE: usize = 4096;
@@ -215,6 +215,8 @@ pub enum Reply<'a> {
         va: u64,
         /// Address of the instruction.
         pc: u64,
+        /// VBAR_EL1: where the guest's kernel has its vectors, and so where it is.
+        vbar: u64,
         /// The CPU's affinity fields of MPIDR_EL1.
         cpu: u64,
         /// Whether it was stopped.

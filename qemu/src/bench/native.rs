@@ -72,7 +72,7 @@ fn read(folder: &Path, begin: SystemTime) -> Result<Groups> {
     };
     let json = |path: &Path| -> Result<serde_json::Value> {
         let text = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no JSON", path.display()))
+        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
     };
     for function in list(folder)?.iter().map(|group| list(group)).collect::<Result<Vec<_>>>()?.concat() {
         let path = function.join("new/estimates.json");

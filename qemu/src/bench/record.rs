@@ -92,7 +92,9 @@ impl Record {
     /// If it can't be read, or is no record.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no record of a benchmark", path.display()))
+        serde_json::from_slice(&text).with_context(|| {
+            format!("{} is not a record of a benchmark; make it anew with `cargo hv bench --renew`", path.display())
+        })
     }
 
     /// As JSON.
@@ -114,14 +116,14 @@ fn row(text: &str) -> Result<(String, Row)> {
         let word = words.next().with_context(|| format!("{key} is missing"))?;
         word.strip_prefix(key).and_then(|word| word.strip_prefix('=')).with_context(|| format!("{key} is missing"))
     };
-    let n: u64 = field("n")?.parse().context("n is no number")?;
-    let mean: f64 = field("mean")?.parse().context("the mean is no number")?;
-    let median = field("median")?.parse().context("the median is no number")?;
-    let max = field("max")?.parse().context("the maximum is no number")?;
+    let n: u64 = field("n")?.parse().context("n is not a number")?;
+    let mean: f64 = field("mean")?.parse().context("the mean is not a number")?;
+    let median = field("median")?.parse().context("the median is not a number")?;
+    let max = field("max")?.parse().context("the maximum is not a number")?;
     let unit = match field("unit")? {
         "call" => Unit::Call,
         "page" => Unit::Page,
-        other => bail!("`{other}` is no unit"),
+        other => bail!("`{other}` is not a unit"),
     };
     ensure!(words.next().is_none(), "something follows the unit");
     ensure!(n > 0 && mean.is_finite() && mean >= 0.0, "a row has at least one measurement, and none below zero");

@@ -1,17 +1,23 @@
 //! The command line.
 
 mod devices;
+mod help;
 mod report;
 mod services;
+mod values;
 
 pub use devices::Devices;
 pub use report::Report;
 pub use services::{Dirty, Granularity, Services, Switch};
 
+use crate::added::Added;
 use crate::machine::Gic;
 use crate::setup::guest::Kernel;
 use crate::size::Size;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::workspace;
+use clap::builder::UnknownArgumentValueParser;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +29,7 @@ use std::time::Duration;
     bin_name = "cargo hv",
     version,
     about = "Builds the Unbroken hypervisor and runs it in QEMU",
-    after_help = EXAMPLES,
+    after_help = help::AFTER,
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -32,39 +38,21 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  cargo hv linux                              Debian's kernel and a shell under the hypervisor; Ctrl-A X leaves
-  cargo hv linux --run 'nproc; free'          run a command in the guest, print its output, exit with its status
-  cargo hv linux --cpu cortex-a72 --gic 2 --smp 4 --memory 4G
-  cargo hv linux --kernel Image --initrd rootfs.cpio.gz --append 'loglevel=8'
-  cargo hv linux --kernel debian-6.12         a newer kernel of Debian's; it uses 52-bit addresses where the CPU can
-  cargo hv linux --firmware uefi              the same, started by UEFI and GRUB as on a server
-  cargo hv linux --rootfs debian --net        Debian with systemd from a disk, and a network
-  cargo hv linux --dirty auto --out dirty     see in dirty/dirty.png which memory the guest writes
-  cargo hv report dirty                       the same as a page: dirty/report.html
-  cargo hv linux --churn 1 --oracle --run 'sha256sum /hv/busybox'
-  cargo hv linux --audit --run 'sha256sum /hv/busybox'
-  cargo hv payload                            the EL1 test suite
-  cargo hv payload --matrix --junit out.xml   the same on every kind of CPU
-  cargo hv payload --image FILE --append ARGS another's guest, run in the same way
-  cargo hv bench                              what the hot paths cost, in instructions, beside KVM
-  cargo hv secure-partition                   the engine in another program: a secure-partition manager at S-EL2
-  cargo hv quickstart                         the engine in 300 lines at EL2: a page is protected under a guest
-  cargo hv test                               everything that CI checks, in 25 minutes; --quick in three
-  cargo hv doctor                             what is installed, what is missing
-
-Whatever is missing (the Rust target, QEMU, the guest's kernel, firmware) is fetched the first time and kept under target/hv.
-
-Environment:
-  HV_QEMU         the QEMU to use, as --qemu
-  HV_APT_SOURCES  a sources.list to fetch the guest's arm64 packages from, where the system's own archives have none
-  HV_SHOW_QEMU    if set, QEMU's command line is shown
-
-Exit status: 0 the guest powered off or rebooted; with --run, the command's own status. Otherwise:
-  2 wrong arguments           120 the hypervisor refused to start      121 the hypervisor crashed
-  122 QEMU ended unexpectedly 123 the run ended without a result       124 timeout
-  125 set-up or build failed";
+impl Cli {
+    /// Reads this process's command line; a mistake in it, `--help` and `--version` end the process. The version is that of
+    /// the checkout which `cargo hv` was built from, its commit included.
+    pub fn read() -> Self {
+        let asks = std::env::args_os().any(|word| word == "--version" || word == "-V");
+        let version = match workspace::commit().filter(|_| asks) {
+            Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+            None => env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        // Once in a process, and to its end.
+        let version: &'static str = version.leak();
+        let matches = Self::command().version(version).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -95,6 +83,14 @@ pub enum Command {
     Test(Test),
     /// Print what is installed, what is missing, and what would be done about it
     Doctor(Doctor),
+    /// Print what a shell is to know of this command line: eval "$(cargo hv completion bash)"
+    ///
+    /// bash completes `cargo hv` and `hv`; zsh and fish complete `hv`, as after alias hv='cargo hv'.
+    Completion {
+        /// The shell
+        #[arg(value_name = "bash|zsh|fish")]
+        shell: Shell,
+    },
 }
 
 /// `cargo hv trees`.
@@ -115,15 +111,25 @@ pub struct Linux {
     /// Debian's cloud kernel]
     #[arg(long, value_name = "FILE|debian-N.N")]
     pub kernel: Option<Kernel>,
+    /// Start the file of --kernel at its first byte though it is no arm64 Image
+    #[arg(long, requires = "kernel")]
+    pub raw: bool,
     /// The guest's initramfs [default: busybox and a shell]
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Put a file or a folder into the guest's initramfs, at PATH or at /NAME; may be repeated
+    #[arg(long, value_name = "FILE[:PATH]")]
+    pub add: Vec<Added>,
     /// More arguments for the guest's kernel
-    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    #[arg(long, value_name = "STR", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     pub append: String,
-    /// Run this in a shell in the guest, print what it prints, and exit with its status
+    /// Run this in a shell in the guest, print what it prints, and exit with its status. A file or a pipe that is standard
+    /// input is the command's, too
     #[arg(long, value_name = "SHELL COMMAND", allow_hyphen_values = true)]
     pub run: Option<String>,
+    /// The command has no standard input, whatever this process has.
+    #[arg(skip)]
+    pub without_input: bool,
     /// What starts the hypervisor: QEMU itself, or UEFI firmware and GRUB, as on a server
     #[arg(long, value_enum, value_name = "none|uefi", default_value_t = Firmware::None)]
     pub firmware: Firmware,
@@ -142,7 +148,7 @@ pub struct Linux {
 #[derive(Debug, Args)]
 pub struct Payload {
     /// Run only the tests whose name contains this
-    #[arg(long, value_name = "NAME", value_parser = filter)]
+    #[arg(long, value_name = "NAME", value_parser = values::filter)]
     pub filter: Option<String>,
     /// Run the suite on every machine: CPU models, ways to change sizes, ways to keep dirty logs, 1, 2 and 4 CPUs
     #[arg(long, conflicts_with_all = ["image", "cpu", "gic", "smp", "bbm"])]
@@ -153,8 +159,11 @@ pub struct Payload {
     /// Run this guest, an arm64 Image, instead of the suite; a result that it prints is passed on
     #[arg(long, value_name = "FILE", conflicts_with = "filter")]
     pub image: Option<PathBuf>,
+    /// Start the file of --image at its first byte though it is no arm64 Image
+    #[arg(long, requires = "image")]
+    pub raw: bool,
     /// Arguments for the guest; the suite's own are described in guest-payload/src/options.rs
-    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    #[arg(long, value_name = "STR", default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     pub append: String,
     /// The machine.
     #[command(flatten)]
@@ -176,7 +185,7 @@ impl Payload {
 #[derive(Debug, Args)]
 pub struct SecurePartition {
     /// Print the size of the engine's code in the example, and the stack that its calls take, instead of running it
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["bbm", "moves", "seed", "cpu", "timeout"])]
     pub size: bool,
     /// With --size: store it, and write it into the docs
     #[arg(long, requires = "size")]
@@ -194,11 +203,11 @@ pub struct SecurePartition {
     #[arg(long, value_name = "MODEL", default_value = "max")]
     pub cpu: String,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
-    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
-    /// End the run after so many seconds [default: 300]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
+    /// End the run after this time: 90, 5m, 1h [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = values::limit)]
+    pub timeout: Option<Duration>,
 }
 
 /// `cargo hv test`.
@@ -229,7 +238,7 @@ pub struct Audit {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
-    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
 }
 
@@ -251,7 +260,7 @@ pub struct Bench {
     #[arg(long, value_name = "FILE", requires = "kvm")]
     pub kernel: Option<PathBuf>,
     /// Time the engine on this host instead, beside memset, plain reads and peer crates; fail if a ratio is missed
-    #[arg(long, conflicts_with_all = ["kvm", "check", "renew", "json"])]
+    #[arg(long, conflicts_with_all = ["kvm", "check", "renew", "json", "timeout"])]
     pub native: bool,
     /// With --native: only the ratios that have limits
     #[arg(long, requires = "native")]
@@ -276,18 +285,21 @@ pub struct Bench {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
-    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
-    /// End each measurement after so many seconds [default: 600]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
+    /// End each measurement after this time: 90, 5m, 1h [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = values::limit)]
+    pub timeout: Option<Duration>,
 }
 
 /// `cargo hv doctor`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit status: 0 all is there, or the first command that needs it gets it; 1 something is missing that you have to get."
+)]
 pub struct Doctor {
     /// The QEMU to look at
-    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
 }
 
@@ -299,20 +311,22 @@ pub struct Common {
     #[arg(long, value_name = "MODEL", default_value = "max")]
     pub cpu: String,
     /// Version of the interrupt controller
-    #[arg(long, value_name = "2|3", default_value = "3", value_parser = gic)]
+    #[arg(long, value_name = "2|3", default_value = "3", value_parser = values::gic)]
     pub gic: Gic,
     /// The guest's CPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::cpus)]
     pub smp: u32,
-    /// RAM of the machine: 512M, 4G [default: 1G; 4G for the payload]
+    #[arg(long, hide = true, value_parser = UnknownArgumentValueParser::suggest_arg("--smp"))]
+    cpus: Option<String>,
+    /// RAM of the machine: 512M, 1.5G, 4G [default: 1G; 4G for the payload]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
-    #[arg(long, value_name = "PATH", env = "HV_QEMU")]
+    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
-    /// End the run after so many seconds [default: none for a shell, otherwise 300]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
+    /// End the run after this time: 90, 5m, 1h [default: never for a shell, otherwise 5m]
+    #[arg(long, value_name = "TIME", value_parser = values::limit)]
+    pub timeout: Option<Duration>,
     /// How stage-2 leaves change their size; `auto` is what the CPUs allow
     #[arg(long, value_enum, default_value_t = Bbm::Auto)]
     pub bbm: Bbm,
@@ -334,7 +348,7 @@ pub struct Common {
 impl Common {
     /// The time limit, or `default` seconds.
     pub fn timeout_or(&self, default: u64) -> Duration {
-        Duration::from_secs(self.timeout.unwrap_or(default))
+        self.timeout.unwrap_or(Duration::from_secs(default))
     }
 }
 
@@ -368,22 +382,6 @@ pub fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn gic(text: &str) -> Result<Gic, String> {
-    match text {
-        "2" => Ok(Gic::V2),
-        "3" => Ok(Gic::V3),
-        _ => Err("there are versions 2 and 3".into()),
-    }
-}
-
-/// A filter becomes one word of the payload's arguments.
-fn filter(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.contains(char::is_whitespace) {
-        return Err("a test's name has no spaces".into());
-    }
-    Ok(text.to_owned())
-}
-
 /// What starts the hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Firmware {
@@ -396,7 +394,6 @@ pub enum Firmware {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {
@@ -432,6 +429,9 @@ mod tests {
             &["payload", "--matrix", "--cpu", "max"],
             &["payload", "--image", "x", "--filter", "y"],
             &["linux", "--timeout", "0"],
+            &["linux", "--raw"],
+            &["payload", "--raw"],
+            &["secure-partition", "--size", "--moves", "3"],
             &["linux", "--kernel", "debian-new"],
             &["bench", "--kernel", "Image"],
             &["bench", "--check", "--renew"],

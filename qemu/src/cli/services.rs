@@ -1,7 +1,9 @@
 //! What the management core can be asked for on the command line.
 
+use super::values;
 use crate::manager::about::Setup;
 use crate::manager::plan::{Plan, Protect};
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use hypervisor_abi::manager::Mechanism;
 use std::path::PathBuf;
@@ -17,13 +19,13 @@ pub struct Services {
     /// With write protection: split all blocks to pages at the start, not at their first write
     #[arg(long, requires = "dirty")]
     pub eager: bool,
-    /// With hardware: what is marked
-    #[arg(long, value_enum, value_name = "page|block", default_value_t = Granularity::Page)]
-    pub granularity: Granularity,
-    /// From one harvest to the next
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
-    pub every: Duration,
-    /// Write the log here: dirty.csv, dirty.bitmaps, dirty.png (and stores.csv with --protect)
+    /// With hardware: what is marked [default: page]
+    #[arg(long, value_enum, value_name = "page|block")]
+    pub granularity: Option<Granularity>,
+    /// From one harvest, or one round, to the next: 0.5, 200ms, 2 [default: 1]
+    #[arg(long, value_name = "TIME", value_parser = values::pause)]
+    pub every: Option<Duration>,
+    /// Write the log here: dirty.csv, dirty.bitmaps, dirty.png; stores.csv with --protect
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Report stores to these guest physical addresses, or deny them; may be repeated, and `deny` wins
@@ -37,10 +39,10 @@ pub struct Services {
     #[arg(long)]
     pub audit: bool,
     /// End the log, or the audit, after so many rounds [default: when the guest ends]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     pub rounds: Option<u64>,
     /// Split all memory to pages and collapse it again, at least so often, one round every --every seconds
-    #[arg(long, value_name = "ROUNDS", conflicts_with_all = ["dirty", "audit"])]
+    #[arg(long, value_name = "ROUNDS", value_parser = values::count, conflicts_with_all = ["dirty", "audit"])]
     pub split_storm: Option<u64>,
     /// Split, protect and collapse ranges of the guest's memory at random, every --every seconds
     #[arg(long, value_name = "SEED", conflicts_with_all = ["dirty", "audit", "split_storm"])]
@@ -55,7 +57,7 @@ pub struct Services {
     #[arg(long, value_enum, value_name = "on|off")]
     pub manager: Option<Switch>,
     /// Leave every Nth dirty page out of the reports, to see an audit fail
-    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", hide = true, value_parser = values::count)]
     pub drop_dirty: Option<u64>,
     /// Let this CPU come without FEAT_BBM when the guest turns it on, and repaint for it
     #[arg(long, value_name = "AFFINITY", hide = true)]
@@ -66,35 +68,33 @@ impl Services {
     /// What a session is to do; nothing if there is to be none.
     ///
     /// # Errors
-    /// A service without its management core, or a choice that belongs to another mode.
+    /// A service without its management core, or an option that would have no effect.
     pub fn plan(&self) -> anyhow::Result<Option<Plan>> {
         let mechanism = self.dirty.or(self.audit.then_some(Dirty::Auto)).map(|dirty| match (dirty, self.granularity) {
-            (Dirty::Auto, Granularity::Page) => Mechanism::Auto,
+            (Dirty::Auto, None | Some(Granularity::Page)) => Mechanism::Auto,
             (Dirty::WriteProtect, _) if self.eager => Mechanism::WriteProtectEager,
             (Dirty::WriteProtect, _) => Mechanism::WriteProtect,
-            (Dirty::Hardware, Granularity::Page) => Mechanism::HardwarePage,
-            (Dirty::Auto | Dirty::Hardware, Granularity::Block) => Mechanism::HardwareBlock,
+            (Dirty::Hardware, None | Some(Granularity::Page)) => Mechanism::HardwarePage,
+            (Dirty::Auto | Dirty::Hardware, Some(Granularity::Block)) => Mechanism::HardwareBlock,
         });
-        anyhow::ensure!(
-            !self.eager || mechanism == Some(Mechanism::WriteProtectEager),
-            "--eager belongs to --dirty write-protect"
-        );
         let changes = self.split_storm.is_some() || self.churn.is_some();
         let used = mechanism.is_some() || !self.protect.is_empty() || changes || self.oracle;
+        self.check_effects(mechanism, used)?;
         match self.manager {
-            Some(Switch::Off) if used => {
-                anyhow::bail!("--manager off leaves nobody to do what is asked for: leave it out")
-            }
+            Some(Switch::Off) if used => bail!(
+                "--manager off leaves no CPU that could do what the other options ask for; leave it out, or leave them out"
+            ),
             Some(Switch::Off) => return Ok(None),
             None if !used => return Ok(None),
             Some(Switch::On) | None => {}
         }
         Ok(Some(Plan {
             dirty: mechanism,
-            every: self.every,
+            every: self.every.unwrap_or(Duration::from_secs(1)),
             out: self.out.clone(),
             // The caller knows the machine.
             setup: Setup::default(),
+            kernel: None,
             protect: self.protect.clone(),
             protect_late: self.protect_late,
             audit: self.audit,
@@ -104,6 +104,32 @@ impl Services {
             events: self.events.clone(),
             drop_dirty: self.drop_dirty,
         }))
+    }
+
+    /// Refuses options that would do nothing.
+    fn check_effects(&self, mechanism: Option<Mechanism>, used: bool) -> anyhow::Result<()> {
+        let logs = mechanism.is_some();
+        ensure!(
+            !self.eager || mechanism == Some(Mechanism::WriteProtectEager),
+            "--eager has no effect without write protection; add --dirty write-protect, or leave --eager out"
+        );
+        ensure!(
+            self.granularity.is_none() || (logs && self.dirty != Some(Dirty::WriteProtect)),
+            "--granularity has no effect unless hardware marks what is written; add --dirty hardware, or leave it out"
+        );
+        ensure!(
+            self.out.is_none() || logs || !self.protect.is_empty(),
+            "--out has no effect, for nothing would be written there; add --dirty auto or --protect, or leave it out"
+        );
+        ensure!(
+            self.rounds.is_none() || logs,
+            "--rounds has no effect without a log or an audit; add --dirty auto or --audit, or leave it out"
+        );
+        ensure!(
+            self.every.is_none() || used,
+            "--every has no effect without a service; add one, as --dirty auto, or leave it out"
+        );
+        Ok(())
     }
 }
 
@@ -133,13 +159,4 @@ pub enum Granularity {
 pub enum Switch {
     On,
     Off,
-}
-
-/// A time from 10 ms to a day.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "that is no number of seconds")?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(time) if (0.01..=86_400.0).contains(&seconds) => Ok(time),
-        _ => Err("from 0.01 to 86400 seconds".into()),
-    }
 }

@@ -70,6 +70,9 @@ pub fn audit(workspace: &Workspace, options: &Audit) -> Result<Status> {
         let name = run.words().join(" ");
         eprintln!("hv: audit {} of {count}: {name}", index + 1);
         let status = linux::linux(workspace, &command(options, &run)?)?;
+        if matches!(status, Status::Signal(_)) {
+            return Ok(status);
+        }
         let verdict = match status {
             Status::Command(0) => "passed",
             Status::Failure => "FAILED (see above)",
@@ -105,7 +108,7 @@ fn command(options: &Audit, run: &Run) -> Result<Linux> {
         words.extend(["--qemu".to_owned(), qemu.to_string_lossy().into_owned()]);
     }
     match Cli::try_parse_from(words)?.command {
-        Command::Linux(linux) => Ok(*linux),
+        Command::Linux(linux) => Ok(Linux { without_input: true, ..*linux }),
         _ => bail!("an audit is a run of Linux"),
     }
 }

@@ -7,6 +7,7 @@ use crate::bench::{kvm, native, strategies, table};
 use crate::cli::Bench;
 use crate::console;
 use crate::ending::{self, Status};
+use crate::guest_kernel;
 use crate::images::{self, Image};
 use crate::machine::Machine;
 use crate::progress::Step;
@@ -20,8 +21,8 @@ use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Seconds that a measurement may take, unless `--timeout` says otherwise.
-const TIMEOUT: u64 = 600;
+/// How long a measurement may take, unless `--timeout` says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(600);
 /// The CPU that is measured on. `max` has FEAT_BBM level 2.
 const CPU: &str = "max";
 /// One that measures, and one that stands by.
@@ -41,8 +42,11 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
     if options.documents {
         return write_documents(workspace);
     }
+    if let Some(kernel) = &options.kernel {
+        guest_kernel::check(kernel, false)?;
+    }
     let emulator = Emulator::find_or_install(options.qemu.as_deref())?;
-    let timeout = Duration::from_secs(options.timeout.unwrap_or(TIMEOUT));
+    let timeout = options.timeout.unwrap_or(TIMEOUT);
     if options.strategies {
         return strategies(workspace, options, &emulator, timeout);
     }
@@ -68,7 +72,7 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
         Ok(record) => Record { compiler: Some(images.compiler.clone()), ..record },
         Err(status) => return Ok(status),
     };
-    anstream::print!("{}", table::table(&record, &compared));
+    print!("{}", table::table(&record, &compared));
     if let Some(path) = &options.json {
         write_whole(path, &serde_json::to_vec_pretty(&[&record, &compared]).context("can't write JSON")?)?;
     }

@@ -1,12 +1,16 @@
 //! `cargo hv linux`: Linux under the hypervisor, with a shell or with one command.
 
+use crate::added;
 use crate::cli::{self, Linux, Log};
-use crate::console::Extract;
+use crate::commands::check;
+use crate::console::{Extract, Stream};
 use crate::devices::Devices;
 use crate::ending::{self, Status};
 use crate::events;
-use crate::images::Image;
+use crate::feed::{self, Feed};
+use crate::images::{self, Image};
 use crate::initramfs::{self, Command, Extras};
+use crate::interrupt;
 use crate::machine::Machine;
 use crate::manager::about::{Mark, Setup};
 use crate::manager::plan::Plan;
@@ -14,17 +18,20 @@ use crate::manager::session::Summary;
 use crate::manager::show::Show;
 use crate::manager::{self, session};
 use crate::progress::Step;
-use crate::run::{self, Flow};
+use crate::run::{self, Flow, Limits, Stop, Stopper};
 use crate::setup::drivers;
 use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
 use crate::size;
+use crate::temporary::{self, Temporary};
 use crate::uefi;
 use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 /// Seconds that a command in the guest may take, unless `--timeout` says otherwise.
 const TIMEOUT: u64 = 300;
@@ -34,49 +41,43 @@ const TIMEOUT: u64 = 300;
 /// # Errors
 /// If something can't be set up.
 pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
-    if let Some(file) = &options.initrd {
-        std::fs::metadata(file).with_context(|| format!("can't find the file {}", file.display()))?;
-    }
+    let mut plan = check::linux(options)?;
     let devices = options.devices.examine()?;
-    let kernel = options.kernel.as_ref().map(|kernel| kernel.get(workspace)).transpose()?;
-    let mut plan = options.services.plan()?;
-    anyhow::ensure!(
-        plan.is_none() || !options.common.icount,
-        "--icount counts the instructions of all CPUs together, and the management core never rests: use one of them"
-    );
-    anyhow::ensure!(
-        !options.services.protect_late || options.run.is_some(),
-        "--protect-late waits for a command: give one with --run"
-    );
+    let emulator = super::emulator(&options.common)?;
+    let mut machine = super::machine(&options.common)?;
     let oracle = options.services.oracle;
-    anyhow::ensure!(
-        !oracle || options.common.smp < events::MAX_CPUS,
-        "--oracle models {} CPUs, the management core included: use --smp {} or less",
-        events::MAX_CPUS,
-        events::MAX_CPUS - 1
-    );
+    let kernel = match &options.kernel {
+        Some(kernel) => kernel.get(workspace)?,
+        None => Guest::get(workspace)?.kernel,
+    };
+    if let Some(plan) = &mut plan {
+        plan.kernel = Some(kernel.clone());
+    }
     let mut _removed_after_the_judgement = None;
     if let Some(plan) = plan.as_mut().filter(|plan| oracle && plan.events.is_none()) {
         let path = workspace.folder("images")?.join(format!("events-{}.bin", std::process::id()));
-        _removed_after_the_judgement = Some(Temporary(path.clone()));
+        _removed_after_the_judgement = Some(Temporary::new(&path));
         plan.events = Some(path);
     }
-    let command = options.run.as_ref().map(Command::new);
-    let image = if oracle { Image::EventKeeper } else { Image::Hypervisor };
-    let (emulator, mut machine) = super::prepare(workspace, &options.common, image)?;
+    // Behind --rootfs, another init starts the command.
+    let has_input = !options.without_input && !devices.has_root() && feed::is_wanted();
+    let command = options.run.as_ref().map(|shell| Command { has_input, ..Command::new(shell) });
     if let Some(affinity) = options.services.weaken {
         machine.append += &format!(" late-cpu=repaint weaken={affinity}");
     }
-    let kernel = match kernel {
-        Some(kernel) => kernel,
-        None => Guest::get(workspace)?.kernel,
-    };
     let extras = attach(workspace, &mut machine, &devices, options, &kernel)?;
-    let (initrd, _removed_at_the_end) = initrd(workspace, options.initrd.as_deref(), command.as_ref(), &extras)?;
+    let (initrd, _removed_at_the_end) = initrd(workspace, options, command.as_ref(), &extras)?;
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
+    machine.kernel = images::build(workspace, if oracle { Image::EventKeeper } else { Image::Hypervisor })?;
     let plan = plan.map(|plan| Plan { setup: setup(&machine, &kernel, options), ..plan });
-    let show = Arc::new(if command.is_some() { Show::beside_output() } else { Show::beside_shell() });
-    let session = plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show))).transpose()?;
+    let show = Arc::new(match command {
+        Some(_) => Show::beside_output(Step::begin(booting(options.firmware))),
+        None => Show::beside_shell(),
+    });
+    let stopper = Stopper::default();
+    let session =
+        plan.map(|plan| manager::attach(&mut machine, plan, Arc::clone(&show), stopper.clone())).transpose()?;
+    let interrupted = Interrupted::listen(&stopper, session.as_ref());
     let _disk = match options.firmware {
         cli::Firmware::None => None,
         cli::Firmware::Uefi => {
@@ -86,22 +87,25 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
         }
     };
     let status = match &command {
-        None => shell(workspace, options, |log| {
-            run::interact(&emulator, &machine, options.common.timeout.map(std::time::Duration::from_secs), log)
-        }),
-        Some(command) => {
-            let by = if machine.uefi.is_some() { " by UEFI and GRUB" } else { "" };
-            let step = Step::begin(format!("Booting Linux{by}"));
-            run_command(options, command, step, &show, |observe| {
-                run::capture(&emulator, &machine, options.common.timeout_or(TIMEOUT), observe)
-            })
+        None => {
+            shell(workspace, options, |log| run::interact(&emulator, &machine, options.common.timeout, &stopper, log))
         }
+        Some(command) => run_command(options, command, &show, |typed, observe| {
+            let total = options.common.timeout_or(TIMEOUT);
+            run::capture_within(&emulator, &machine, Limits { total, silence: total }, &stopper, typed, observe)
+        }),
     };
     let summary = session.map(manager::Running::finish).transpose();
-    let status = status?;
-    let Some(summary) = summary? else { return Ok(status) };
+    show.clear();
+    // A session that has failed has stopped the machine: its reason is the one to tell.
+    let summary = summary?;
+    let status = interrupted.status().unwrap_or(status?);
+    let Some(summary) = summary else { return Ok(status) };
     let ended = matches!(status, Status::Success | Status::Command(_));
     let mut good = tell(&summary, ended);
+    if !ended && interrupted.status().is_none() {
+        eprintln!("hv: the guest did not come to the end of its work, so what the services found is no result");
+    }
     if ended && summary.cut_short && options.run.is_some() {
         eprintln!("hv: the machine was gone before the services had ended: their last round is missing");
         good = false;
@@ -157,9 +161,6 @@ fn tell(summary: &Summary, ended: bool) -> bool {
     if let Some(line) = summary.audit_line() {
         verdict(&line);
     }
-    if !ended {
-        eprintln!("hv: the guest did not come to the end of its work, so what the services found is no result");
-    }
     summary.is_good()
 }
 
@@ -188,6 +189,10 @@ fn setup(machine: &Machine, kernel: &Path, options: &Linux) -> Setup {
 /// The kernel's arguments; the user's come last and win.
 fn bootargs(options: &Linux) -> String {
     let mut words = vec!["console=ttyAMA0"];
+    let size = console::Term::stdout().size_checked().map(|(rows, columns)| format!("HV_SIZE={rows}x{columns}"));
+    if options.run.is_none() && options.initrd.is_none() && options.devices.rootfs.is_none() {
+        words.extend(size.as_deref());
+    }
     // Someone else's initramfs starts its own init, unless a command is to be run.
     if options.initrd.is_none() || options.run.is_some() {
         words.push("rdinit=/hv/init");
@@ -239,44 +244,76 @@ fn attach(
     Ok(Extras { drivers, root: devices.has_root() })
 }
 
-/// The user's initramfs, the tool's own, or, to run a command in the user's, both in one file; and what removes a file that is
-/// for this run alone.
+/// The user's initramfs, the tool's own, or, to run a command in the user's, both in one file, with what the user adds; and
+/// what removes the file, where it is of this run alone.
 fn initrd(
     workspace: &Workspace,
-    user: Option<&Path>,
+    options: &Linux,
     command: Option<&Command>,
     extras: &Extras,
 ) -> Result<(PathBuf, Option<Temporary>)> {
-    if let (Some(user), None) = (user, command) {
+    let user = options.initrd.as_deref();
+    if let (Some(user), None, true) = (user, command, options.add.is_empty()) {
         return Ok((user.to_owned(), None));
     }
-    let own = initramfs::archive_with(&Guest::get(workspace)?.busybox, command, extras)?;
     let mut whole = Vec::new();
     if let Some(user) = user {
         whole = std::fs::read(user).with_context(|| format!("can't read {}", user.display()))?;
         // The kernel looks for the next archive at a multiple of four bytes.
         whole.resize(whole.len().next_multiple_of(4), 0);
     }
-    whole.extend_from_slice(&own);
+    if user.is_none() || command.is_some() {
+        whole.extend_from_slice(&initramfs::archive_with(&Guest::get(workspace)?.busybox, command, extras)?);
+    }
+    whole.extend_from_slice(&added::archive(&options.add)?);
     let folder = workspace.folder("images")?;
-    let (name, is_for_this_run) = match command {
-        Some(command) => (format!("run-{}.cpio", command.nonce), true),
-        None if extras.is_empty() => ("shell.cpio".to_owned(), false),
-        None => (format!("shell-{}.cpio", std::process::id()), true),
+    temporary::sweep(&folder, "run-", ".cpio");
+    let path = match command {
+        Some(command) => folder.join(format!("run-{}.cpio", command.nonce)),
+        None => folder.join(format!("run-{:08x}.cpio", std::process::id())),
     };
-    let path = folder.join(name);
+    let removed = Temporary::new(&path);
     write_whole(&path, &whole)?;
-    let temporary = is_for_this_run.then(|| Temporary(path.clone()));
-    Ok((path, temporary))
+    Ok((path, Some(removed)))
 }
 
-/// A file that is removed with this value.
-struct Temporary(PathBuf);
+/// What is waited for until the guest's command begins.
+fn booting(firmware: cli::Firmware) -> &'static str {
+    match firmware {
+        cli::Firmware::None => "Booting Linux",
+        cli::Firmware::Uefi => "Booting Linux by UEFI and GRUB",
+    }
+}
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // It is in the build folder, and the next run doesn't mind it.
-        let _ = std::fs::remove_file(&self.0);
+/// The signal that has asked for the end of a run, if one has.
+struct Interrupted {
+    signal: Arc<AtomicU8>,
+    _asked: interrupt::Asked,
+}
+
+impl Interrupted {
+    /// Lets a signal end the run: with a session, once that has written what it knows.
+    fn listen(stopper: &Stopper, session: Option<&manager::Running>) -> Self {
+        /// A session gets so long.
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let signal = Arc::new(AtomicU8::new(0));
+        let (seen, stopper) = (Arc::clone(&signal), stopper.clone());
+        let end_session = session.map(manager::Running::end_asker);
+        let asked = interrupt::ask_first(move |signal| {
+            seen.store(signal as u8, Relaxed);
+            match end_session {
+                Some(end) => {
+                    end();
+                    stopper.stop_within(PATIENCE);
+                }
+                None => stopper.stop(),
+            }
+        });
+        Self { signal, _asked: asked }
+    }
+
+    fn status(&self) -> Option<Status> {
+        Some(self.signal.load(Relaxed)).filter(|&signal| signal != 0).map(Status::Signal)
     }
 }
 
@@ -292,49 +329,52 @@ fn shell(
         Status::NoResult if !kernel_panic(&outcome) => Status::Success,
         other => other,
     };
-    let text = ending::explain(status, &outcome, options.common.timeout.unwrap_or_default());
+    let text = ending::explain(status, &outcome, options.common.timeout.unwrap_or_default().as_secs());
     // The console itself was on the screen.
-    if let Some(sentence) = text.lines().last() {
+    if let Some(sentence) = text.lines().last().filter(|_| outcome.stop != Stop::Stopped) {
         eprintln!("{sentence}");
     }
     Ok(status)
 }
 
+/// Reads the console: calls the observer with all that comes, and types what the receiver has.
+type Observer<'a> = &'a mut dyn FnMut(&[u8], &crate::console::Console) -> Flow;
+
 fn run_command(
     options: &Linux,
     command: &Command,
-    mut step: Step,
     show: &Show,
-    capture: impl FnOnce(&mut dyn FnMut(&[u8], &crate::console::Console) -> Flow) -> Result<run::Outcome>,
+    capture: impl FnOnce(Option<Receiver<Vec<u8>>>, Observer<'_>) -> Result<run::Outcome>,
 ) -> Result<Status> {
     let everything = options.common.log >= Log::Debug;
     let mut extract = Extract::new(&command.nonce);
     let mut failed = None;
     let mut print = |bytes: &[u8]| {
-        let mut out = std::io::stdout().lock();
-        if let Err(error) = show.aside(|| out.write_all(bytes).and_then(|()| out.flush())) {
+        if let Err(error) = show.guest_wrote(bytes) {
             failed = Some(error);
         }
     };
-    if everything {
-        step.clear();
-    }
-    let outcome = capture(&mut |bytes, _| {
+    let (mut feed, typed) = command.has_input.then(|| Feed::begin(std::io::stdin())).unzip();
+    let outcome = capture(typed, &mut |bytes, _| {
         if everything {
             print(bytes);
-            extract.push(bytes, |_| {});
+            extract.push(bytes, |_, _| {});
         } else {
-            extract.push(bytes, |output| {
-                step.clear();
-                print(output);
+            extract.push(bytes, |stream, bytes| match stream {
+                Stream::Output => print(bytes),
+                Stream::Error => show.guest_complained(bytes),
             });
+            show.hold_newline(extract.holds_newline());
         }
         if extract.has_begun() {
             show.begin();
         }
+        if let Some(feed) = &mut feed {
+            feed.allow(extract.asked());
+        }
         Flow::Continue
     })?;
-    step.clear();
+    show.clear();
     if let Some(error) = failed {
         return Err(error).context("can't print what the command wrote");
     }
@@ -346,7 +386,7 @@ fn run_command(
         (other, _) => other,
     };
     let text = ending::explain(status, &outcome, options.common.timeout_or(TIMEOUT).as_secs());
-    if !text.is_empty() {
+    if !text.is_empty() && outcome.stop != Stop::Stopped {
         eprintln!("{text}");
     }
     Ok(status)

@@ -2,6 +2,8 @@
 
 pub mod audit;
 pub mod bench;
+mod check;
+pub mod completion;
 pub mod doctor;
 pub mod linux;
 pub mod payload;
@@ -13,20 +15,27 @@ pub mod test;
 pub mod trees;
 
 use crate::cli::{self, Common};
-use crate::images::{self, Image};
 use crate::machine::Machine;
 use crate::setup::emulator::Emulator;
-use crate::workspace::Workspace;
 use anyhow::Result;
 
-/// A QEMU, and a machine with the hypervisor `image` on it that is still without a guest, as the common options want it.
+/// A QEMU that has the CPU which the common options name.
 ///
 /// # Errors
-/// If an option makes no sense, or something can't be set up or built.
-fn prepare(workspace: &Workspace, common: &Common, image: Image) -> Result<(Emulator, Machine)> {
+/// If there is none.
+fn emulator(common: &Common) -> Result<Emulator> {
     let emulator = Emulator::find_or_install(common.qemu.as_deref())?;
     emulator.check_cpu(&common.cpu)?;
-    let mut machine = Machine::new(images::build(workspace, image)?);
+    Ok(emulator)
+}
+
+/// A machine as the common options want it. It is still without a guest, and without the hypervisor: what is wrong with the
+/// options is said before anything is built.
+///
+/// # Errors
+/// If an option makes no sense.
+fn machine(common: &Common) -> Result<Machine> {
+    let mut machine = Machine::new("");
     machine.cpu = common.cpu.clone();
     machine.gic = common.gic;
     machine.smp = common.smp;
@@ -45,5 +54,5 @@ fn prepare(workspace: &Workspace, common: &Common, image: Image) -> Result<(Emul
     }
     machine.append = options.join(" ");
     machine.extra.extend(common.extra.iter().cloned());
-    Ok((emulator, machine))
+    Ok(machine)
 }

@@ -1,18 +1,19 @@
 //! `cargo hv payload`: the EL1 test suite under the hypervisor, on one machine or on many; or another's guest.
 
 use crate::cli::{Log, Payload};
+use crate::commands::check;
 use crate::console::{self, Lines, PREFIX};
 use crate::ending::{self, Status};
 use crate::images::{self, Image};
 use crate::machine::Machine;
 use crate::payload::matrix::{self, Row};
-use crate::payload::suite::{self, Results, SILENCE};
+use crate::payload::suite::{self, News, Results, SILENCE};
 use crate::payload::{Counts, Verdict, junit};
+use crate::progress::Step;
 use crate::run::{self, Flow, Limits};
 use crate::setup::emulator::Emulator;
 use crate::size::Size;
 use crate::workspace::Workspace;
-use anstream::{eprintln, print, println};
 use anyhow::Result;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,11 +30,17 @@ const MEMORY: Size = Size::mib(4096);
 /// # Errors
 /// If something can't be set up.
 pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
-    let (emulator, mut machine) = super::prepare(workspace, &options.common, Image::Hypervisor)?;
+    check::payload(options)?;
+    let emulator = super::emulator(&options.common)?;
+    let mut machine = super::machine(&options.common)?;
     machine.memory = options.common.memory.unwrap_or(MEMORY);
     machine.append += " hypercalls=on";
     if let Some(image) = &options.image {
-        return foreign(&emulator, machine, image, options);
+        machine.load_guest(image, None, &options.append)?;
+    }
+    machine.kernel = images::build(workspace, Image::Hypervisor)?;
+    if let Some(image) = &options.image {
+        return foreign(&emulator, &machine, image, options);
     }
     let payload = images::build(workspace, Image::Payload)?;
     let mut arguments: Vec<String> = options.filter.iter().map(|filter| format!("filter={filter}")).collect();
@@ -43,11 +50,13 @@ pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
         return many(&emulator, &machine, &payload, &arguments, limits, options);
     }
     let everything = options.common.log >= Log::Debug;
-    let results = suite::run(&emulator, &machine, &payload, &arguments, limits, |line| {
-        if everything || !line.starts_with(PREFIX) {
-            println!("{}", coloured(line));
-        }
+    let mut step = Step::begin("Booting the test suite");
+    let results = suite::run(&emulator, &machine, &payload, &arguments, limits, |news| match news {
+        News::Line(line) if everything || !line.starts_with(PREFIX) => step.print(&coloured(line)),
+        News::Line(_) => {}
+        News::Runs(test) => step.rename(&format!("Test {test}")),
     })?;
+    drop(step);
     if results.restarts > 0 {
         println!("{} in all; the machine was started anew {} times", results.counts(), results.restarts);
     }
@@ -90,15 +99,20 @@ fn many(
         eprintln!("hv: QEMU {} has no {cpu}, so it is left out", emulator.version);
     }
     let done = std::sync::atomic::AtomicUsize::new(1);
+    let step = Step::begin("Running the suite on every machine, two at a time");
     let rows = matrix::run(emulator, machine, payload, arguments, limits, |row, count| {
         let Row { configuration, results } = row;
         let number = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        println!("{number} of {count}: {}: {}", configuration.name(), results.counts());
-        print!("{}", matrix::failures(&results.tests));
+        step.print(&format!("{number} of {count}: {}: {}", configuration.name(), results.counts()));
+        let failures = matrix::failures(&results.tests);
+        if !failures.is_empty() {
+            step.print(failures.trim_end());
+        }
         if !results.explanation.is_empty() {
             eprintln!("{}", results.explanation);
         }
     })?;
+    drop(step);
     println!("\n{}", matrix::table(&rows));
     if let Some(path) = &options.junit {
         junit::write(path, rows.iter().map(|row| (row.configuration.name(), &row.results)))?;
@@ -113,22 +127,23 @@ fn many(
 
 /// Runs a guest that is not the suite: its console is printed as it comes; the end is PSCI SYSTEM_OFF, or the timeout.
 /// A result in its last lines is passed on: `N passed, N failed`, or kvm-unit-tests' `EXIT: STATUS=N`.
-fn foreign(emulator: &Emulator, mut machine: Machine, image: &Path, options: &Payload) -> Result<Status> {
-    machine.load_guest(image, None, &options.append)?;
+fn foreign(emulator: &Emulator, machine: &Machine, image: &Path, options: &Payload) -> Result<Status> {
     let everything = options.common.log >= Log::Debug;
     let mut lines = Lines::default();
     let mut result = None;
     let timeout = options.common.timeout_or(TIMEOUT);
-    let outcome = run::capture(emulator, &machine, timeout, |bytes, _| {
+    let step = Step::begin(format!("Running {}", image.display()));
+    let outcome = run::capture(emulator, machine, timeout, |bytes, _| {
         lines.push(bytes, |line| {
             let line = console::text(line);
             if everything || !line.starts_with(PREFIX) {
-                println!("{line}");
+                step.print(&line);
             }
             result = foreign_result(&line).or(result);
         });
         Flow::Continue
     })?;
+    drop(step);
     let status = match (ending::judge(&outcome), result) {
         (Status::Success, Some(false)) => Status::Failure,
         (status, _) => status,

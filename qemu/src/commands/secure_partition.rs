@@ -28,30 +28,32 @@ const PARTITION: &str = "partition";
 /// What the engine's code in the example, and a call of it, may take at most.
 const TEXT_LIMIT: u64 = 24 << 10;
 const STACK_LIMIT: u64 = 1152;
-/// Seconds, unless `--timeout` says otherwise.
-const TIMEOUT: u64 = 300;
+/// The time limit, unless `--timeout` says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Runs the command.
 ///
 /// # Errors
 /// If something can't be set up or built.
 pub fn secure_partition(workspace: &Workspace, options: &SecurePartition) -> Result<Status> {
-    let images = build(workspace)?;
     if options.size {
-        return size(workspace, &images.join(SPM), options.renew);
+        return size(workspace, &build(workspace)?.join(SPM), options.renew);
     }
     if options.bbm == Bbm::Nt {
-        bail!("no CPU that QEMU models has FEAT_BBM level 1; the tests on the host run the nT sequence");
+        bail!("--bbm nt is for FEAT_BBM level 1, which no CPU that QEMU models has; use --bbm auto, break or direct");
     }
     let emulator = Emulator::find_or_install(options.qemu.as_deref())?;
     emulator.check_cpu(&options.cpu)?;
+    let images = build(workspace)?;
     let machine = machine(&images, options)?;
-    let timeout = Duration::from_secs(options.timeout.unwrap_or(TIMEOUT));
+    let timeout = options.timeout.unwrap_or(TIMEOUT);
     let mut lines = Lines::default();
+    let step = Step::begin(format!("Moving memory from one partition to the other and back, {} times", options.moves));
     let outcome = run::capture(&emulator, &machine, timeout, |bytes, _| {
-        lines.push(bytes, |line| println!("{}", text(line)));
+        lines.push(bytes, |line| step.print(&text(line)));
         Flow::Continue
     })?;
+    drop(step);
     let passed =
         outcome.console.lines().iter().rev().find_map(|line| line.strip_prefix("[spm] end: ").map(str::to_owned));
     let status = match (outcome.stop, passed.as_deref()) {

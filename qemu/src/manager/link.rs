@@ -77,7 +77,8 @@ impl Link {
                     Frame::Unfinished => {}
                     Frame::Overlong => bail!("the management core sends a message that is too long"),
                     Frame::Whole(frame) => {
-                        let message = decode(frame).context("the management core sends what is no message")?;
+                        let message =
+                            decode(frame).context("the management core sends something that is not a message")?;
                         let result = with(message);
                         self.unread.drain(..=before);
                         return result;

@@ -17,6 +17,8 @@ pub struct Plan {
     pub out: Option<PathBuf>,
     /// What these files are told of the machine.
     pub setup: Setup,
+    /// The guest's kernel, whose symbols name what stores to protected memory.
+    pub kernel: Option<PathBuf>,
     /// Ranges that are protected before anything is logged.
     pub protect: Vec<Protect>,
     /// They are protected only once the guest's command begins.
@@ -50,19 +52,25 @@ impl FromStr for Protect {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "write START-END:deny or START-END:report, as in 0x40200000-0x40300000:report";
+        const FORM: &str =
+            "not a protection; write START-END:deny or START-END:report, as in 0x40800000-0x40a00000:report";
         let (range, policy) = text.rsplit_once(':').ok_or(FORM)?;
         let (start, end) = range.split_once('-').ok_or(FORM)?;
         let address = |text: &str| {
             let digits = text.strip_prefix("0x").unwrap_or(text);
             let plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
             let address = plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten();
-            let address = address.ok_or_else(|| format!("{text} is no hexadecimal address"))?;
-            if address % 4096 == 0 { Ok(address) } else { Err(format!("{text} is not a multiple of 4 KiB (0x1000)")) }
+            let address = address
+                .ok_or_else(|| format!("`{text}` is not a hexadecimal address of 64 bits; write one, as 0x40800000"))?;
+            if address % 4096 == 0 {
+                return Ok(address);
+            }
+            let near = address / 4096 * 4096;
+            Err(format!("{text} is not a multiple of the page size, 4 KiB (0x1000); write {near:#x}"))
         };
         let (start, end) = (address(start)?, address(end)?);
         if start >= end {
-            return Err(format!("{range} has its end before its start"));
+            return Err(format!("{range} ends where it begins or before; write the lower address first"));
         }
         let policy = match policy {
             "deny" => Policy::Deny,

@@ -1,9 +1,10 @@
-//! What the user sees of a session while it runs.
+//! What the user sees of a guest and of a session while they run.
 
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
-use std::sync::Mutex;
+use crate::progress::Step;
+use crate::status_line::StatusLine;
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where a session's news go. Standard output stays the guest's.
@@ -16,44 +17,72 @@ pub struct Show {
 
 #[derive(Debug)]
 enum Kind {
-    /// A line that changes in place, below the guest's output.
-    Live(ProgressBar),
-    /// Lines one after another, not more than one in a while.
-    Lines(Mutex<Option<Instant>>),
-    /// The terminal is the guest's: its title only.
-    Title,
+    /// Below the guest's output on a terminal.
+    Live(Mutex<Output<StatusLine>>),
+    /// Lines one after another, and when the last one was about the state of things: not more than one in a while.
+    Lines(Mutex<Output<Option<Instant>>>),
+    /// The terminal is the guest's: its title only, which is to be given back.
+    Title(AtomicBool),
+}
+
+/// The guest's output, and what stands beside it.
+#[derive(Debug)]
+struct Output<T> {
+    /// What is waited for, until the guest's first byte.
+    step: Option<Step>,
+    beside: T,
 }
 
 /// Between two lines of the same news, where they stay on the screen.
 const PAUSE: Duration = Duration::from_secs(5);
+/// OSC 2: the window's title; it moves neither cursor nor text. XTWINOPS 22 and 23 keep the title and give it back.
+const TITLE: &str = "\x1b]2;";
+const TITLE_END: &str = "\x07";
+const KEEP_TITLE: &str = "\x1b[22;2t";
+const GIVE_TITLE_BACK: &str = "\x1b[23;2t";
 
 impl Show {
-    /// For a guest that runs one command.
-    pub fn beside_output() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self::new(Kind::Lines(Mutex::new(None)));
-        }
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            bar.set_style(style);
-        }
-        Self::new(Kind::Live(bar))
+    /// For a guest that runs one command. `step` says what is waited for.
+    pub fn beside_output(step: Step) -> Self {
+        let step = Some(step);
+        Self::new(if io::stderr().is_terminal() {
+            let beside = StatusLine::new(io::stdout().is_terminal());
+            Kind::Live(Mutex::new(Output { step, beside }))
+        } else {
+            Kind::Lines(Mutex::new(Output { step, beside: None }))
+        })
     }
 
     /// For a guest whose shell has the terminal.
     pub fn beside_shell() -> Self {
-        Self::new(Kind::Title)
+        let is_terminal = io::stderr().is_terminal();
+        if is_terminal {
+            eprint!("{KEEP_TITLE}");
+        }
+        Self::new(Kind::Title(AtomicBool::new(is_terminal)))
     }
 
     fn new(kind: Kind) -> Self {
         // With a shell, the user decides what counts.
-        let begun = AtomicBool::new(matches!(kind, Kind::Title));
+        let begun = AtomicBool::new(matches!(kind, Kind::Title(_)));
         Self { kind, begun }
     }
 
     /// The guest's command has begun.
     pub fn begin(&self) {
-        self.begun.store(true, Relaxed);
+        if self.begun.swap(true, Relaxed) {
+            return;
+        }
+        let next = |step: &mut Option<Step>| {
+            if let Some(step) = step {
+                step.next("The command runs");
+            }
+        };
+        match &self.kind {
+            Kind::Live(output) => next(&mut lock(output).step),
+            Kind::Lines(output) => next(&mut lock(output).step),
+            Kind::Title(_) => {}
+        }
     }
 
     /// Whether the guest's command has begun; a shell begins with the guest.
@@ -64,44 +93,103 @@ impl Show {
     /// The state of things, which the next call replaces.
     pub fn state(&self, text: &str) {
         match &self.kind {
-            Kind::Live(bar) => {
-                bar.set_message(text.to_owned());
-                bar.tick();
+            Kind::Live(output) => {
+                let Output { step, beside } = &mut *lock(output);
+                match step {
+                    Some(step) => step.detail(text),
+                    None => beside.set(text),
+                }
             }
-            Kind::Lines(last) => {
-                let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Kind::Lines(output) => {
+                let last = &mut lock(output).beside;
                 if last.is_none_or(|last| last.elapsed() >= PAUSE) {
                     *last = Some(Instant::now());
                     eprintln!("hv: {text}");
                 }
             }
-            // OSC 2: the window's title; it moves neither cursor nor text.
-            Kind::Title if std::io::stderr().is_terminal() => eprint!("\x1b]2;{text}\x07"),
-            Kind::Title => {}
+            Kind::Title(taken) if taken.load(Relaxed) => eprint!("{TITLE}{text}{TITLE_END}"),
+            Kind::Title(_) => {}
         }
     }
 
     /// Something that is said once and stays.
     pub fn say(&self, text: &str) {
         match &self.kind {
-            Kind::Live(bar) => bar.suspend(|| eprintln!("hv: {text}")),
+            Kind::Live(output) => {
+                let Output { step, beside } = &mut *lock(output);
+                match step {
+                    Some(step) => step.say(&format!("hv: {text}")),
+                    None => beside.say(&format!("hv: {text}")),
+                }
+            }
             Kind::Lines(_) => eprintln!("hv: {text}"),
-            Kind::Title => {}
+            // The guest's shell and its line editor know nothing of other lines: they would be wrong from then on.
+            Kind::Title(_) => self.state(text),
         }
     }
 
-    /// Does something to the terminal with the live line out of the way.
-    pub fn aside<R>(&self, act: impl FnOnce() -> R) -> R {
+    /// Writes what the guest has written to standard output.
+    ///
+    /// # Errors
+    /// If that can't be written to.
+    pub fn guest_wrote(&self, bytes: &[u8]) -> io::Result<()> {
         match &self.kind {
-            Kind::Live(bar) => bar.suspend(act),
-            _ => act(),
+            Kind::Live(output) => {
+                let Output { step, beside } = &mut *lock(output);
+                *step = None;
+                beside.write(bytes)
+            }
+            Kind::Lines(output) => {
+                lock(output).step = None;
+                write(bytes)
+            }
+            Kind::Title(_) => write(bytes),
         }
     }
 
-    /// Takes the live line away.
-    pub fn clear(&self) {
-        if let Kind::Live(bar) = &self.kind {
-            bar.finish_and_clear();
+    /// Writes what the guest has written to standard error.
+    pub fn guest_complained(&self, bytes: &[u8]) {
+        match &self.kind {
+            Kind::Live(output) => {
+                let Output { step, beside } = &mut *lock(output);
+                *step = None;
+                beside.complain(bytes);
+            }
+            Kind::Lines(output) => {
+                lock(output).step = None;
+                let _ = io::stderr().write_all(bytes);
+            }
+            Kind::Title(_) => {}
         }
     }
+
+    /// Whether the guest's last newline is still to come, so that it makes room for a line below.
+    pub fn hold_newline(&self, held: bool) {
+        if let Kind::Live(output) = &self.kind {
+            lock(output).beside.hold_newline(held);
+        }
+    }
+
+    /// Takes away what changes in place.
+    pub fn clear(&self) {
+        match &self.kind {
+            Kind::Live(output) => {
+                let Output { step, beside } = &mut *lock(output);
+                *step = None;
+                beside.clear();
+            }
+            Kind::Lines(output) => lock(output).step = None,
+            Kind::Title(taken) if taken.swap(false, Relaxed) => eprint!("{GIVE_TITLE_BACK}"),
+            Kind::Title(_) => {}
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
 }

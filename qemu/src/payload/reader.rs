@@ -90,6 +90,11 @@ impl Reader {
         true
     }
 
+    /// The test that runs.
+    pub fn running(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.name.as_str())
+    }
+
     /// The tests that have ended.
     pub fn tests(&self) -> &[Test] {
         &self.tests

@@ -4,7 +4,7 @@ use super::reader::Reader;
 use super::{Counts, Test};
 use crate::ending::{self, Status};
 use crate::machine::Machine;
-use crate::run::{self, Flow, Limits, Stop};
+use crate::run::{self, Flow, Limits, Stop, Stopper};
 use crate::setup::emulator::Emulator;
 use anyhow::Result;
 use std::path::Path;
@@ -44,8 +44,17 @@ impl Results {
     }
 }
 
+/// What is told of a run while it goes on.
+#[derive(Debug, Clone, Copy)]
+pub enum News<'a> {
+    /// A line of the console.
+    Line(&'a str),
+    /// This test runs now.
+    Runs(&'a str),
+}
+
 /// Runs the suite, an arm64 Image at `payload`, with the command line `arguments`, on `machine`. `show` sees each line of
-/// the console.
+/// the console, and which test runs.
 ///
 /// A test that takes the machine down, or keeps it from ending, has failed; the machine is started anew, and the suite
 /// goes on behind that test.
@@ -58,7 +67,7 @@ pub fn run(
     payload: &Path,
     arguments: &[String],
     limits: Limits,
-    mut show: impl FnMut(&str),
+    mut show: impl FnMut(News<'_>),
 ) -> Result<Results> {
     let begun = Instant::now();
     let mut results = Results {
@@ -76,8 +85,11 @@ pub fn run(
         machine.load_guest(payload, None, &words.join(" "))?;
         let mut reader = Reader::default();
         let left = Limits { total: limits.total.saturating_sub(begun.elapsed()), ..limits };
-        let outcome = run::capture_within(emulator, &machine, left, |bytes, _| {
-            reader.push(bytes, &mut show);
+        let outcome = run::capture_within(emulator, &machine, left, &Stopper::default(), None, |bytes, _| {
+            reader.push(bytes, |line| show(News::Line(line)));
+            if let Some(test) = reader.running() {
+                show(News::Runs(test));
+            }
             Flow::Continue
         })?;
         let ended = ending::judge(&outcome);
@@ -99,7 +111,7 @@ pub fn run(
             Stop::Silent => format!("nothing came from the console for {} s: the test hangs", limits.silence.as_secs()),
             _ => ending::explain(status, &outcome, limits.total.as_secs()),
         };
-        show(&format!("FAILED: {explanation}"));
+        show(News::Line(&format!("FAILED: {explanation}")));
         let blamed = reader.blame(explanation.lines().map(str::to_owned).collect());
         results.tests.extend(reader.into_tests());
         // Without a test to blame, or time to go on, this is the end.

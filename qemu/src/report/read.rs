@@ -59,7 +59,11 @@ pub struct Stores {
 /// # Errors
 /// If a file is missing or is not what its name says; the sentence names it.
 pub fn run(folder: &Path) -> Result<Run> {
-    ensure!(folder.is_dir(), "there is no folder {}", folder.display());
+    ensure!(
+        folder.is_dir(),
+        "there is no folder {}; name one that `cargo hv linux --out DIR` has made",
+        folder.display()
+    );
     let about = About::read(folder)
         .with_context(|| format!("{} holds no recorded run; `--out` makes one", folder.display()))?;
     let csv = Table::read(&folder.join("dirty.csv"))?;

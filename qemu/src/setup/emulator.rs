@@ -25,8 +25,9 @@ impl Emulator {
     /// # Errors
     /// If the chosen one does not run, or none can be installed.
     pub fn find_or_install(chosen: Option<&Path>) -> Result<Self> {
-        if let Some(path) = chosen {
-            return Self::at(path).context("choose another QEMU with --qemu or HV_QEMU");
+        if let Some(path) = named(chosen) {
+            return Self::at(path)
+                .context("--qemu (or HV_QEMU) names no QEMU that runs; name another, or leave it out");
         }
         if apt::find_program(PROGRAM).is_none() {
             apt::install(&[PACKAGE]).with_context(|| format!("QEMU ({PROGRAM}) is missing"))?;
@@ -41,7 +42,7 @@ impl Emulator {
             Ok(emulator) => Finding::Found(format!("{} (QEMU {})", emulator.path.display(), emulator.version)),
             Err(error) => Finding::Missing(format!("{error:#}")),
         };
-        match (chosen.map(Path::to_owned)).or_else(|| apt::find_program(PROGRAM)) {
+        match (named(chosen).map(Path::to_owned)).or_else(|| apt::find_program(PROGRAM)) {
             Some(path) => found(&path),
             None if apt::is_available() && apt::root_prefix().is_some() => {
                 Finding::WillGet(format!("apt-get install {PACKAGE}"))
@@ -77,12 +78,17 @@ impl Emulator {
             .collect();
         ensure!(
             known.contains(&name),
-            "QEMU {} has no 64-bit CPU model `{name}`; it has {}",
+            "--cpu {name} is not a 64-bit CPU model of QEMU {}; use one of {}",
             self.version,
             known.join(", ")
         );
         Ok(())
     }
+}
+
+/// What the user chose. An empty name is none: an empty `HV_QEMU` in the environment is one that is not set.
+fn named(chosen: Option<&Path>) -> Option<&Path> {
+    chosen.filter(|path| !path.as_os_str().is_empty())
 }
 
 /// Whether a model of QEMU's list is a 64-bit one.

@@ -93,7 +93,7 @@ impl FromStr for Series {
             |text: &str| !text.is_empty() && text.len() < 4 && text.bytes().all(|digit| digit.is_ascii_digit());
         match text.split_once('.') {
             Some((major, minor)) if number(major) && number(minor) => Ok(Self(text.to_owned())),
-            _ => Err(format!("`{text}` is no series of kernels: write two numbers, as in debian-6.12")),
+            _ => Err("not a series of Debian's kernels; write two numbers, as in debian-6.12, or a file's path".into()),
         }
     }
 }

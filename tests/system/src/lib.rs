@@ -149,7 +149,7 @@ pub fn observe(machine: &Machine, observer: impl FnMut(&[u8], &qemu::console::Co
 /// What a command in the guest wrote, and its status.
 #[derive(Debug)]
 pub struct Ran {
-    /// What it wrote.
+    /// What it wrote, to standard error too.
     pub output: String,
     /// Its exit status, if it got that far.
     pub status: Option<u8>,
@@ -184,7 +184,7 @@ pub fn linux_started<T>(mut machine: Machine, shell: &str, start: impl FnOnce(&m
     let _kept = start(&mut machine, &scratch);
     let (mut extract, mut output) = (Extract::new(&command.nonce), Vec::new());
     let outcome = observe(&machine, |bytes, _| {
-        extract.push(bytes, |bytes| output.extend_from_slice(bytes));
+        extract.push(bytes, |_, bytes| output.extend_from_slice(bytes));
         Flow::Continue
     });
     Ran { output: String::from_utf8_lossy(&output).into_owned(), status: extract.status(), outcome }

@@ -21,7 +21,7 @@ fn linux_runs_a_command_without_the_hypervisor() {
     let mut output = Vec::new();
     let _turn = system_tests::turn();
     let outcome = run::capture(emulator(), &machine, Duration::from_secs(120), |bytes, _| {
-        extract.push(bytes, |bytes| output.extend_from_slice(bytes));
+        extract.push(bytes, |_, bytes| output.extend_from_slice(bytes));
         Flow::Continue
     })
     .unwrap();

@@ -19,6 +19,7 @@ pub struct Store {
     pub ipa: u64,
     pub va: u64,
     pub pc: u64,
+    pub vbar: u64,
     pub cpu: u64,
     pub denied: bool,
 }
@@ -38,7 +39,7 @@ struct Watch {
 /// The lock is taken before the table's, never while that is held.
 static WATCH: Mutex<Watch> = Mutex::new(Watch {
     policies: Policies::new(),
-    stores: [Store { ipa: 0, va: 0, pc: 0, cpu: 0, denied: false }; KEPT],
+    stores: [Store { ipa: 0, va: 0, pc: 0, vbar: 0, cpu: 0, denied: false }; KEPT],
     first: 0,
     count: 0,
     lost: 0,
@@ -133,6 +134,7 @@ pub fn lets_through(abort: &Abort) -> bool {
         ipa: abort.ipa.0,
         va: abort.va,
         pc: read_register!("elr_el2"),
+        vbar: read_register!("vbar_el1"),
         cpu: cpu::this_cpu().id.get().map_or(0, |id| id.affinity()),
         denied: policy == Policy::Deny,
     });

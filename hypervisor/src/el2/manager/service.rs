@@ -242,8 +242,8 @@ impl Service {
 
     fn stores(&mut self, number: u32) -> Answer {
         watch::rearm()?;
-        while let Some(watch::Store { ipa, va, pc, cpu, denied }) = watch::take() {
-            self.port.send(number, Reply::Store { ipa, va, pc, cpu, denied });
+        while let Some(watch::Store { ipa, va, pc, vbar, cpu, denied }) = watch::take() {
+            self.port.send(number, Reply::Store { ipa, va, pc, vbar, cpu, denied });
         }
         Ok(Reply::Stores { lost: watch::take_lost() })
     }

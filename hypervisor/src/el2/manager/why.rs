@@ -41,9 +41,9 @@ impl fmt::Display for Why {
                 write!(f, "the hypervisor speaks version {VERSION} of the protocol, not {version}")
             }
             Self::NoRange { start, end } => {
-                write!(f, "{start:#x}-{end:#x} is no range of whole pages in the guest's memory")
+                write!(f, "{start:#x}-{end:#x} is not a range of whole pages in the guest's memory")
             }
-            Self::NoRoom => write!(f, "there is room for {} ranges only", policy::MAX_RANGES),
+            Self::NoRoom => write!(f, "no more than {} ranges can have a policy: set fewer", policy::MAX_RANGES),
         }
     }
 }

@@ -1,21 +1,36 @@
 //! Questions that every service asks.
 
+use super::Session;
 use crate::manager::link::Link;
 use anyhow::Result;
 use hypervisor_abi::manager::{Reply, Request};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Waits so long, or until the guest ends. Says whether it has ended.
-pub fn wait(link: &mut Link, time: Duration) -> Result<bool> {
-    let mut over = false;
-    link.ask(Request::Wait { milliseconds: time.as_millis().try_into().unwrap_or(u32::MAX) }, |reply| {
-        if let Reply::Waited { ended } = reply {
-            over = ended;
+/// A wait is cut into pieces of so many milliseconds: between two, the user may ask for the end.
+const PIECE: u64 = 100;
+
+impl Session {
+    /// Waits so long, or until the guest ends, or the user asks for the session's end. Says whether either has.
+    pub(super) fn wait(&self, link: &mut Link, time: Duration) -> Result<bool> {
+        let mut over = false;
+        let mut left = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        loop {
+            let piece = left.min(PIECE);
+            left -= piece;
+            link.ask(Request::Wait { milliseconds: piece as u32 }, |reply| {
+                if let Reply::Waited { ended } = reply {
+                    over = ended;
+                }
+                Ok(())
+            })?;
+            over |= self.asked_to_end.load(Relaxed);
+            if over || left == 0 {
+                return Ok(over);
+            }
         }
-        Ok(())
-    })?;
-    Ok(over)
+    }
 }
 
 /// What the engine has counted so far.

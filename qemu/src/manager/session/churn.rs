@@ -1,7 +1,7 @@
 //! Changes of the table for their own sake: splits and collapses of all memory, and changes at random.
 
 use super::Session;
-use super::ask::{counters, wait};
+use super::ask::counters;
 use crate::manager::link::Link;
 use anyhow::Result;
 use hypervisor_abi::manager::Request;
@@ -16,7 +16,7 @@ impl Session {
         let mut rounds = 0;
         self.summary.storm = Some((0, BTreeMap::new()));
         loop {
-            let ended = wait(link, self.plan.every)?;
+            let ended = self.wait(link, self.plan.every)?;
             if !begun && self.show.has_begun() {
                 (begun, rounds, before) = (true, 0, counters(link)?);
             }
@@ -42,7 +42,7 @@ impl Session {
         /// Changes in a round: few enough that the log of events has room for all that they do.
         const CHANGES: u32 = 8;
         let mut rounds = 0;
-        while !wait(link, self.plan.every)? {
+        while !self.wait(link, self.plan.every)? {
             link.ask(Request::Churn { seed: seed.wrapping_add(rounds << 32), changes: CHANGES }, |_| Ok(()))?;
             rounds += 1;
             self.summary.churn = Some(rounds);

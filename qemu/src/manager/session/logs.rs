@@ -1,7 +1,7 @@
 //! Logs of dirty pages: harvests, and audits of them.
 
 use super::Session;
-use super::ask::{counters, wait};
+use super::ask::counters;
 use super::summary::describe;
 use crate::manager::link::Link;
 use crate::manager::record::{Record, Round};
@@ -71,13 +71,13 @@ impl Session {
             let mut ended = false;
             if self.plan.audit {
                 // Between audits the log is harvested while the guest writes.
-                ended = wait(link, self.plan.every / 2)?;
+                ended = self.wait(link, self.plan.every / 2)?;
                 let harvest = self.take(link, self.harvest(logging.harvests))?;
                 self.note(link, logging, harvest)?;
                 self.take_events(link)?;
             }
             let every = if self.plan.audit { self.plan.every / 2 } else { self.plan.every };
-            ended = ended || wait(link, every)?;
+            ended = ended || self.wait(link, every)?;
             let request = if self.plan.audit { Request::Audit } else { self.harvest(logging.harvests) };
             let harvest = self.take(link, request)?;
             self.note(link, logging, harvest)?;

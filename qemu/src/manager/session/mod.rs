@@ -14,12 +14,13 @@ use super::link::{Gone, Link};
 use super::plan::Plan;
 use super::show::Show;
 use crate::events::{Header, Writer};
+use crate::kallsyms::Symbols;
 use anyhow::{Context, Result, ensure};
-use ask::wait;
 use hypervisor_abi::manager::{Findings, Reply, Request, VERSION};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// A session that has not begun.
@@ -28,10 +29,14 @@ pub struct Session {
     plan: Plan,
     show: Arc<Show>,
     stores: Option<BufWriter<File>>,
+    /// The guest kernel's, where its stores are told of.
+    symbols: Option<Symbols>,
     events: Option<Writer>,
     summary: Summary,
     memory: Vec<(u64, u64)>,
     about: About,
+    /// The user wants it to end: the log is harvested once more, and all is written.
+    asked_to_end: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -39,7 +44,7 @@ impl Session {
     ///
     /// # Errors
     /// If the plan's folder can't be written to.
-    pub fn new(plan: Plan, show: Arc<Show>) -> Result<Self> {
+    pub fn new(plan: Plan, show: Arc<Show>, asked_to_end: Arc<AtomicBool>) -> Result<Self> {
         let mut stores = None;
         if let Some(folder) = &plan.out {
             std::fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
@@ -47,12 +52,27 @@ impl Session {
                 let path = folder.join("stores.csv");
                 let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
                 let mut file = BufWriter::new(file);
-                writeln!(file, "ipa,va,pc,cpu,denied")?;
+                writeln!(file, "ipa,va,pc,cpu,denied,symbol")?;
                 stores = Some(file);
             }
         }
         let about = About::new(plan.setup.clone());
-        Ok(Self { plan, show, stores, events: None, summary: Summary::default(), memory: Vec::new(), about })
+        let mut symbols = None;
+        if let Some(kernel) = plan.kernel.as_ref().filter(|_| !plan.protect.is_empty()) {
+            let image = std::fs::read(kernel).with_context(|| format!("can't read {}", kernel.display()))?;
+            symbols = Symbols::read(&image);
+        }
+        Ok(Self {
+            plan,
+            show,
+            stores,
+            symbols,
+            events: None,
+            summary: Summary::default(),
+            memory: Vec::new(),
+            about,
+            asked_to_end,
+        })
     }
 
     /// Does it all. A machine that ends early ends the session, which is no error.
@@ -72,7 +92,6 @@ impl Session {
             Err(error) if !error.is::<Gone>() => {
                 // The guest is not to wait for a host that has given up. If the machine is gone, so is the wait.
                 let _ = link.ask(Request::Bye, |_| Ok(()));
-                self.show.say(&format!("the services have ended: {error:#}"));
                 Err(error)
             }
             _ => {
@@ -88,7 +107,7 @@ impl Session {
         self.hello(link)?;
         let mut ended = false;
         while self.plan.protect_late && !self.show.has_begun() && !ended {
-            ended = wait(link, Duration::from_millis(50))?;
+            ended = self.wait(link, Duration::from_millis(50))?;
         }
         for protect in self.plan.protect.clone() {
             let super::plan::Protect { start, end, policy } = protect;
@@ -109,7 +128,7 @@ impl Session {
             ended = true;
         }
         while (self.summary.stores.is_some() || self.events.is_some()) && !ended {
-            ended = wait(link, self.plan.every)?;
+            ended = self.wait(link, self.plan.every)?;
             if self.summary.stores.is_some() {
                 self.take_stores(link)?;
             }

@@ -12,19 +12,22 @@ impl Session {
         /// Stores of one round that are shown.
         const SHOWN: u64 = 8;
         let mut seen = 0;
-        let Self { stores: file, show, summary, .. } = self;
+        let Self { stores: file, show, summary, symbols, .. } = self;
         let [reported, refused, missing] = summary.stores.get_or_insert_default();
         link.ask(Request::Stores, |reply| {
             match reply {
-                Reply::Store { ipa, va, pc, cpu, denied } => {
+                Reply::Store { ipa, va, pc, vbar, cpu, denied } => {
                     *(if denied { &mut *refused } else { &mut *reported }) += 1;
                     seen += 1;
+                    let symbol = symbols.as_ref().and_then(|symbols| symbols.name(symbols.base(vbar)?, pc));
                     if seen <= SHOWN {
-                        let what = if denied { "denied" } else { "reported" };
-                        show.say(&format!("store {what}: to {ipa:#x} (virtual {va:#x}) by {pc:#x} on CPU {cpu:#x}"));
+                        let denied = if denied { "denied: " } else { "" };
+                        let by = symbol.as_ref().map_or_else(|| format!("{pc:#x}"), Clone::clone);
+                        show.say(&format!("{denied}store to {ipa:#x} by {by} (cpu {cpu:x})"));
                     }
                     if let Some(file) = file {
-                        writeln!(file, "{ipa:#x},{va:#x},{pc:#x},{cpu:#x},{}", u8::from(denied))?;
+                        let symbol = symbol.unwrap_or_default();
+                        writeln!(file, "{ipa:#x},{va:#x},{pc:#x},{cpu:#x},{},{symbol}", u8::from(denied))?;
                     }
                 }
                 Reply::Stores { lost } => *missing += lost,
