@@ -66,8 +66,8 @@ impl Step {
     pub fn begin(what: impl Into<String>) -> Self {
         let what = what.into();
         let shown = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::new_spinner().with_message(what.clone());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {wide_msg}") {
+            let bar = ProgressBar::new_spinner().with_message(fit(&what));
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {msg}") {
                 bar.set_style(style);
             }
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -83,7 +83,7 @@ impl Step {
     pub fn next(&mut self, what: &str) {
         what.clone_into(&mut self.what);
         match &self.shown {
-            Shown::Terminal(bar) => bar.set_message(what.to_owned()),
+            Shown::Terminal(bar) => bar.set_message(fit(what)),
             Shown::Lines(lines) => {
                 lines.set(what.to_owned());
                 eprintln!("hv: {what} ...");
@@ -100,7 +100,7 @@ impl Step {
         what.clone_into(&mut self.what);
         match &mut self.shown {
             Shown::Terminal(bar) => {
-                bar.set_message(what.to_owned());
+                bar.set_message(fit(what));
                 bar.reset_elapsed();
             }
             Shown::Lines(lines) => *lines = Lines::begin(what),
@@ -112,7 +112,7 @@ impl Step {
     pub fn detail(&self, detail: &str) {
         let text = format!("{}: {detail}", self.what);
         match &self.shown {
-            Shown::Terminal(bar) => bar.set_message(text),
+            Shown::Terminal(bar) => bar.set_message(fit(&text)),
             Shown::Lines(lines) => lines.set(text),
             Shown::Nothing => {}
         }
@@ -157,4 +157,12 @@ impl Drop for Step {
     fn drop(&mut self) {
         self.clear();
     }
+}
+
+/// What a row has room for, behind spinner and time and before the `^C` that the terminal itself writes there: in the next row
+/// it would stay.
+fn fit(text: &str) -> String {
+    const OTHERS: usize = 12;
+    let columns = usize::from(console::Term::stderr().size().1);
+    console::truncate_str(text, columns.saturating_sub(OTHERS).max(1), "…").into_owned()
 }

@@ -114,8 +114,8 @@ impl StatusLine {
         }
         if self.at_row_start && !self.text.is_empty() {
             let width = usize::from(Term::stderr().size().1);
-            // A line as wide as the screen would go on in the next row.
-            let text = truncate_str(&self.text, width.saturating_sub(1), "…");
+            // A line as wide as the screen would go on in the next row; so would the `^C` that the terminal writes behind it.
+            let text = truncate_str(&self.text, width.saturating_sub(3), "…");
             let _ = write!(out, "{ERASE}{text}").and_then(|()| out.flush());
             self.drawn = true;
         }
