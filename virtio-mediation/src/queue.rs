@@ -1,0 +1,343 @@
+//! A queue: the guest's rings on one side, the device's on the other.
+
+use crate::environment::Environment;
+use crate::rings::{Descriptor, MAX_SIZE, NEXT, Rings, WRITE};
+use crate::violation::Violation;
+
+/// A segment that the device would write where the guest may not, as the guest's table has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotWritable {
+    /// The queue with the segment.
+    pub queue: u32,
+    /// The segment's address.
+    pub start: u64,
+    /// Its length.
+    pub bytes: u32,
+}
+
+/// A bit for each descriptor.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bits([u64; MAX_SIZE as usize / 64]);
+
+impl Bits {
+    fn has(&self, number: u16) -> bool {
+        self.0.get(usize::from(number / 64)).is_some_and(|word| word >> (number % 64) & 1 != 0)
+    }
+
+    fn set(&mut self, number: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(number / 64)) {
+            *word |= 1 << (number % 64);
+        }
+    }
+
+    /// Takes a bit out. Whether it was there.
+    fn take(&mut self, number: u16) -> bool {
+        let had = self.has(number);
+        if let Some(word) = self.0.get_mut(usize::from(number / 64)) {
+            *word &= !(1 << (number % 64));
+        }
+        had
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().zip((0u16..).step_by(64)).flat_map(|(&word, first)| {
+            let mut left = word;
+            core::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as u16;
+                left &= left.wrapping_sub(1);
+                (bit < 64).then_some(first + bit)
+            })
+        })
+    }
+}
+
+/// Where the guest has its rings, and how many descriptors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Placement {
+    pub(crate) size: u32,
+    pub(crate) descriptors: u64,
+    pub(crate) driver: u64,
+    pub(crate) device: u64,
+}
+
+impl Placement {
+    /// The three rings: address, bytes, alignment (2.7).
+    fn parts(&self) -> [(u64, u64, u64); 3] {
+        let size = u64::from(self.size);
+        [(self.descriptors, 16 * size, 16), (self.driver, 6 + 2 * size, 2), (self.device, 6 + 8 * size, 4)]
+    }
+
+    fn check(&self, environment: &impl Environment, max: u16) -> Result<(), Violation> {
+        if !self.size.is_power_of_two() || self.size > max.into() {
+            return Err(Violation::QueueSize(self.size));
+        }
+        let fits = |(start, bytes, alignment): (u64, u64, u64)| {
+            start.is_multiple_of(alignment) && environment.is_ram(start, bytes)
+        };
+        if let Some((start, ..)) = self.parts().into_iter().find(|&part| !fits(part)) {
+            return Err(Violation::Ring(start));
+        }
+        let [.., (device, bytes, _)] = self.parts();
+        if environment.is_writable(device, bytes) { Ok(()) } else { Err(Violation::Ring(device)) }
+    }
+}
+
+/// Whether a queue works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The driver has not made it ready.
+    Idle,
+    /// Its rings are checked, and the device has its own.
+    Ready,
+    /// The driver has taken it back while the device may still use it: nothing more is fed to it before a reset.
+    Stopped,
+}
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct Queue<'m> {
+    rings: Rings<'m>,
+    /// The most descriptors that the driver may choose.
+    pub(crate) max: u16,
+    /// What the driver has written; while the queue works, what was checked.
+    pub(crate) placement: Placement,
+    state: State,
+    /// How far the guest's available ring was copied, and the device's goes.
+    available: u16,
+    /// How far the device's used ring was copied, and the guest's goes.
+    used: u16,
+    /// Descriptors that the device has, or had when it was last looked at.
+    in_flight: Bits,
+    /// Those of them that a chain begins with.
+    heads: Bits,
+}
+
+impl<'m> Queue<'m> {
+    pub(crate) fn new(rings: Rings<'m>, max: u16) -> Self {
+        Self {
+            rings,
+            max,
+            placement: Placement::default(),
+            state: State::Idle,
+            available: 0,
+            used: 0,
+            in_flight: Bits::default(),
+            heads: Bits::default(),
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
+    /// Checks what the driver has chosen, and returns where the device's own rings are.
+    pub(crate) fn make_ready(&mut self, environment: &impl Environment) -> Result<[u64; 3], Violation> {
+        self.placement.check(environment, self.max)?;
+        self.rings.clear();
+        (self.available, self.used) = (0, 0);
+        self.state = State::Ready;
+        Ok(self.rings.addresses())
+    }
+
+    /// The driver takes the queue back; `live` says whether the device may be using it.
+    pub(crate) fn take_back(&mut self, live: bool) {
+        self.state = match self.state {
+            State::Idle => State::Idle,
+            State::Ready if !live => State::Idle,
+            State::Ready | State::Stopped => State::Stopped,
+        };
+    }
+
+    /// Copies what has become available. Says whether the device has got anything, and what ended it.
+    ///
+    /// What is copied is recorded as in flight before the device can see it. The chain that ends it is not copied.
+    pub(crate) fn feed(&mut self, environment: &impl Environment) -> (bool, Result<(), Violation>) {
+        // Once: what else the guest puts there meanwhile comes with its own notification.
+        let index = environment.load_u16(self.placement.driver.wrapping_add(2));
+        let count = index.wrapping_sub(self.available);
+        if count == 0 {
+            return (false, Ok(()));
+        }
+        if u32::from(count) > self.placement.size {
+            return (false, Err(Violation::IndexJump(count)));
+        }
+        // The slots and descriptors are loaded after the index that covers them.
+        environment.order_loads();
+        let begun = self.available;
+        let result = (0..count).try_for_each(|_| {
+            let slot = self.slot(self.available);
+            let head = environment.load_u16(self.placement.driver.wrapping_add(4 + 2 * u64::from(slot)));
+            self.copy_chain(environment, head)?;
+            self.rings.set_available(slot, head);
+            self.available = self.available.wrapping_add(1);
+            Ok(())
+        });
+        let any = self.available != begun;
+        if any {
+            self.rings.publish(environment, self.available);
+        }
+        (any, result)
+    }
+
+    /// The slot of a ring that `index` leads to. The size is a power of two.
+    fn slot(&self, index: u16) -> u16 {
+        index & (self.placement.size as u16).wrapping_sub(1)
+    }
+
+    fn copy_chain(&mut self, environment: &impl Environment, head: u16) -> Result<(), Violation> {
+        let (mut number, mut writes, mut copied) = (head, false, 0);
+        // It ends: each descriptor is taken once.
+        loop {
+            match self.copy(environment, number, writes) {
+                Ok(descriptor) if descriptor.has_next() => {
+                    (number, writes) = (descriptor.next, descriptor.is_written())
+                }
+                Ok(_) => break,
+                Err(violation) => {
+                    self.forget(head, copied);
+                    return Err(violation);
+                }
+            }
+            copied += 1;
+        }
+        self.heads.set(head);
+        Ok(())
+    }
+
+    /// Copies descriptor `number`; `writes` says whether the one before it is written by the device.
+    #[inline]
+    fn copy(&mut self, environment: &impl Environment, number: u16, writes: bool) -> Result<Descriptor, Violation> {
+        if u32::from(number) >= self.placement.size {
+            return Err(Violation::NoSuchDescriptor(number));
+        }
+        if self.in_flight.has(number) {
+            return Err(Violation::InUse(number));
+        }
+        let at = self.placement.descriptors.wrapping_add(16 * u64::from(number));
+        // Each word once: what is checked below is this copy.
+        let descriptor = Descriptor::from_words(environment.load_u64(at), environment.load_u64(at.wrapping_add(8)));
+        let Descriptor { address: start, bytes, flags, .. } = descriptor;
+        if flags & !(NEXT | WRITE) != 0 {
+            return Err(Violation::Flags(number));
+        }
+        if bytes == 0 {
+            return Err(Violation::Empty(number));
+        }
+        if !environment.is_ram(start, bytes.into()) {
+            return Err(Violation::Outside { start, bytes });
+        }
+        if descriptor.is_written() {
+            if !environment.is_writable(start, bytes.into()) {
+                return Err(Violation::NotWritable { start, bytes });
+            }
+        } else if writes {
+            return Err(Violation::Order(number));
+        }
+        self.rings.set_descriptor(number, descriptor);
+        self.in_flight.set(number);
+        Ok(descriptor)
+    }
+
+    /// Takes back the first `count` copies of a chain that is not handed over.
+    fn forget(&mut self, head: u16, count: u32) {
+        let mut number = head;
+        for _ in 0..count {
+            self.in_flight.take(number);
+            number = self.rings.descriptor(number).next;
+        }
+    }
+
+    /// Hands over to the guest what the device has used. Says whether there was any.
+    ///
+    /// # Errors
+    ///
+    /// [`Violation::NotGiven`]; what came before it is handed over.
+    pub(crate) fn drain(&mut self, environment: &impl Environment) -> Result<bool, Violation> {
+        if self.state == State::Idle {
+            return Ok(false);
+        }
+        let index = self.rings.used_index();
+        if index == self.used {
+            return Ok(false);
+        }
+        // What the device has written is loaded after the index that covers it.
+        environment.order_loads();
+        let begun = self.used;
+        let mut result = Ok(());
+        while self.used != index && result.is_ok() {
+            result = self.drain_one(environment);
+        }
+        if self.used != begun && self.is_ready() {
+            let [.., (ring, bytes, _)] = self.placement.parts();
+            // The guest that sees the index sees what it covers, the device's data included.
+            environment.order_stores();
+            // Flags of 0 with it: a driver that leaves out a notification would wait for ever.
+            environment.store_u32(ring, u32::from(self.used) << 16);
+            environment.mark_written(ring, bytes);
+        }
+        result.map(|()| self.used != begun)
+    }
+
+    #[inline]
+    fn drain_one(&mut self, environment: &impl Environment) -> Result<(), Violation> {
+        let slot = self.slot(self.used);
+        let (id, written) = self.rings.used(slot);
+        let head = u16::try_from(id).ok().filter(|&head| self.heads.take(head)).ok_or(Violation::NotGiven(id))?;
+        self.take_chain(environment, head);
+        // A queue that was taken back has no ring any more: its memory is the guest's to use.
+        if self.is_ready() {
+            let at = self.placement.device.wrapping_add(4 + 8 * u64::from(slot));
+            environment.store_u32(at, id);
+            environment.store_u32(at.wrapping_add(4), written);
+        }
+        self.used = self.used.wrapping_add(1);
+        Ok(())
+    }
+
+    /// The device is done with a chain: all that it was allowed to write counts as written, however much it says that it was.
+    fn take_chain(&mut self, environment: &impl Environment, head: u16) {
+        let mut number = head;
+        while self.in_flight.take(number) {
+            let descriptor = self.rings.descriptor(number);
+            mark(environment, descriptor);
+            if !descriptor.has_next() {
+                break;
+            }
+            number = descriptor.next;
+        }
+    }
+
+    /// What the device may be writing at this moment.
+    fn written(&self) -> impl Iterator<Item = Descriptor> + '_ {
+        self.in_flight.iter().map(|number| self.rings.descriptor(number)).filter(|descriptor| descriptor.is_written())
+    }
+
+    /// Marks all that the device may be writing.
+    pub(crate) fn report_in_flight(&self, environment: &impl Environment) {
+        self.written().for_each(|descriptor| mark(environment, descriptor));
+    }
+
+    /// Whether the device, or a drain, may write any of these bytes.
+    pub(crate) fn may_write(&self, start: u64, end: u64) -> bool {
+        let overlaps = |first: u64, bytes: u64| first < end && start < first.saturating_add(bytes);
+        let [.., (ring, bytes, _)] = self.placement.parts();
+        self.is_ready() && overlaps(ring, bytes)
+            || self.written().any(|descriptor| overlaps(descriptor.address, descriptor.bytes.into()))
+    }
+
+    /// The device was reset and is quiet: whatever it had may have been written.
+    pub(crate) fn abandon(&mut self, environment: &impl Environment) {
+        self.report_in_flight(environment);
+        *self = Self::new(self.rings, self.max);
+    }
+}
+
+fn mark(environment: &impl Environment, descriptor: Descriptor) {
+    if descriptor.is_written() {
+        environment.mark_written(descriptor.address, descriptor.bytes.into());
+    }
+}
