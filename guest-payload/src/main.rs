@@ -15,7 +15,7 @@ mod options;
 mod suite;
 
 use core::panic::PanicInfo;
-use machine::{boot, conduit, console, cpu, exceptions, gic, memory, mmu, report, smp, timer};
+use machine::{boot, conduit, console, cpu, disk, exceptions, gic, memory, mmu, report, smp, timer};
 
 /// The boot CPU arrives here on the boot tables, with the MMU and the caches on.
 #[unsafe(no_mangle)]
@@ -30,6 +30,9 @@ extern "C" fn primary_main() -> ! {
     cpu::unmask_interrupts();
     options::init(machine.bootargs);
     let options = options::get();
+    if options.mediated {
+        disk::init();
+    }
     if let Some(strategy) = options.strategy {
         bench::strategy::run(strategy);
     } else if options.bench {

@@ -11,6 +11,7 @@
 //!   tests of isolation fail;
 //! - `absent=ADDRESS`: a page where nothing answers, though it is the guest's: RAM or registers that the machine's tree
 //!   promises and the machine has not; tests of external aborts use it;
+//! - `mediated`: the tree has a disk that the hypervisor mediates, and no other device that writes memory;
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
 //! - `strategy=pages|blocks|hardware`: measure one way to keep a dirty log (see `bench/strategy.rs`);
 //! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
@@ -70,6 +71,8 @@ pub struct Options {
     pub aim: Option<Range<u64>>,
     /// A page of the guest's where nothing answers.
     pub absent: Option<u64>,
+    /// The tree has a disk that the hypervisor mediates.
+    pub mediated: bool,
     /// Run the tests that have to fail.
     pub must_fail: bool,
     /// Measure instead of testing.
@@ -94,6 +97,7 @@ pub fn init(bootargs: &'static str) {
         bare: false,
         aim: None,
         absent: None,
+        mediated: false,
         must_fail: false,
         bench: false,
         strategy: None,
@@ -119,6 +123,7 @@ pub fn init(bootargs: &'static str) {
                 number(value).filter(|at| at.is_multiple_of(4096)).map(|at| options.absent = Some(at)).is_some()
             }
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
+            "mediated" => core::mem::replace(&mut options.mediated, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
             "strategy" => Strategy::of(value).map(|strategy| options.strategy = Some(strategy)).is_some(),
             "bench" => core::mem::replace(&mut options.bench, true) || value.is_empty(),

@@ -40,7 +40,7 @@ pub struct Guest<'a> {
     pub initrd: Option<PhysRange>,
     /// Whether it has the performance monitors.
     pub pmu: bool,
-    /// Addresses of the virtio-mmio transports that it is granted.
+    /// Addresses of the virtio-mmio transports that it is granted, or that EL2 mediates.
     pub granted: &'a [u64],
 }
 

@@ -1,6 +1,6 @@
 //! The hypervisor's own command line: words of the form `key=value` in `/chosen/bootargs`, separated by blanks.
 //!
-//! A key that stands twice counts as it stands last, as on Linux's command line; `grant-dma` adds up.
+//! A key that stands twice counts as it stands last, as on Linux's command line; `grant-dma` and `mediate` add up.
 
 use crate::late_cpu;
 use alloc::string::{String, ToString};
@@ -17,6 +17,8 @@ pub struct Options {
     pub bbm: SizeChangeChoice,
     /// Addresses of virtio-mmio transports that the guest is given, DMA and all.
     pub grant_dma: Vec<u64>,
+    /// Addresses of virtio-mmio transports that the guest is given by way of EL2.
+    pub mediate: Vec<u64>,
     /// Whether instructions at EL2 are counted, which makes sense under QEMU's `-icount` only.
     pub icount: bool,
     /// A crash on purpose as the guest starts, to test the crash report.
@@ -31,6 +33,8 @@ pub struct Options {
     pub weaken: Option<u64>,
     /// The management core leaves every so manyth dirty page out of its reports, to test that an audit finds it.
     pub drop_dirty: Option<u64>,
+    /// What mediated devices write is not marked in one of two cases, to test that an audit finds it.
+    pub unmarked: Option<Unmarked>,
 }
 
 impl Default for Options {
@@ -39,6 +43,7 @@ impl Default for Options {
             log: LevelFilter::Info,
             bbm: SizeChangeChoice::Auto,
             grant_dma: Vec::new(),
+            mediate: Vec::new(),
             icount: false,
             crash: None,
             manager: None,
@@ -46,6 +51,7 @@ impl Default for Options {
             late_cpu: late_cpu::Choice::Refuse,
             weaken: None,
             drop_dirty: None,
+            unmarked: None,
         }
     }
 }
@@ -74,6 +80,15 @@ pub enum Crash {
     Overflow,
 }
 
+/// The value of `unmarked`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmarked {
+    /// What a device has while dirty pages are reported.
+    InFlight,
+    /// What a device gives back.
+    Completed,
+}
+
 /// One key: its name, the values that it takes, and what a value does.
 struct Key {
     name: &'static str,
@@ -83,7 +98,7 @@ struct Key {
 }
 
 /// All keys; messages list them in this order.
-const KEYS: [Key; 10] = [
+const KEYS: [Key; 12] = [
     Key {
         name: "log",
         values: "off|error|warn|info|debug|trace",
@@ -123,6 +138,19 @@ const KEYS: [Key; 10] = [
         values: "ADDRESS in hexadecimal",
         set: |options, value| {
             options.grant_dma.push(hexadecimal(value)?);
+            Some(())
+        },
+    },
+    Key {
+        name: "mediate",
+        values: "DEVICE,... each the name of a node, virtio_mmio@ADDRESS, or its address in hexadecimal",
+        set: |options, value| {
+            let devices: Option<Vec<u64>> = value.split(',').map(transport).collect();
+            for device in devices? {
+                if !options.mediate.contains(&device) {
+                    options.mediate.push(device);
+                }
+            }
             Some(())
         },
     },
@@ -184,6 +212,15 @@ const KEYS: [Key; 10] = [
             Some(())
         },
     },
+    Key {
+        name: "unmarked",
+        values: "in-flight|completed",
+        set: |options, value| {
+            let cases = [("in-flight", Unmarked::InFlight), ("completed", Unmarked::Completed)];
+            options.unmarked = Some(choose(value, cases)?);
+            Some(())
+        },
+    },
 ];
 
 /// The choice that `value` names.
@@ -196,6 +233,11 @@ fn hexadecimal(value: &str) -> Option<u64> {
     // from_str_radix takes a sign; an address has none.
     let unsigned = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     u64::from_str_radix(digits, 16).ok().filter(|_| unsigned)
+}
+
+/// The address of the transport that `value` names, by its node or by the address alone.
+fn transport(value: &str) -> Option<u64> {
+    hexadecimal(value.strip_prefix("virtio_mmio@").unwrap_or(value))
 }
 
 fn switch(value: &str) -> Option<bool> {
@@ -274,14 +316,16 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 icount=on crash=overflow manager=off \
-                    hypercalls=on late-cpu=repaint weaken=0x1 drop-dirty=1000";
+        let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 mediate=virtio_mmio@a000000,0xa000200 \
+                    mediate=a000000 icount=on crash=overflow manager=off \
+                    hypercalls=on late-cpu=repaint weaken=0x1 drop-dirty=1000 unmarked=completed";
         assert_eq!(
             Options::parse(line),
             Ok(Options {
                 log: LevelFilter::Debug,
                 bbm: SizeChangeChoice::BreakBeforeMake,
                 grant_dma: Vec::from([0xa00_3e00, 0xa00_3c00]),
+                mediate: Vec::from([0xa00_0000, 0xa00_0200]),
                 icount: true,
                 crash: Some(Crash::Overflow),
                 manager: Some(false),
@@ -289,6 +333,7 @@ mod tests {
                 late_cpu: late_cpu::Choice::Repaint,
                 weaken: Some(1),
                 drop_dirty: Some(1000),
+                unmarked: Some(Unmarked::Completed),
             })
         );
     }
@@ -321,9 +366,21 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_named_and_the_legal_ones_are_listed() {
-        for word in
-            ["log=loud", "log", "log=", "bbm=2", "icount=yes", "crash=off", "manager=1", "weaken=x", "drop-dirty=0"]
-        {
+        for word in [
+            "log=loud",
+            "log",
+            "log=",
+            "bbm=2",
+            "mediate=",
+            "mediate=a000000,",
+            "mediate=virtio_mmio@",
+            "mediate=virtio@a000000",
+            "icount=yes",
+            "crash=off",
+            "manager=1",
+            "weaken=x",
+            "drop-dirty=0",
+        ] {
             let error = Options::parse(word).unwrap_err();
             let name = word.split('=').next();
             let values = KEYS.iter().find(|key| Some(key.name) == name).unwrap().values;

@@ -56,6 +56,18 @@ impl Policies {
         Some(())
     }
 
+    /// The parts of `range` that have one policy each, or none; upwards.
+    pub fn pieces(&self, range: PhysRange) -> impl Iterator<Item = (PhysRange, Option<Policy>)> + '_ {
+        let mut start = range.start();
+        core::iter::from_fn(move || {
+            let next = self.bound_from(range, start.checked_add(1)?)?;
+            let piece =
+                PhysRange::new(start, next).filter(|&piece| range.contains_range(piece) && !piece.is_empty())?;
+            start = next;
+            Some((piece, self.at(piece.start())))
+        })
+    }
+
     /// The first address from `from` on where `range`, or one of these, begins or ends.
     fn bound_from(&self, range: PhysRange, from: u64) -> Option<u64> {
         let all = self.iter().map(|(other, _)| other).chain([range]);
@@ -112,6 +124,20 @@ mod tests {
             [0x2000, 0x3000, 0x5fff, 0x6000].map(|at| policies.at(at)),
             [Some(Policy::Deny), None, None, Some(Policy::Report)]
         );
+    }
+
+    #[test]
+    fn a_range_comes_apart_where_policies_change() {
+        let mut policies = Policies::new();
+        policies.set(range(0x2000, 0x4000), Some(Policy::Deny)).unwrap();
+        let pieces = |start, end| policies.pieces(range(start, end)).collect::<Vec<_>>();
+        let denied = Some(Policy::Deny);
+        assert_eq!(
+            pieces(0x1000, 0x6000),
+            [(range(0x1000, 0x2000), None), (range(0x2000, 0x4000), denied), (range(0x4000, 0x6000), None)]
+        );
+        assert_eq!(pieces(0x3000, 0x4000), [(range(0x3000, 0x4000), denied)]);
+        assert_eq!(pieces(0x8000, 0x9000), [(range(0x8000, 0x9000), None)]);
     }
 
     #[test]

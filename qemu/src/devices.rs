@@ -123,7 +123,7 @@ impl Devices {
         }
         models.extend(self.mediated.iter().cloned());
         for address in machine.add_behind(granted, &models)? {
-            machine.append += &format!(" grant-dma={address:#x}");
+            machine.append += &format!(" mediate={address:#x}");
         }
         Ok(())
     }

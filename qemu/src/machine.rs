@@ -172,6 +172,19 @@ impl Machine {
         Ok(())
     }
 
+    /// Adds a disk at virtio-mmio transport `transport`, which the hypervisor mediates. What is written is forgotten with the machine.
+    ///
+    /// # Errors
+    /// If the file's name can't be passed on.
+    pub fn add_mediated_disk(&mut self, file: &Path, transport: usize) -> Result<()> {
+        let file = file.to_str().with_context(|| format!("{} is not valid UTF-8", file.display()))?;
+        let drive = format!("if=none,id=mediated,format=raw,snapshot=on,file={}", double_commas(file));
+        self.extra.extend(["-drive".into(), drive.into()]);
+        let address = self.add_transport(transport, "virtio-blk-device,drive=mediated")?;
+        self.append += &format!(" mediate=virtio_mmio@{address:x}");
+        Ok(())
+    }
+
     /// QEMU's arguments, all but those that say where the console goes.
     ///
     /// # Errors

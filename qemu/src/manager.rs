@@ -50,6 +50,9 @@ pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>, stopper: Stopp
     if let Some(every) = plan.drop_dirty {
         machine.append += &format!(" drop-dirty={every}");
     }
+    if let Some(case) = &plan.unmarked {
+        machine.append += &format!(" unmarked={case}");
+    }
     let number = std::os::fd::AsRawFd::as_raw_fd(&*theirs);
     let words = [
         "-global".to_owned(),

@@ -65,6 +65,54 @@ pub unsafe fn store(address: u64, value: u64) -> u64 {
     after - before - 2
 }
 
+/// Stores to a register of a device's, and returns the instructions of the exit that this caused.
+///
+/// # Safety
+///
+/// Such a store harms nothing of the payload's.
+#[inline(never)]
+pub unsafe fn store_register(address: u64, value: u32) -> u64 {
+    let (before, after): (u64, u64);
+    // SAFETY: the caller's store; counters are only read.
+    unsafe {
+        asm!(
+            "mrs {before}, cntvct_el0",
+            "str {value:w}, [{address}]",
+            "mrs {after}, cntvct_el0",
+            before = out(reg) before,
+            after = lateout(reg) after,
+            value = in(reg) value,
+            address = in(reg) address,
+            options(nostack, preserves_flags)
+        );
+    }
+    after - before - 2
+}
+
+/// Loads a register of a device's, and returns the instructions of the exit that this caused.
+///
+/// # Safety
+///
+/// Such a load harms nothing of the payload's.
+#[inline(never)]
+pub unsafe fn load_register(address: u64) -> u64 {
+    let (before, after): (u64, u64);
+    // SAFETY: the caller's load; counters are only read.
+    unsafe {
+        asm!(
+            "mrs {before}, cntvct_el0",
+            "ldr {value:w}, [{address}]",
+            "mrs {after}, cntvct_el0",
+            before = out(reg) before,
+            after = lateout(reg) after,
+            value = out(reg) _,
+            address = in(reg) address,
+            options(nostack, preserves_flags)
+        );
+    }
+    after - before - 2
+}
+
 /// Prints a row of `samples`, each of one call.
 pub fn print_calls(row: &str, samples: &mut [u64]) {
     samples.sort_unstable();

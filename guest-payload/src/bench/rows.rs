@@ -2,6 +2,8 @@
 
 use super::area::{Area, BLOCK, PAGE};
 use super::measure::{self, Failure, print_calls, print_pages};
+use crate::machine::disk::{self, Disk};
+use crate::machine::timer;
 use crate::options;
 use hypervisor_abi::permissions;
 use smccc::arch::SMCCC_VERSION;
@@ -66,6 +68,9 @@ pub fn print() -> Result<(), Failure> {
     }
     if wanted("stop") {
         stop(area, buffer)?;
+    }
+    if wanted("disk-read") && disk::place().is_some() {
+        disk_reads()?;
     }
     if wanted("collapse-512") {
         collapse(area, samples)?;
@@ -246,6 +251,43 @@ fn stop(area: Area, buffer: Area) -> Result<(), Failure> {
         *sample = log.stop()?;
     }
     print_calls("stop", &mut samples);
+    Ok(())
+}
+
+/// A page from a disk, again and again: the notification, and the two accesses that the interrupt's handler makes.
+fn disk_reads() -> Result<(), Failure> {
+    const WHY: Failure = "the disk does not work";
+    let buffer = Area::allocate(BLOCK)?.start;
+    let mut disk = Disk::open(16).map_err(|_| WHY)?;
+    let register = |offset| disk::place().map_or(0, |place| place.registers.base() + offset);
+    let mut samples = [0; MANY_REPEATS];
+    let mut rest = samples.iter_mut();
+    // The first ones find caches and tables as they are left by others.
+    for warm in (0..MANY_REPEATS + 8).map(|round| round >= 8) {
+        disk.prepare(0, false, 0, buffer, PAGE as u32);
+        disk.offer(0);
+        // SAFETY: the disk reads and writes what was prepared.
+        let notify = unsafe { measure::store_register(register(disk::register::QUEUE_NOTIFY), 0) };
+        // The status byte comes before the interrupt: what is measured behind it is repeated if it came too early.
+        let (mut pending, mut acknowledge) = (0, 0);
+        let done = timer::wait_until(5000, || {
+            if disk.status(0) != 0 {
+                return false;
+            }
+            // SAFETY: loads of InterruptStatus have no effect.
+            pending = unsafe { measure::load_register(register(disk::register::INTERRUPT_STATUS)) };
+            // SAFETY: the handler's acknowledgement.
+            acknowledge = unsafe { measure::store_register(register(disk::register::INTERRUPT_ACK), 1) };
+            disk.look_used().is_some()
+        });
+        if !done {
+            return Err(WHY);
+        }
+        if warm && let Some(sample) = rest.next() {
+            *sample = notify + pending + acknowledge;
+        }
+    }
+    print_calls("disk-read", &mut samples);
     Ok(())
 }
 

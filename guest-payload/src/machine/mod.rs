@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod report;
 pub mod boot;
 pub mod conduit;
+pub mod disk;
 pub mod escape;
 pub mod exceptions;
 pub mod gic;

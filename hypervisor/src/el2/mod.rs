@@ -6,6 +6,7 @@
 mod boot;
 mod exits;
 mod manager;
+mod mediation;
 // The end of EL2 itself.
 mod crash;
 mod guest_memory;

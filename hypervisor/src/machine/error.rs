@@ -55,6 +55,13 @@ pub enum MachineError {
         /// What it lacks.
         lacks: &'static str,
     },
+    /// A transport that `mediate` names and that EL2 cannot stand before.
+    NotMediated {
+        /// Its address.
+        address: u64,
+        /// Why.
+        why: &'static str,
+    },
     /// No generic timer.
     NoTimer,
     /// The generic timer's interrupts are at no interrupt controller.
@@ -156,6 +163,9 @@ impl fmt::Display for MachineError {
                 write!(f, "the device tree's interrupt controller {compatible} is not known: it must be GICv2 or GICv3")
             }
             Self::BadGic { path, lacks } => write!(f, "the device tree's {path} lacks {lacks}"),
+            Self::NotMediated { address, why } => {
+                write!(f, "mediate={address:#x}: EL2 can't stand between this device and the guest: {why}")
+            }
             Self::NoTimer => f.write_str(
                 "the device tree has no generic timer: a node with compatible = \"arm,armv8-timer\" and its \
                  interrupts is needed",

@@ -7,17 +7,20 @@
 //! first pages of redistributors, which have registers that make the hardware write memory, are not mapped either.
 
 use super::error::MachineError;
-use super::parts::{Device, Gic, GicV3, Machine, PAGE_SIZE, Placed, limit};
+use super::parts::{Device, Gic, GicV3, InterruptKind, Machine, PAGE_SIZE, Placed, limit};
 use crate::range::{PhysRange, merged};
 use crate::redistributor::{self, Answer};
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use virtio_mediation::registers::FRAME_BYTES;
 
 #[cfg(test)]
 mod tests;
 
 /// A redistributor's frame of registers: RD_base, SGI_base, and with virtual LPIs VLPI_base and a reserved one.
 const FRAME: u64 = 64 << 10;
+/// Shared peripheral interrupts: INTIDs 32 to 1019.
+const SPIS: u32 = 988;
 /// The most redistributors that are looked for.
 const MAX_REDISTRIBUTORS: usize = 1024;
 /// What sentences call the device that `grant-dma` is about.
@@ -34,6 +37,8 @@ pub struct GuestRegisters {
     mapped: Vec<PhysRange>,
     /// Apart from each other, ascending.
     guarded: Vec<Guarded>,
+    /// Transports whose registers EL2 has for itself, and answers for.
+    mediated: Vec<PhysRange>,
 }
 
 /// Registers that the guest reaches through EL2 only.
@@ -80,6 +85,29 @@ impl GuestRegisters {
             registers.map_or_forward(&claims, (name, *frame))?;
         }
         Ok(registers)
+    }
+
+    /// Adds the virtio transports at `addresses`, which the guest gets by way of EL2.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::NotMediated`], [`MachineError::SharedPage`].
+    pub fn mediate(&mut self, machine: &Machine, addresses: &[u64]) -> Result<(), MachineError> {
+        let claims = Claims::of(machine);
+        for &address in addresses {
+            let device = machine.mediable(address)?;
+            if self.mapped.iter().copied().chain(self.forwarded()).any(|range| range.overlaps(device.registers)) {
+                return Err(MachineError::NotMediated { address, why: "grant-dma gives it to the guest" });
+            }
+            claims.apart((VIRTIO, device.registers), device.registers)?;
+            self.mediated.push(device.registers);
+        }
+        Ok(())
+    }
+
+    /// The registers of transports that the guest gets by way of EL2, which must have them mapped itself.
+    pub fn mediated(&self) -> impl Iterator<Item = PhysRange> {
+        self.mediated.iter().copied()
     }
 
     /// Adds the redistributors, each as large as it says. `read` loads a register of 4 or 8 bytes that lies in one of the
@@ -230,6 +258,29 @@ fn is_whole_pages(frame: PhysRange) -> bool {
 }
 
 impl Machine {
+    /// The virtio transport at `address`, if EL2 can stand between it and the guest.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::NotMediated`].
+    pub fn mediable(&self, address: u64) -> Result<&Device, MachineError> {
+        let refuse = |why| MachineError::NotMediated { address, why };
+        let device = self.virtio.iter().find(|device| device.registers.start() == address);
+        let device = device.ok_or(refuse("there is no virtio-mmio transport at this address"))?;
+        if device.registers.size() < FRAME_BYTES || !address.is_multiple_of(FRAME_BYTES) {
+            return Err(refuse("its registers are not a whole frame of 0x200 bytes, aligned to its size"));
+        }
+        if !device.dma_coherent {
+            return Err(refuse(
+                "its DMA is not coherent with the CPUs' caches (no dma-coherent in its node), and EL2 does not maintain them",
+            ));
+        }
+        if device.interrupt.is_none_or(|interrupt| interrupt.kind != InterruptKind::Spi || interrupt.number >= SPIS) {
+            return Err(refuse("it has no shared peripheral interrupt"));
+        }
+        Ok(device)
+    }
+
     /// What of every machine is given to the guest, in whole or in part.
     pub(super) fn given(&self) -> Vec<Placed<'_>> {
         let mut given: Vec<Placed<'_>> = match &self.gic {

@@ -132,6 +132,15 @@ pub enum Gic {
 }
 
 impl Gic {
+    /// The distributor's registers.
+    #[must_use]
+    pub const fn distributor(&self) -> PhysRange {
+        match self {
+            Self::V2(gic) => gic.distributor,
+            Self::V3(gic) => gic.distributor,
+        }
+    }
+
     /// What the guest may have of each of the first ranges in the node's `reg`.
     pub(super) fn frames(&self) -> Vec<PhysRange> {
         match self {

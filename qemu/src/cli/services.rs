@@ -59,6 +59,9 @@ pub struct Services {
     /// Leave every Nth dirty page out of the reports, to see an audit fail
     #[arg(long, value_name = "N", hide = true, value_parser = values::count)]
     pub drop_dirty: Option<u64>,
+    /// Do not mark what mediated devices write in one of two cases, to see an audit fail: in-flight or completed
+    #[arg(long, value_name = "CASE", hide = true)]
+    pub unmarked: Option<String>,
     /// Let this CPU come without FEAT_BBM when the guest turns it on, and repaint for it
     #[arg(long, value_name = "AFFINITY", hide = true)]
     pub weaken: Option<u64>,
@@ -103,6 +106,7 @@ impl Services {
             churn: self.churn,
             events: self.events.clone(),
             drop_dirty: self.drop_dirty,
+            unmarked: self.unmarked.clone(),
         }))
     }
 

@@ -43,7 +43,9 @@ pub fn payload(workspace: &Workspace, options: &Payload) -> Result<Status> {
         return foreign(&emulator, &machine, image, options);
     }
     let payload = images::build(workspace, Image::Payload)?;
+    suite::add_disk(&mut machine, &workspace.folder("payload")?.join("disk.raw"))?;
     let mut arguments: Vec<String> = options.filter.iter().map(|filter| format!("filter={filter}")).collect();
+    arguments.push("mediated".to_owned());
     arguments.extend(options.append.split_whitespace().map(str::to_owned));
     let limits = Limits { total: options.common.timeout_or(TIMEOUT), silence: SILENCE };
     if options.matrix {

@@ -35,6 +35,8 @@ pub struct Plan {
     pub events: Option<PathBuf>,
     /// Every so manyth dirty page is left out, to show that an audit finds it.
     pub drop_dirty: Option<u64>,
+    /// Which writes of mediated devices are not marked, to see an audit fail.
+    pub unmarked: Option<String>,
 }
 
 /// `START-END:deny` or `START-END:report`.

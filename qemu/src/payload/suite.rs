@@ -6,6 +6,7 @@ use crate::ending::{self, Status};
 use crate::machine::Machine;
 use crate::run::{self, Flow, Limits, Stop, Stopper};
 use crate::setup::emulator::Emulator;
+use crate::workspace::write_whole;
 use anyhow::Result;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,6 +22,26 @@ fn silence(usual: Duration, arguments: &[String]) -> Duration {
 
 /// How often a machine that a test took down is started anew. After that the hypervisor is what is broken.
 const RESTARTS: usize = 8;
+
+/// The disk's transport: the last in its page, since tests look for devices at the start of each.
+const DISK_TRANSPORT: usize = 7;
+
+/// Bytes of the disk that the suite attacks: 64 sectors of numbers, and as much of nothing.
+const DISK_BYTES: u64 = 64 << 10;
+
+/// Gives the machine the disk that the suite's group `virtio` works on, by way of the hypervisor. What the suite writes there is
+/// forgotten with the machine.
+///
+/// # Errors
+/// If the file can't be made.
+pub fn add_disk(machine: &mut Machine, file: &Path) -> Result<()> {
+    let words = (0..DISK_BYTES / 8).map(|word| if word < DISK_BYTES / 16 { word } else { 0 });
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    if std::fs::read(file).ok().as_ref() != Some(&bytes) {
+        write_whole(file, &bytes)?;
+    }
+    machine.add_mediated_disk(file, DISK_TRANSPORT)
+}
 
 /// What a run of the suite came to.
 #[derive(Debug, Clone)]

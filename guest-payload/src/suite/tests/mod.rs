@@ -20,13 +20,14 @@ mod sizes;
 mod smccc;
 mod storm;
 mod tree;
+mod virtio;
 mod walks;
 mod wide;
 
 use crate::suite::group::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 21] = [
+pub const GROUPS: [Group; 22] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -47,6 +48,7 @@ pub const GROUPS: [Group; 21] = [
     walks::GROUP,
     wide::GROUP,
     storm::GROUP,
+    virtio::GROUP,
     hostile::GROUP,
 ];
 

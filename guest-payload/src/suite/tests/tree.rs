@@ -3,6 +3,7 @@
 use crate::calls::hypercall;
 use crate::machine::report::Outcome;
 use crate::machine::{self, GicRegisters, conduit, registers};
+use crate::options;
 use fdt::node::FdtNode;
 use smccc::psci::PSCI_AFFINITY_INFO_64;
 
@@ -20,7 +21,10 @@ fn no_dma_master() -> Outcome {
     hypercall::required()?;
     // Each of these can write memory behind stage 2, or makes another device do so.
     let masters = ["qemu,fw-cfg-mmio", "virtio,", "pci", "arm,gic-v3-its", "arm,smmu", "cfi-flash", "qemu,platform"];
-    for node in machine::get().tree.all_nodes() {
+    let disk = |node: FdtNode<'_, '_>| options::get().mediated && compatible(node, "virtio,mmio");
+    let disks = machine::get().tree.all_nodes().filter(|&node| disk(node)).count();
+    check_eq!(disks, usize::from(options::get().mediated), "disks that the hypervisor mediates");
+    for node in machine::get().tree.all_nodes().filter(|&node| !disk(node)) {
         for prefix in masters {
             check!(!compatible(node, prefix), "the tree has {}, compatible with {prefix}", node.name);
         }

@@ -215,7 +215,11 @@ pub fn switch_to_own_map(
         Gic::V2(_) => &[][..],
         Gic::V3(gic) => &gic.redistributors,
     };
-    let devices = uart.chain(redistributors.iter().copied()).chain(management).chain(registers.forwarded());
+    // EL2 makes interrupts of mediated devices pending.
+    let distributor = registers.mediated().next().map(|_| machine.gic.distributor());
+    let mediated = registers.mediated().chain(distributor);
+    let devices =
+        uart.chain(redistributors.iter().copied()).chain(management).chain(registers.forwarded()).chain(mediated);
     for device in merged(devices.filter_map(|range| range.grown_to(PAGE)).collect()) {
         if let Some(ram) = machine.ram.iter().find(|ram| ram.overlaps(device)) {
             return Err(Refusal(alloc::format!("the device tree has a device at {device} inside the RAM at {ram}")));

@@ -35,6 +35,7 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     let mut cpus = Vec::from([first]);
     let withheld = manager::withheld(machine, options);
     cpus.extend(ids.iter().map(|id| id.affinity()).filter(|&mpidr| mpidr != first && Some(mpidr) != withheld));
+    let transports = [&options.grant_dma[..], &options.mediate[..]].concat();
     let tree = guest_tree::write(
         machine,
         &guest_tree::Guest {
@@ -43,7 +44,7 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
             bootargs: machine.kernel.bootargs.as_deref(),
             initrd: plan.initrd,
             pmu: ids.iter().all(|id| id.pmu_version().is_some()),
-            granted: &options.grant_dma,
+            granted: &transports,
         },
     )?;
     let room = plan.device_tree;

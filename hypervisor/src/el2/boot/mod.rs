@@ -7,7 +7,7 @@ mod moving;
 pub mod secondary;
 
 use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal};
-use crate::el2::{guest_memory, manager};
+use crate::el2::{guest_memory, manager, mediation};
 use alloc::string::ToString;
 use core::arch::global_asm;
 use hypervisor::machine::{Conduit, GuestRegisters, Machine, Needs, find_uart};
@@ -77,7 +77,8 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
         ));
     }
 
-    let registers = GuestRegisters::new(&machine, &options.grant_dma)?;
+    let mut registers = GuestRegisters::new(&machine, &options.grant_dma)?;
+    registers.mediate(&machine, &options.mediate)?;
     let device = manager::find_device(&machine, &options)?;
     let own = own_map::OwnMemory::of_image(&machine, &needs);
     machine.check_placement(own.range, tree_range)?;
@@ -95,6 +96,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     el2_setup::check(&machine)?;
     let guest = guest::load(&machine, &options, &own)?;
     guest_memory::create::create(&machine, &options, &guest.memory, features, registers)?;
+    mediation::prepare(&machine, &options)?;
     manager::prepare(&machine, &options, &guest.memory, device)?;
     Ok(guest)
 }

@@ -5,6 +5,7 @@ use crate::el2::base::{cpu, firmware};
 use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
 use crate::el2::exits::inject;
 use crate::el2::guest_memory::{self, gic, watch};
+use crate::el2::mediation;
 use hypervisor::exit_counts::Exit;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
@@ -133,8 +134,10 @@ fn emulate(registers: &mut Registers, esr: u64, va: u64) -> Option<()> {
     Syndrome::decode(esr).filter(Syndrome::hpfar_is_valid)?;
     let (access, ipa) = (Access::from_syndrome(esr)?, ipa_from_hpfar(va));
     if access.write {
-        return gic::write(ipa, access.bytes, registers.get(access.register));
+        let value = registers.get(access.register);
+        return gic::write(ipa, access.bytes, value).or_else(|| mediation::store(ipa, access.bytes, value));
     }
-    registers.set(access.register, access.extend(gic::read(ipa, access.bytes)?));
+    let value = gic::read(ipa, access.bytes).or_else(|| mediation::load(ipa, access.bytes))?;
+    registers.set(access.register, access.extend(value));
     Some(())
 }

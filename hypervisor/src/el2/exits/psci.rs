@@ -4,6 +4,7 @@ use crate::el2::base::firmware::{self, End};
 use crate::el2::base::{console, cpu, totals};
 use crate::el2::guest_memory;
 use crate::el2::manager::{self, presence};
+use crate::el2::mediation;
 use arm_psci::{EntryPoint, ErrorCode, Function, FunctionId, MigrateInfoType, PowerState, PsciFeature, Version};
 use hypervisor::power_state::{Power, TurnOnError};
 
@@ -63,8 +64,12 @@ fn perform(registers: [u64; 4]) -> Result<u32, ErrorCode> {
 
 /// The guest has asked for the end: reports what it cost, and ends.
 fn end_guest(end: End) -> ! {
+    mediation::end();
     presence::guest_ends();
     totals::print();
+    if let Some(violations) = mediation::violations() {
+        console::print(format_args!("mediation: rules broken {violations}"));
+    }
     console::print(format_args!("end: {}", end.name()));
     firmware::stop(end)
 }

@@ -10,6 +10,7 @@ use crate::el2::exits::{abort, test_services};
 use crate::el2::guest_memory::guest_logs::{Accepted, LOGS, Slot};
 use crate::el2::guest_memory::table_lock::{Reading, Table};
 use crate::el2::guest_memory::{self, GuestMemory};
+use crate::el2::mediation;
 use core::sync::atomic::AtomicU64;
 use hypervisor::not_frozen::NotFrozen;
 use hypervisor_abi::{function, log, permissions, status};
@@ -215,6 +216,9 @@ impl Accepted {
         if !table.grants_writes(pages) {
             return Err(INVALID);
         }
+        // With a device that writes memory each harvest looks anew, and so comes here first: what the device may be writing
+        // counts as written. Without one this costs nothing.
+        let epoch = if mediation::report_in_flight(table) { u64::MAX } else { epoch };
         *self = Self { address, epoch, logged: table.is_logged(pages) };
         Ok(())
     }

@@ -4,7 +4,8 @@
 use crate::el2::base::{frames::FRAMES, own_map, registers::read_register};
 use crate::el2::exits::arguments::{done, range};
 use crate::el2::guest_memory::table_lock::{Table, TableLock};
-use crate::el2::guest_memory::{self, watch};
+use crate::el2::guest_memory::{self, watch, watch::Set};
+use crate::el2::mediation;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};
@@ -105,8 +106,8 @@ fn watch_range(x: &[u64; 19]) -> Result<(), i64> {
     }
     let range = PhysRange::new(range.start().0, range.end().0).ok_or(status::INVALID_PARAMETERS)?;
     // The lock of the policies is taken before the table's.
-    match done(watch::set(range, policy))? {
-        true => Ok(()),
-        false => Err(status::BUSY),
+    match done(mediation::set_policy(range, policy))? {
+        Set::Done => Ok(()),
+        Set::NoRoom | Set::InFlight => Err(status::BUSY),
     }
 }

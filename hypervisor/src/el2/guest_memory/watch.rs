@@ -4,7 +4,7 @@
 //! reported opens its page, which stays open until reports are next asked for: one report a page and round.
 
 use crate::el2::base::{cpu, registers::read_register};
-use crate::el2::guest_memory::{self, operations::protect};
+use crate::el2::guest_memory::{self, operations::protect, table_lock::TableLock};
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;
@@ -66,24 +66,49 @@ impl Watch {
     }
 }
 
-/// Sets what the guest may do to a range of its memory; `None`: anything.
+/// What came of a wish for a policy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Set {
+    /// It holds.
+    Done,
+    /// There are [`hypervisor::policy::MAX_RANGES`] ranges already; nothing is set.
+    NoRoom,
+    /// Stores cannot be denied while a device may make some; nothing is set.
+    InFlight,
+}
+
+/// Sets what the guest may do to a range of its memory; `None`: anything. `in_flight` says whether a device may be writing to
+/// the range: it is asked once the table grants no writes there, so that none begins behind its back.
 ///
 /// # Errors
 ///
-/// The engine's; nothing is set. No more than [`hypervisor::policy::MAX_RANGES`] ranges: `Ok(false)`.
-pub fn set(range: PhysRange, policy: Option<Policy>) -> Result<bool, Error> {
+/// The engine's; nothing is set.
+pub fn set(range: PhysRange, policy: Option<Policy>, in_flight: impl FnOnce() -> bool) -> Result<Set, Error> {
     let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
     let permissions = if policy.is_some() { Permissions::READ_EXECUTE } else { Permissions::ALL };
     let mut watch = WATCH.lock();
     let before = watch.policies.clone();
     if watch.policies.set(range, policy).is_none() {
-        return Ok(false);
+        return Ok(Set::NoRoom);
     }
-    let result = guest_memory::table().map_or(Ok(()), |table| protect(table, ipas, permissions));
-    if result.is_err() {
+    let Some(table) = guest_memory::table() else { return Ok(Set::Done) };
+    if let Err(error) = protect(table, ipas, permissions) {
         watch.policies = before;
+        return Err(error);
     }
-    result.map(|()| true)
+    if policy != Some(Policy::Deny) || !in_flight() {
+        return Ok(Set::Done);
+    }
+    watch.policies = before;
+    for (piece, before) in watch.policies.pieces(range) {
+        let ipas = IpaRange::new(Ipa(piece.start()), Ipa(piece.end()))?;
+        // What was granted before, page by page: no more memory is needed for it. A page that a report has opened is protected
+        // again: it is reported once more.
+        let permissions = if before.is_some() { Permissions::READ_EXECUTE } else { Permissions::ALL };
+        protect(table, ipas, permissions)?;
+    }
+    Ok(Set::InFlight)
 }
 
 /// Protects again what reports have opened.
@@ -130,33 +155,61 @@ pub fn lets_through(abort: &Abort) -> bool {
         let leaf = table.read().walk(abort.ipa).map(|leaf| leaf.attributes);
         return leaf.is_some_and(|leaf| leaf.permissions.write && leaf.memory != MemoryType::Device);
     };
-    watch.keep(Store {
-        ipa: abort.ipa.0,
-        va: abort.va,
-        pc: read_register!("elr_el2"),
-        vbar: read_register!("vbar_el1"),
-        cpu: cpu::this_cpu().id.get().map_or(0, |id| id.affinity()),
-        denied: policy == Policy::Deny,
-    });
-    if policy == Policy::Deny {
-        return false;
-    }
-    watch.opened = true;
-    let start = abort.ipa.align_down(PAGE_SIZE);
-    let opened = IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| protect(table, page, Permissions::ALL));
-    if let Err(error) = opened {
-        // The guest must go on: its page cannot be opened alone, so the policy ends.
-        log::error!(
-            "a store at IPA {} cannot be let through page by page ({error}): its range is no longer reported",
-            abort.ipa
-        );
-        let range = watch.policies.iter().find(|(range, _)| range.contains(abort.ipa.0)).map(|(range, _)| range);
-        if let Some(range) = range {
-            let _ = watch.policies.set(range, None);
-            let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()));
-            // Both edges were split when the policy was set, so this needs no memory.
-            let _ = ipas.and_then(|ipas| protect(table, ipas, Permissions::ALL));
+    watch.meet(table, policy, abort.ipa, abort.va)
+}
+
+/// A device is to write `bytes` bytes from `start` on, which the table does not grant, since the instruction that the executing
+/// CPU was trapped at asks for it. Whether it may: the pages were only to be reported, and are from now on open.
+#[cold]
+pub fn lets_device_through(start: Ipa, bytes: u64) -> bool {
+    let Some(table) = guest_memory::table() else { return false };
+    let mut watch = WATCH.lock();
+    let mut page = start.align_down(PAGE_SIZE);
+    while page.0 < start.0 + bytes {
+        let open = table.read().walk(page).is_some_and(|leaf| leaf.attributes.permissions.write);
+        if !open {
+            // A page without a policy is one that the guest has given up the right to.
+            let Some(policy) = watch.policies.at(page.0) else { return false };
+            if !watch.meet(table, policy, page.max(start), 0) {
+                return false;
+            }
         }
+        page = page.offset(PAGE_SIZE);
     }
     true
+}
+
+impl Watch {
+    /// A store to `ipa` has met a policy. Whether it is let through.
+    fn meet(&mut self, table: &TableLock, policy: Policy, ipa: Ipa, va: u64) -> bool {
+        self.keep(Store {
+            ipa: ipa.0,
+            va,
+            pc: read_register!("elr_el2"),
+            vbar: read_register!("vbar_el1"),
+            cpu: cpu::this_cpu().id.get().map_or(0, |id| id.affinity()),
+            denied: policy == Policy::Deny,
+        });
+        if policy == Policy::Deny {
+            return false;
+        }
+        self.opened = true;
+        let start = ipa.align_down(PAGE_SIZE);
+        let opened =
+            IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| protect(table, page, Permissions::ALL));
+        if let Err(error) = opened {
+            // The guest must go on: its page cannot be opened alone, so the policy ends.
+            log::error!(
+                "a store at IPA {ipa} cannot be let through page by page ({error}): its range is no longer reported"
+            );
+            let range = self.policies.iter().find(|(range, _)| range.contains(ipa.0)).map(|(range, _)| range);
+            if let Some(range) = range {
+                let _ = self.policies.set(range, None);
+                let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()));
+                // Both edges were split when the policy was set, so this needs no memory.
+                let _ = ipas.and_then(|ipas| protect(table, ipas, Permissions::ALL));
+            }
+        }
+        true
+    }
 }

@@ -1,6 +1,6 @@
 //! Random changes of the guest's table while the guest runs: what a test of the engine on a machine is made of.
 
-use crate::el2::guest_memory::{operations, table_lock::TableLock, watch};
+use crate::el2::guest_memory::{operations, table_lock::TableLock, watch, watch::Set};
 use crate::el2::manager::dirty::Region;
 use crate::el2::manager::why::Why;
 use hypervisor::policy::Policy;
@@ -57,12 +57,11 @@ pub fn churn(table: &TableLock, regions: &[Region], seed: u64, changes: u32) -> 
                 operations::split(table, range, size)?;
             }
             3..5 => {
-                let room = watch::set(pages, Some(Policy::Report))?;
-                if !room {
+                if watch::set(pages, Some(Policy::Report), || false)? == Set::NoRoom {
                     open_all(regions)?;
                 }
             }
-            5 => drop(watch::set(pages, None)?),
+            5 => drop(watch::set(pages, None, || false)?),
             _ => operations::collapse_piece(table, range)?,
         }
     }
@@ -73,7 +72,7 @@ pub fn churn(table: &TableLock, regions: &[Region], seed: u64, changes: u32) -> 
 fn open_all(regions: &[Region]) -> Result<(), Why> {
     for Region { range, .. } in regions {
         let range = PhysRange::new(range.start().0, range.end().0).ok_or("an empty range")?;
-        watch::set(range, None)?;
+        let _ = watch::set(range, None, || false)?;
     }
     Ok(())
 }

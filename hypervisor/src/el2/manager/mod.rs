@@ -11,6 +11,7 @@ mod why;
 
 use crate::el2::base::cpu::{self, CpuArea};
 use crate::el2::base::{firmware, refusal::Refusal};
+use crate::el2::mediation;
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
 use hypervisor::range::PhysRange;
@@ -111,7 +112,10 @@ pub fn run() -> ! {
     loop {
         firmware::park_if_stopped();
         match service.receive() {
-            Received::Nothing => core::hint::spin_loop(),
+            Received::Nothing => {
+                mediation::poll();
+                core::hint::spin_loop();
+            }
             Received::Rubbish => service.refuse_rubbish(),
             Received::Request(message) => {
                 presence::heard();

@@ -1,12 +1,13 @@
 //! What the host can ask for, and the answers.
 
 use crate::el2::base::{cpu, firmware, refusal::Refusal, registers::read_register};
-use crate::el2::guest_memory::{self, events, operations, table_lock::TableLock, watch};
+use crate::el2::guest_memory::{self, events, operations, table_lock::TableLock, watch, watch::Set};
 use crate::el2::manager::dirty::{self, Drops, Region};
 use crate::el2::manager::port::{Port, Received};
 use crate::el2::manager::presence::{attend, guest_has_ended};
 use crate::el2::manager::why::Why;
 use crate::el2::manager::{audit, churn};
+use crate::el2::mediation;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
@@ -180,6 +181,8 @@ impl Service {
     /// Sends what was written, and counts it.
     fn take_pages(&mut self, table: &TableLock, number: u32, look_first: bool) -> Result<u64, Why> {
         let (mechanism, _) = self.running.ok_or("no log runs: start one first")?;
+        // Before any bit is taken: what devices may be writing counts as written.
+        mediation::report_in_flight(&table.read());
         let Self { port, regions, drops, chunk, .. } = self;
         let mut pages = 0;
         for region in regions {
@@ -233,10 +236,12 @@ impl Service {
             Policy::Report => Some(policy::Policy::Report),
             Policy::Deny => Some(policy::Policy::Deny),
         };
-        match watch::set(range, policy) {
-            Ok(true) => Ok(Reply::Done),
-            Ok(false) => Err(Why::NoRoom),
-            Err(error) => Err(error.into()),
+        match mediation::set_policy(range, policy)? {
+            Set::Done => Ok(Reply::Done),
+            Set::NoRoom => Err(Why::NoRoom),
+            Set::InFlight => Err("a device has been given a part of this range to write to, so stores there can't be \
+                                  denied now: try again, or take the device from the guest first"
+                .into()),
         }
     }
 
@@ -292,6 +297,7 @@ impl Service {
         let ticks = read_register!("cntfrq_el0") / 1000 * u64::from(milliseconds);
         while read_register!("cntpct_el0").wrapping_sub(start) < ticks && !guest_has_ended() && !self.port.has_input() {
             firmware::park_if_stopped();
+            mediation::poll();
             core::hint::spin_loop();
         }
         guest_has_ended()

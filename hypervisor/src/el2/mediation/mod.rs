@@ -1,0 +1,232 @@
+//! Devices that write memory, and that the guest reaches through EL2 only (`mediate=`).
+//!
+//! What is decided, [`virtio_mediation`] decides; here are the lock of each device, and the ways in: the guest's accesses, what
+//! reports dirty pages, and the management core.
+//!
+//! Order of locks: policies, logs, the table's (shared), a device's. Nobody who holds a device's lock waits for another, and a
+//! device's lock is only taken by who reads the table, or needs nothing of it. So a CPU that waits to write the table waits
+//! for work that ends. The guest's accesses begin when the table is not frozen, and keep it from being frozen: while it is,
+//! nothing is handed to a device, and an audit sees memory that changes only where devices had been let in before.
+
+mod host;
+
+use crate::el2::base::registers::read_register;
+use crate::el2::base::{firmware, refusal::Refusal};
+use crate::el2::guest_memory;
+use crate::el2::guest_memory::table_lock::Table;
+use crate::el2::guest_memory::watch::{self, Set};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use host::{Host, Registers};
+use hypervisor::machine::Machine;
+use hypervisor::options::{Options, Unmarked};
+use hypervisor::policy::Policy;
+use hypervisor::range::PhysRange;
+use spin::{Mutex, MutexGuard, Once};
+use stage2::{Error, Ipa};
+use virtio_mediation::registers::{FRAME_BYTES, offset};
+use virtio_mediation::{Device, NotWritable, Violation, Written};
+
+/// A mediated device, for good.
+struct Mediated {
+    registers: Registers,
+    /// The lock below the table's. What is in flight changes under it alone.
+    device: Mutex<Device<'static>>,
+    /// Violations that were told of on the console.
+    told: AtomicU64,
+}
+
+static DEVICES: Once<Vec<Mediated>> = Once::new();
+
+/// Marks that are left out, to test that an audit finds it.
+static UNMARKED: Once<Option<Unmarked>> = Once::new();
+
+/// Whether marks of this kind are made.
+fn marks(kind: Unmarked) -> bool {
+    !UNMARKED.get().is_some_and(|left_out| *left_out == Some(kind))
+}
+
+/// All of them.
+#[inline(always)]
+fn devices() -> &'static [Mediated] {
+    DEVICES.get().map_or(&[], Vec::as_slice)
+}
+
+/// Takes the devices at these transports over. They are the guest's from now on, by way of EL2.
+///
+/// # Errors
+///
+/// A sentence: what cannot be mediated.
+pub fn prepare(machine: &Machine, options: &Options) -> Result<(), Refusal> {
+    if options.mediate.is_empty() {
+        return Ok(());
+    }
+    let (Some(memory), distributor) = (guest_memory::guest_memory(), machine.gic.distributor()) else { return Ok(()) };
+    let mut devices = Vec::new();
+    for &address in &options.mediate {
+        let registers = Registers::new(machine.mediable(address)?, distributor);
+        let table = memory.table.read();
+        let device = Device::new(&Host { memory, table: &table, registers: &registers, marks: true }, host::rings)
+            .map_err(|why| Refusal(alloc::format!("mediate={address:#x} cannot be done: {why}")))?;
+        log::info!("mediation: {:?} device at {address:#x}, by way of EL2", device.kind());
+        devices.push(Mediated { registers, device: Mutex::new(device), told: AtomicU64::new(0) });
+    }
+    UNMARKED.call_once(|| options.unmarked);
+    DEVICES.call_once(|| devices);
+    Ok(())
+}
+
+/// The device in whose frame `ipa` lies, and where there.
+fn at(ipa: Ipa) -> Option<(&'static Mediated, u64)> {
+    devices().iter().find_map(|device| {
+        let offset = ipa.0.wrapping_sub(device.registers.start);
+        (offset < FRAME_BYTES).then_some((device, offset))
+    })
+}
+
+/// What a load of the guest's from a mediated device's frame returns; nothing if `ipa` is in none.
+pub fn load(ipa: Ipa, bytes: u8) -> Option<u64> {
+    let (device, offset) = at(ipa)?;
+    device.with(|device, host| device.read(host, offset, bytes))
+}
+
+/// Does what a store of the guest's to a mediated device's frame asks for; nothing if `ipa` is in none.
+pub fn store(ipa: Ipa, bytes: u8, value: u64) -> Option<()> {
+    let (device, offset) = at(ipa)?;
+    let written = device.with(|device, host| device.write(host, offset, bytes, value))?;
+    match written {
+        Written::Done => {}
+        Written::Stopped(violation) => device.tell(violation),
+        Written::NotWritable(what) => device.open(what)?,
+    }
+    Some(())
+}
+
+impl Mediated {
+    /// Waits for the lock; a CPU that crashed may hold it.
+    fn lock(&self) -> MutexGuard<'_, Device<'static>> {
+        loop {
+            match self.device.try_lock() {
+                Some(device) => return device,
+                None => host::wait(),
+            }
+        }
+    }
+
+    /// Does something for the guest.
+    fn with<R>(&self, act: impl FnOnce(&mut Device<'static>, &Host<'_>) -> R) -> Option<R> {
+        let memory = guest_memory::guest_memory()?;
+        let table = memory.table.read_not_frozen();
+        let marks = marks(Unmarked::Completed);
+        let host = Host { memory, table: &table, registers: &self.registers, marks };
+        Some(act(&mut self.lock(), &host))
+    }
+
+    /// A queue has a segment where the table does not let the guest write. Pages whose stores are only reported are opened and
+    /// reported, as for a store of the guest's own; for all else the device is stopped.
+    #[cold]
+    fn open(&self, mut what: NotWritable) -> Option<()> {
+        /// Each time a page is opened that was not open; another CPU may close it again, but not for ever.
+        const ATTEMPTS: usize = 1024;
+        for _ in 0..ATTEMPTS {
+            if !watch::lets_device_through(Ipa(what.start), what.bytes.into()) {
+                break;
+            }
+            match self.with(|device, host| device.notify(host, what.queue))? {
+                Written::NotWritable(next) => what = next,
+                Written::Stopped(violation) => return Some(self.tell(violation)),
+                Written::Done => return Some(()),
+            }
+        }
+        let violation = Violation::NotWritable { start: what.start, bytes: what.bytes };
+        let _ = self.with(|device, host| device.stop(host, violation))?;
+        Some(self.tell(violation))
+    }
+
+    /// Tells of a violation; not of all that a hostile guest can make.
+    #[cold]
+    fn tell(&self, violation: Violation) {
+        const TOLD: u64 = 8;
+        let address = self.registers.start;
+        match self.told.fetch_add(1, Relaxed) {
+            ..TOLD => {
+                log::warn!("mediation: the device at {address:#x} is stopped until its driver resets it: {violation}")
+            }
+            TOLD => log::warn!("mediation: what else is wrong with the device at {address:#x} is only counted"),
+            _ => {}
+        }
+    }
+}
+
+/// Marks all that devices may be writing at this moment, after what they have used was handed over. To be called before dirty
+/// pages are reported, by a reader of `table`, which may be frozen: then nothing is handed to a device until it is thawed.
+/// Whether there are any devices.
+pub fn report_in_flight(table: &Table) -> bool {
+    let Some(memory) = guest_memory::guest_memory() else { return false };
+    for device in devices() {
+        let host = |marks| Host { memory, table, registers: &device.registers, marks };
+        let mut locked = device.lock();
+        let drained = locked.drain(&host(marks(Unmarked::Completed)));
+        let reported = locked.report_in_flight(&host(marks(Unmarked::InFlight)));
+        drop(locked);
+        let written = if drained == Written::Done { reported } else { drained };
+        if let Written::Stopped(violation) = written {
+            device.tell(violation);
+        }
+    }
+    !devices().is_empty()
+}
+
+/// [`watch::set`], for which devices are asked whether they may be writing to the range.
+///
+/// # Errors
+///
+/// As there.
+pub fn set_policy(range: PhysRange, policy: Option<Policy>) -> Result<Set, Error> {
+    watch::set(range, policy, || devices().iter().any(|device| device.lock().may_write(range.start(), range.end())))
+}
+
+/// Hands over what devices have used, for a guest that looks at its rings and touches no register. For the management core, as
+/// often as it likes: it waits for nobody.
+pub fn poll() {
+    /// What a guest that polls may have to wait for longer than on its own: a second's part.
+    const PART: u64 = 10_000;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = read_register!("cntpct_el0");
+    if devices().is_empty() || now < NEXT.load(Relaxed) {
+        return;
+    }
+    NEXT.store(now.wrapping_add(read_register!("cntfrq_el0") / PART), Relaxed);
+    let Some(memory) = guest_memory::guest_memory() else { return };
+    let Some(table) = memory.table.try_read().filter(|table| !table.is_frozen()) else { return };
+    for device in devices() {
+        let marks = marks(Unmarked::Completed);
+        let host = Host { memory, table: &table, registers: &device.registers, marks };
+        let written = device.device.try_lock().map(|mut device| device.drain(&host));
+        if let Some(Written::Stopped(violation)) = written {
+            device.tell(violation);
+        }
+    }
+}
+
+/// The guest has ended: devices are reset, and what they may have written is marked, so that the last report has it.
+pub fn end() {
+    for device in devices() {
+        let quiet = || {
+            let reset = device.with(|device, host| {
+                let _ = device.write(host, offset::STATUS, 4, 0);
+                device.read(host, offset::STATUS, 4) == 0
+            });
+            reset.unwrap_or(true)
+        };
+        if firmware::wait_until(quiet).is_none() {
+            log::warn!("mediation: the device at {:#x} does not become quiet", device.registers.start);
+        }
+    }
+}
+
+/// How often a guest has broken a rule, if there are devices.
+pub fn violations() -> Option<u64> {
+    let count = |device: &Mediated| device.lock().violations();
+    (!devices().is_empty()).then(|| devices().iter().map(count).sum())
+}
