@@ -36,6 +36,7 @@ pub mod images;
 pub mod initramfs;
 pub mod interrupt;
 pub mod kallsyms;
+pub mod live;
 pub mod machine;
 pub mod manager;
 pub mod newc;

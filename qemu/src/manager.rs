@@ -3,6 +3,7 @@
 pub mod about;
 pub mod heatmap;
 pub mod link;
+mod on_screen;
 pub mod plan;
 pub mod record;
 pub mod session;

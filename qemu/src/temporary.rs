@@ -1,4 +1,5 @@
-//! Files and folders of one run, removed with it: also when a signal ends it.
+//! What is undone at a run's end, also when a signal ends it: files and folders of its own, and what it has done to the
+//! terminal.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,6 +7,15 @@ use std::sync::{Mutex, PoisonError};
 
 /// What is to be removed.
 static ALL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// What else is to be undone.
+static UNDO: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
+
+/// Has `undo` called where the process is about to end and nothing is dropped any more. It may be called when there is nothing
+/// to undo.
+pub fn undo_at_the_end(undo: fn()) {
+    UNDO.lock().unwrap_or_else(PoisonError::into_inner).push(undo);
+}
 
 /// A file or a folder that is removed with this value. It need not be there yet.
 #[derive(Debug)]
@@ -32,8 +42,9 @@ impl Drop for Temporary {
     }
 }
 
-/// Removes all of them, where the process is about to end and nothing is dropped any more.
+/// Removes all of them, and undoes the rest, where the process is about to end and nothing is dropped any more.
 pub fn remove_all() {
+    UNDO.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|undo| undo());
     ALL.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|path| remove(path));
 }
 

@@ -25,6 +25,9 @@ pub struct Services {
     /// From one harvest, or one round, to the next: 0.5, 200ms, 2 [default: 1]
     #[arg(long, value_name = "TIME", value_parser = values::pause)]
     pub every: Option<Duration>,
+    /// With --run in a terminal: plain lines below the guest's output, not the live view that takes the screen
+    #[arg(long)]
+    pub plain: bool,
     /// Write the log here: dirty.csv, dirty.bitmaps, dirty.png; stores.csv with --protect
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

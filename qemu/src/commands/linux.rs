@@ -27,6 +27,8 @@ use crate::temporary::{self, Temporary};
 use crate::uefi;
 use crate::workspace::{Workspace, write_whole};
 use anyhow::{Context, Result};
+use rustix::process::{Signal, getpid, kill_process};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -71,6 +73,7 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     machine.kernel = images::build(workspace, if oracle { Image::EventKeeper } else { Image::Hypervisor })?;
     let plan = plan.map(|plan| Plan { setup: setup(&machine, &kernel, options), ..plan });
     let show = Arc::new(match command {
+        Some(_) if plan.as_ref().is_some_and(|plan| has_a_screen(plan, options)) => Show::on_a_screen(leave)?,
         Some(_) => Show::beside_output(Step::begin(booting(options.firmware))),
         None => Show::beside_shell(),
     });
@@ -162,6 +165,18 @@ fn tell(summary: &Summary, ended: bool) -> bool {
         verdict(&line);
     }
     summary.is_good()
+}
+
+/// Whether a live view has a terminal, and is not unwanted.
+fn has_a_screen(plan: &Plan, options: &Linux) -> bool {
+    let terminals = io::stdin().is_terminal() && io::stderr().is_terminal();
+    plan.dirty.is_some() && terminals && !options.services.plain && options.common.log < Log::Debug
+}
+
+/// Ends the run as Ctrl-C does.
+fn leave() {
+    // The listener for signals is there as long as the process is.
+    let _ = kill_process(getpid(), Signal::INT);
 }
 
 /// What the log's files are told of the machine.

@@ -1,5 +1,7 @@
 //! What the user sees of a guest and of a session while they run.
 
+use crate::live::Screen;
+use crate::manager::on_screen::OnScreen;
 use crate::progress::Step;
 use crate::status_line::StatusLine;
 use std::io::{self, IsTerminal, Write};
@@ -23,6 +25,8 @@ enum Kind {
     Lines(Mutex<Output<Option<Instant>>>),
     /// The terminal is the guest's: its title only, which is to be given back.
     Title(AtomicBool),
+    /// A view that takes the terminal whole.
+    Screen(OnScreen),
 }
 
 /// The guest's output, and what stands beside it.
@@ -53,6 +57,24 @@ impl Show {
         })
     }
 
+    /// For a guest that runs one command, with a live view of its dirty log. `leave` is called when the user wants the end.
+    ///
+    /// # Errors
+    /// If the terminal can't be taken.
+    pub fn on_a_screen(leave: impl Fn() + Send + 'static) -> anyhow::Result<Self> {
+        let screen = Screen::open(leave)?;
+        screen.update(|state| state.said = "Linux boots".into());
+        Ok(Self::new(Kind::Screen(OnScreen::new(screen))))
+    }
+
+    /// The live view, if there is one.
+    pub fn screen(&self) -> Option<&Screen> {
+        match &self.kind {
+            Kind::Screen(on_screen) => Some(on_screen.screen()),
+            _ => None,
+        }
+    }
+
     /// For a guest whose shell has the terminal.
     pub fn beside_shell() -> Self {
         let is_terminal = io::stderr().is_terminal();
@@ -81,6 +103,7 @@ impl Show {
         match &self.kind {
             Kind::Live(output) => next(&mut lock(output).step),
             Kind::Lines(output) => next(&mut lock(output).step),
+            Kind::Screen(on_screen) => on_screen.screen().update(|state| state.said = "the command runs".into()),
             Kind::Title(_) => {}
         }
     }
@@ -108,7 +131,8 @@ impl Show {
                 }
             }
             Kind::Title(taken) if taken.load(Relaxed) => eprint!("{TITLE}{text}{TITLE_END}"),
-            Kind::Title(_) => {}
+            // The view shows it all in its own way.
+            Kind::Title(_) | Kind::Screen(_) => {}
         }
     }
 
@@ -125,6 +149,7 @@ impl Show {
             Kind::Lines(_) => eprintln!("hv: {text}"),
             // The guest's shell and its line editor know nothing of other lines: they would be wrong from then on.
             Kind::Title(_) => self.state(text),
+            Kind::Screen(on_screen) => on_screen.say(text),
         }
     }
 
@@ -144,6 +169,7 @@ impl Show {
                 write(bytes)
             }
             Kind::Title(_) => write(bytes),
+            Kind::Screen(on_screen) => on_screen.guest_wrote(bytes),
         }
     }
 
@@ -160,6 +186,7 @@ impl Show {
                 let _ = io::stderr().write_all(bytes);
             }
             Kind::Title(_) => {}
+            Kind::Screen(on_screen) => on_screen.guest_complained(bytes),
         }
     }
 
@@ -181,6 +208,7 @@ impl Show {
             Kind::Lines(output) => lock(output).step = None,
             Kind::Title(taken) if taken.swap(false, Relaxed) => eprint!("{GIVE_TITLE_BACK}"),
             Kind::Title(_) => {}
+            Kind::Screen(on_screen) => on_screen.clear(),
         }
     }
 }

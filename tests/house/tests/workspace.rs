@@ -83,7 +83,7 @@ const CRATES: &[Crate] = &[
             &["run"],
             &["machine"],
             &["placement"],
-            &["added", "guest_kernel", "setup", "flatten"],
+            &["added", "guest_kernel", "setup", "flatten", "live"],
             &["console", "disk", "newc", "pe", "size", "symbols", "workspace", "feed", "interrupt", "kallsyms"],
             &["progress", "status_line"],
             &["output"],

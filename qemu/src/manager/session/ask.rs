@@ -1,6 +1,7 @@
 //! Questions that every service asks.
 
 use super::Session;
+use super::wishes::Wanted;
 use crate::manager::link::Link;
 use anyhow::Result;
 use hypervisor_abi::manager::{Reply, Request};
@@ -26,7 +27,9 @@ impl Session {
                 Ok(())
             })?;
             over |= self.asked_to_end.load(Relaxed);
-            if over || left == 0 {
+            let wanted = self.grant_wishes(link, over)?;
+            // While the log is off there is nothing to wait for but the user.
+            if over || wanted == Wanted::Harvest || (left == 0 && wanted != Wanted::NoLog) {
                 return Ok(over);
             }
         }

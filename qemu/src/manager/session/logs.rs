@@ -3,11 +3,13 @@
 use super::Session;
 use super::ask::counters;
 use super::summary::describe;
+use crate::live;
 use crate::manager::link::Link;
 use crate::manager::record::{Record, Round};
 use crate::size::{self, PAGE};
 use anyhow::{Result, ensure};
 use hypervisor_abi::manager::{Findings, Mechanism, Reply, Request, words};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// A log that runs.
@@ -42,10 +44,22 @@ impl Session {
             Ok(())
         })?;
         self.summary.mechanism = Some(used);
+        if let Some(screen) = self.show.screen() {
+            screen.update(|state| {
+                state.set_memory(&self.memory);
+                (state.mechanism, state.logging) = (describe(used).to_owned(), true);
+            });
+        }
         let record =
             self.plan.out.as_deref().map(|out| Record::begin(out, &self.memory, describe(used))).transpose()?;
-        let mut logging =
-            Logging { record, begun: Instant::now(), last: 0.0, faults: 0, sizes: sizes(link)?, harvests: 0 };
+        let mut logging = Logging {
+            record,
+            begun: Instant::now(),
+            last: 0.0,
+            faults: 0,
+            sizes: sizes(&counters(link)?),
+            harvests: 0,
+        };
         let result = self.rounds(link, &mut logging);
         // What was recorded is kept, however it ended.
         if let Some(record) = logging.record.take() {
@@ -155,8 +169,21 @@ impl Session {
             self.about.begun = Some(seconds);
         }
         // A machine that ends just now does not cost this harvest its line.
-        let counted = sizes(link);
-        let (splits, collapses) = *counted.as_ref().unwrap_or(&logging.sizes);
+        let counted = counters(link);
+        let (splits, collapses) = counted.as_ref().map_or(logging.sizes, sizes);
+        if let (Some(screen), Ok(counted)) = (self.show.screen(), &counted) {
+            screen.update(|state| {
+                state.harvest(live::Harvest {
+                    seconds,
+                    words: harvest.words.clone(),
+                    pages: harvest.pages,
+                    rate,
+                    table_bytes: harvest.table_bytes,
+                    counted: counted.iter().map(|(name, count)| (name.clone(), *count)).collect(),
+                    audits: self.summary.audit.as_ref().map(|(audits, sum)| (*audits, sum.missed)),
+                });
+            });
+        }
         if let Some(record) = &mut logging.record {
             record.add(&Round {
                 number: logging.harvests,
@@ -176,8 +203,7 @@ impl Session {
 }
 
 /// How many leaves were split so far, and how many were made by collapses.
-fn sizes(link: &mut Link) -> Result<(u64, u64)> {
-    let counted = counters(link)?;
+fn sizes(counted: &BTreeMap<String, u64>) -> (u64, u64) {
     let sum = |what: &str| counted.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, count)| count).sum();
-    Ok((sum("split-"), sum("collapse-")))
+    (sum("split-"), sum("collapse-"))
 }

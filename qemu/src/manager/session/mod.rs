@@ -6,6 +6,7 @@ mod events;
 mod logs;
 mod stores;
 mod summary;
+mod wishes;
 
 pub use summary::{Summary, describe};
 
