@@ -106,7 +106,7 @@ fn the_guest_s_lines_are_all_that_a_terminal_shows_without_a_service() {
 #[test]
 fn the_live_line_is_in_a_row_of_its_own_and_leaves_nothing_behind() {
     let _turn = turn();
-    let mut terminal = Terminal::hv(&["linux", "--audit", "--every", "0.2", "--run", TALK]);
+    let mut terminal = Terminal::hv(&["linux", "--audit", "--plain", "--every", "0.2", "--run", TALK]);
     let mut seen = 0;
     terminal.until(|screen| {
         let text = screen.contents();
@@ -134,7 +134,8 @@ fn ctrl_c_ends_a_log_and_keeps_what_it_has_found() {
     let out = scratch.path("dirty");
     let work = "while :; do echo x >/tmp/x; done";
     let out_name = out.to_str().unwrap();
-    let mut terminal = Terminal::hv(&["linux", "--dirty", "auto", "--every", "0.2", "--out", out_name, "--run", work]);
+    let options = ["linux", "--dirty", "auto", "--plain", "--every", "0.2", "--out", out_name, "--run", work];
+    let mut terminal = Terminal::hv(&options);
     // The file is written in large pieces, so it says nothing of how far things are; the screen does.
     assert!(terminal.until(|screen| screen.contents().contains("The command runs: ")), "{}", terminal.text());
     terminal.press(b"\x03");
