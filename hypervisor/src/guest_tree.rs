@@ -6,26 +6,26 @@
 //!
 //! Sources: Devicetree Specification, release 0.4, chapter 3, and the Linux bindings named on each function.
 
-use crate::machine::{CpuMapEntry, Device, Gic, Interrupt, InterruptKind, Machine, Timer};
+mod console;
+mod error;
+mod writer;
+
+pub use error::GuestTreeError;
+
+use crate::machine::{CpuMapEntry, Device, Gic, Interrupt, Machine, Timer};
 use crate::range::PhysRange;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
-use vm_fdt::{FdtWriter, FdtWriterNode};
+use console::DEFAULT_CLOCK_HZ;
+use error::MAX_SIZE;
+use vm_fdt::FdtWriter;
+use writer::{CLOCK, Writer, Written, unit};
 
-/// The arm64 boot protocol's limit (Linux, `Documentation/arch/arm64/booting.rst`).
-const MAX_SIZE: usize = 2 << 20;
 /// The GIC's phandle.
 const GIC: u32 = 1;
-/// The peripherals' clock's phandle.
-const CLOCK: u32 = 2;
 /// The first CPU's phandle; the others follow.
 const FIRST_CPU: u32 = 16;
-/// The rate of QEMU's and most boards' peripheral clock, for a console that names none that is fixed.
-const DEFAULT_CLOCK_HZ: u32 = 24_000_000;
-/// The UART's path, which `stdout-path` repeats.
-const UART_NAME: &str = "pl011";
 
 /// What the guest is given beside what every guest gets.
 #[derive(Clone, Copy, Debug)]
@@ -44,57 +44,6 @@ pub struct Guest<'a> {
     pub granted: &'a [u64],
 }
 
-/// Why no tree was written.
-#[derive(Debug, PartialEq, Eq)]
-pub enum GuestTreeError {
-    /// Nothing that can be granted lies at this address.
-    NotGrantable {
-        /// The address.
-        address: u64,
-        /// Where the machine's virtio-mmio transports lie, if it has any.
-        transports: Option<PhysRange>,
-    },
-    /// A CPU that the machine does not have.
-    NoSuchCpu {
-        /// Its affinity.
-        mpidr: u64,
-    },
-    /// The tree is larger than the boot protocol allows.
-    TooLarge {
-        /// Its bytes.
-        size: usize,
-    },
-    /// The writer would not have it.
-    Writer(vm_fdt::Error),
-}
-
-impl fmt::Display for GuestTreeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotGrantable { address, transports: None } => {
-                write!(f, "grant-dma={address:#x} can't be granted: the machine has no virtio-mmio device")
-            }
-            Self::NotGrantable { address, transports: Some(transports) } => write!(
-                f,
-                "grant-dma={address:#x} is no virtio-mmio device's address: the machine's lie at {transports}"
-            ),
-            Self::NoSuchCpu { mpidr } => write!(f, "the machine has no CPU {mpidr:#x} to give to the guest"),
-            Self::TooLarge { size } => {
-                write!(f, "the guest's device tree has {size} bytes, but {MAX_SIZE} are allowed: shorten its bootargs")
-            }
-            Self::Writer(error) => write!(f, "the guest's device tree can't be written: {error}"),
-        }
-    }
-}
-
-impl core::error::Error for GuestTreeError {}
-
-impl From<vm_fdt::Error> for GuestTreeError {
-    fn from(error: vm_fdt::Error) -> Self {
-        Self::Writer(error)
-    }
-}
-
 /// Writes the guest's tree.
 ///
 /// # Errors
@@ -109,6 +58,7 @@ pub fn write(machine: &Machine, guest: &Guest<'_>) -> Result<Vec<u8>, GuestTreeE
         tree.text("compatible", "unbroken,guest")?;
         tree.text("model", "Guest of the Unbroken hypervisor")?;
         tree.chosen(machine, guest)?;
+        machine.uart.iter().try_for_each(|uart| tree.aliases(uart))?;
         tree.memory(guest.memory)?;
         tree.cpus(machine, guest.cpus)?;
         tree.psci()?;
@@ -134,53 +84,7 @@ fn not_grantable(machine: &Machine, address: u64) -> GuestTreeError {
     GuestTreeError::NotGrantable { address, transports }
 }
 
-/// The tree being written.
-struct Writer {
-    fdt: FdtWriter,
-}
-
-type Written = Result<(), GuestTreeError>;
-
 impl Writer {
-    /// Writes a node; `inside` writes its properties, then its children.
-    fn node(&mut self, name: &str, inside: impl FnOnce(&mut Self) -> Written) -> Written {
-        let node: FdtWriterNode = self.fdt.begin_node(name)?;
-        inside(self)?;
-        Ok(self.fdt.end_node(node)?)
-    }
-
-    fn cell(&mut self, name: &str, value: u32) -> Written {
-        Ok(self.fdt.property_u32(name, value)?)
-    }
-
-    fn text(&mut self, name: &str, value: &str) -> Written {
-        Ok(self.fdt.property_string(name, value)?)
-    }
-
-    fn texts(&mut self, name: &str, values: &[&str]) -> Written {
-        let values = values.iter().map(|&value| String::from(value)).collect();
-        Ok(self.fdt.property_string_list(name, values)?)
-    }
-
-    fn flag(&mut self, name: &str) -> Written {
-        Ok(self.fdt.property_null(name)?)
-    }
-
-    /// `reg` with the root's cell counts.
-    fn reg(&mut self, ranges: &[PhysRange]) -> Written {
-        let cells: Vec<u64> = ranges.iter().flat_map(|range| [range.start(), range.size()]).collect();
-        Ok(self.fdt.property_array_u64("reg", &cells)?)
-    }
-
-    fn interrupts(&mut self, interrupts: &[Interrupt]) -> Written {
-        let cells = |interrupt: &Interrupt| match interrupt.kind {
-            InterruptKind::Spi => [0, interrupt.number, interrupt.flags],
-            InterruptKind::Ppi => [1, interrupt.number, interrupt.flags],
-        };
-        let cells: Vec<u32> = interrupts.iter().flat_map(cells).collect();
-        Ok(self.fdt.property_array_u32("interrupts", &cells)?)
-    }
-
     /// `/chosen`, with the seeds that the boot loader gave, if any.
     fn chosen(&mut self, machine: &Machine, guest: &Guest<'_>) -> Written {
         self.node("chosen", |tree| {
@@ -196,7 +100,7 @@ impl Writer {
                 tree.fdt.property_u64("linux,initrd-end", initrd.end())?;
             }
             if let Some(uart) = &machine.uart {
-                tree.text("stdout-path", &format!("/{}", unit(UART_NAME, uart.registers)))?;
+                tree.text("stdout-path", &console::stdout_path(uart))?;
             }
             if !machine.rng_seed.is_empty() {
                 tree.fdt.property("rng-seed", &machine.rng_seed)?;
@@ -329,36 +233,27 @@ impl Writer {
     }
 
     /// The console and the clock that tells the time, with the clock signal that both need (Linux bindings
-    /// `arm,primecell` and `fixed-clock`).
+    /// `fixed-clock` and `rtc/arm,pl031`).
     fn peripherals(&mut self, machine: &Machine) -> Written {
         self.node("apb-pclk", |tree| {
+            let rate = machine.uart.as_ref().and_then(|uart| uart.clock_hz);
             tree.text("compatible", "fixed-clock")?;
             tree.cell("#clock-cells", 0)?;
-            tree.cell("clock-frequency", machine.uart_clock_hz.unwrap_or(DEFAULT_CLOCK_HZ))?;
+            tree.cell("clock-frequency", rate.unwrap_or(DEFAULT_CLOCK_HZ))?;
             Ok(tree.fdt.property_phandle(CLOCK)?)
         })?;
-        if let Some(uart) = &machine.uart {
-            self.primecell(UART_NAME, uart, machine.uart_id, &["uartclk", "apb_pclk"])?;
-        }
-        if let Some(rtc) = &machine.rtc {
-            self.primecell("pl031", rtc, None, &["apb_pclk"])?;
-        }
-        Ok(())
+        machine.uart.iter().try_for_each(|uart| self.uart(uart))?;
+        machine.rtc.iter().try_for_each(|rtc| self.rtc(rtc))
     }
 
-    fn primecell(&mut self, name: &str, device: &Device, id: Option<u32>, clocks: &[&str]) -> Written {
-        self.node(&unit(name, device.registers), |tree| {
-            tree.texts("compatible", &[&format!("arm,{name}"), "arm,primecell"])?;
-            tree.reg(&[device.registers])?;
-            if let Some(id) = id {
-                tree.cell("arm,primecell-periphid", id)?;
-            }
-            if let Some(interrupt) = device.interrupt {
+    fn rtc(&mut self, rtc: &Device) -> Written {
+        self.node(&unit("pl031", rtc.registers), |tree| {
+            tree.texts("compatible", &["arm,pl031", "arm,primecell"])?;
+            tree.reg(&[rtc.registers])?;
+            if let Some(interrupt) = rtc.interrupt {
                 tree.interrupts(&[interrupt])?;
             }
-            let signals: Vec<u32> = clocks.iter().map(|_| CLOCK).collect();
-            tree.fdt.property_array_u32("clocks", &signals)?;
-            tree.texts("clock-names", clocks)
+            tree.clocks(&["apb_pclk"])
         })
     }
 
@@ -373,11 +268,6 @@ impl Writer {
             if device.dma_coherent { tree.flag("dma-coherent") } else { Ok(()) }
         })
     }
-}
-
-/// A node's name with its unit address.
-fn unit(name: &str, registers: PhysRange) -> String {
-    format!("{name}@{:x}", registers.start())
 }
 
 /// How many of the entries behind `entry` lie below it.

@@ -32,3 +32,4 @@ pub mod syndrome;
 pub mod transmitter;
 pub mod tree;
 pub mod tree_check;
+pub mod uart;

@@ -6,6 +6,9 @@
 
 #[cfg(test)]
 mod board_tests;
+mod console;
+#[cfg(test)]
+mod console_tests;
 mod cpus;
 mod devices;
 mod error;
@@ -18,13 +21,13 @@ mod placement;
 #[cfg(test)]
 mod tests;
 
-pub use devices::find_uart;
+pub use console::find_uart;
 pub use error::MachineError;
 pub use guest_registers::GuestRegisters;
 pub use own_memory::{GuestShape, Needs, Stays};
 pub use parts::{
     Conduit, Cpu, CpuMapEntry, Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_CPUS, MAX_REGIONS,
-    Machine, Module, Timer,
+    Machine, Module, Timer, Uart,
 };
 pub use placement::pool_bytes;
 
@@ -65,8 +68,6 @@ impl Machine {
             timer: devices.timer,
             pmu: devices.pmu,
             uart: devices.uart,
-            uart_clock_hz: devices.uart_clock_hz,
-            uart_id: devices.uart_id,
             rtc: devices.rtc,
             virtio: devices.virtio,
             hidden: devices.hidden,

@@ -2,7 +2,8 @@
 //! hypervisor's options.
 
 use crate::disk::{self, Disk, Format};
-use crate::machine::{Machine, double_commas};
+use crate::machine::Machine;
+use crate::machine::files::double_commas;
 use crate::setup::rootfs::{Choice, Rootfs};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};

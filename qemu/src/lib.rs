@@ -21,6 +21,7 @@ macro_rules! eprint {
 
 pub mod added;
 pub mod bench;
+pub mod boards;
 pub mod cli;
 pub mod code_size;
 pub mod commands;

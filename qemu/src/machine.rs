@@ -1,9 +1,14 @@
 //! A machine for QEMU to run: from what the user asked for to QEMU's arguments.
 
+pub mod board;
+pub mod files;
+
 use crate::guest_kernel;
 use crate::placement::{self, RAM_BASE};
 use crate::size::Size;
 use anyhow::{Context, Result, bail, ensure};
+use board::Board;
+use files::{double_commas, file_size};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -76,6 +81,8 @@ pub struct Machine {
     pub initrd: Option<PathBuf>,
     /// What guest-loader puts into RAM.
     pub modules: Vec<Module>,
+    /// Another machine than `virt`, or one that a boot loader starts.
+    pub board: Option<Board>,
     /// More arguments for QEMU, after all others.
     pub extra: Vec<OsString>,
     /// Files that QEMU inherits, kept open.
@@ -97,6 +104,7 @@ impl Machine {
             append: String::new(),
             initrd: None,
             modules: Vec::new(),
+            board: None,
             extra: Vec::new(),
             inherited: Vec::new(),
         }
@@ -191,6 +199,11 @@ impl Machine {
     /// If a file is missing, or QEMU could not run what is asked for.
     pub fn arguments(&self) -> Result<Vec<OsString>> {
         ensure!(self.smp >= 1, "a machine needs at least one CPU");
+        if let Some(board) = &self.board {
+            let mut arguments = board.arguments(self.smp, self.memory, &self.kernel, &self.append)?;
+            arguments.extend(self.extra.iter().cloned());
+            return Ok(arguments);
+        }
         ensure!(self.gic != Gic::V2 || self.smp <= 8, "GICv2 serves at most 8 CPUs; use --gic 3");
         file_size(&self.kernel)?;
         let mut machine = String::from("virt");
@@ -275,18 +288,6 @@ impl Module {
         }
         Ok(device.into())
     }
-}
-
-/// A comma ends an option's value in QEMU's syntax; two are a comma in it.
-pub fn double_commas(text: &str) -> String {
-    text.replace(',', ",,")
-}
-
-/// A file's size; the error of a missing file names it.
-fn file_size(path: &Path) -> Result<u64> {
-    let data = std::fs::metadata(path).with_context(|| format!("can't find the file {}", path.display()))?;
-    ensure!(data.is_file(), "{} is not a file", path.display());
-    Ok(data.len())
 }
 
 #[cfg(test)]

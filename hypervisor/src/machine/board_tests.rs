@@ -188,7 +188,7 @@ fn interrupts_that_name_their_controller_themselves_are_the_same() {
     .unwrap();
     assert_eq!(intids(&machine.timer.interrupts), [29, 30, 27, 26]);
     assert_eq!(machine.pmu.unwrap().intid(), 23);
-    assert_eq!(machine.uart.unwrap().interrupt.unwrap().intid(), 33);
+    assert_eq!(machine.uart.unwrap().device.interrupt.unwrap().intid(), 33);
     assert_eq!(machine.virtio[0].interrupt.unwrap().intid(), 48);
     assert_eq!(machine.rtc.unwrap().interrupt, None);
     assert!(machine.notes.iter().any(|note| note.contains("/pl031@9010000")), "{:?}", machine.notes);
@@ -205,7 +205,7 @@ fn an_interrupt_is_followed_through_a_map() {
         tree.add(nexus);
         tree.at("pl011@9000000").set_cells("interrupt-parent", &[0x70]).set_cells("interrupts", &[7]);
     });
-    assert_eq!(machine.unwrap().uart.unwrap().interrupt.unwrap().intid(), 41 + 32);
+    assert_eq!(machine.unwrap().uart.unwrap().device.interrupt.unwrap().intid(), 41 + 32);
 }
 
 #[test]
@@ -254,20 +254,6 @@ fn a_tree_of_too_many_nodes_or_too_large_a_property_is_refused() {
     assert!(with(4000, (16 << 10) + 1).unwrap_err().contains("16385 bytes"));
 }
 
-/// EL2 prints on the console, and would fault on registers that are not aligned or not there.
-#[test]
-fn a_pl011_that_cannot_be_reached_is_no_console() {
-    let console = |start: u32, size: u32| {
-        let machine = read(|tree| {
-            tree.at("pl011@9000000").set_cells("reg", &[0, start, 0, size]);
-        });
-        machine.unwrap().uart.map(|uart| uart.registers.start())
-    };
-    assert_eq!(console(0x900_0004, 0x48), Some(0x900_0004));
-    assert_eq!(console(0x900_0002, 0x48), None);
-    assert_eq!(console(0x900_0000, 0x47), None);
-}
-
 /// A node of the largest size could otherwise make EL2 look at, and tell of, thousands.
 #[test]
 fn interrupts_and_what_is_told_of_them_are_limited() {
@@ -284,4 +270,31 @@ fn interrupts_and_what_is_told_of_them_are_limited() {
     let machine = machine.unwrap();
     assert_eq!(machine.timer.interrupts.len(), 64);
     assert_eq!(machine.notes.iter().filter(|note| note.contains("is left out")).count(), 64);
+}
+
+/// i.MX's buses have a `reg`: their window, which everything on them lies in.
+#[test]
+fn a_device_in_the_window_of_its_bus_is_not_the_buss() {
+    let on_bus = |window: [u32; 2]| {
+        let machine = read(|tree| {
+            let mut bus = TestNode::new("bus@9000000");
+            bus.set("compatible", *b"fsl,aips-bus\0simple-bus\0").set("ranges", []);
+            bus.set_cells("#address-cells", &[2]).set_cells("#size-cells", &[2]);
+            bus.set_cells("reg", &[0, window[0], 0, window[1]]);
+            bus.add(tree.take("pl011@9000000"));
+            tree.add(bus);
+            tree.at("chosen").unset("stdout-path").set("stdout-path", *b"/bus@9000000/pl011@9000000\0");
+        })
+        .unwrap();
+        let registers = GuestRegisters::new(&machine, &[]).map(|registers| registers.mapped());
+        (registers, machine.hidden)
+    };
+    let (mapped, hidden) = on_bus([0x8f0_0000, 0x10_2000]);
+    assert!(mapped.unwrap().iter().any(|given| given.contains_range(range(0x900_0000, 0x1000))));
+    // What else the window has is still nobody's.
+    let rest = hidden.iter().filter(|hidden| hidden.name == "bus@9000000").map(|hidden| hidden.registers);
+    assert_eq!(rest.collect::<Vec<_>>(), [range(0x8f0_0000, 0x10_0000), range(0x900_1000, 0x1000)]);
+    // Registers of the bus that its device does not lie in are its own.
+    let (mapped, _) = on_bus([0x900_0800, 0x1000]);
+    assert!(matches!(mapped, Err(MachineError::SharedPage { .. })), "{mapped:?}");
 }

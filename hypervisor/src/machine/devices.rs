@@ -1,20 +1,18 @@
 //! The devices: those that the hypervisor or the guest uses, and all others as hidden.
 
+use super::console::{Console, first_register};
 use super::error::MachineError;
-use super::parts::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, Timer, limit};
+use super::parts::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, Timer, Uart, limit};
 use crate::range::{PhysRange, without};
+use crate::tree::Node;
 use crate::tree::index::{Index, Place};
 use crate::tree::interrupts::{NoInterrupt, Specifier};
-use crate::tree::{Bus, Node, Tree};
-use crate::tree_check::CheckedTree;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 /// The most devices of one kind that are kept.
 const MAX_DEVICES: usize = 2048;
-/// Bytes of a PL011 up to the end of the last register that is used, UARTICR.
-const UART_LEAST: u64 = 0x48;
 /// The most interrupts that are told of as left out.
 const MAX_NOTES: usize = 64;
 /// Bytes of GICv2's distributor (Arm IHI 0048, 4.1.2) and CPU interface (4.1.3).
@@ -22,7 +20,7 @@ const GICD_V2: u64 = 4 << 10;
 const GICC_V2: u64 = 8 << 10;
 /// Bytes of GICv3's distributor (Arm IHI 0069, 12.8).
 const GICD_V3: u64 = 64 << 10;
-/// Bytes of a PL011 (Arm DDI 0183, 3.1) and of a PL031 (DDI 0224, 3.1); a virtio-mmio transport has no more.
+/// Bytes of a PL011 (Arm DDI 0183, 3.1) and of a PL031 (DDI 0224, 3.1); other UARTs and a virtio-mmio transport have no more.
 const PERIPHERAL: u64 = 4 << 10;
 /// Names of GICv2 in use (Linux binding `arm,gic`) that have the virtualization extensions.
 const GIC_V2: [&str; 5] =
@@ -35,9 +33,7 @@ pub(super) struct Devices {
     pub gic: Gic,
     pub timer: Timer,
     pub pmu: Option<Interrupt>,
-    pub uart: Option<Device>,
-    pub uart_clock_hz: Option<u32>,
-    pub uart_id: Option<u32>,
+    pub uart: Option<Uart>,
     pub rtc: Option<Device>,
     pub virtio: Vec<Device>,
     pub hidden: Vec<Hidden>,
@@ -48,10 +44,10 @@ impl Devices {
     pub(super) fn read(root: Node<'_, '_>) -> Result<Self, MachineError> {
         let index = Index::new(root);
         let controller = Controller::find(&index)?;
-        let console = console(&index);
         let mut found = Found::default();
+        let console = Console::find(&index).map_err(|why| found.notes.push(format!("no console: {why}"))).ok();
         for place in index.devices() {
-            let (node, bus) = (index.node(place), index.bus(place));
+            let node = index.node(place);
             // The part of each range in its `reg` that the guest may be given.
             let mut frames = Vec::new();
             if !index.is_enabled(place) {
@@ -64,10 +60,9 @@ impl Devices {
                 found.timer = Some(read_timer(node, controller.all_of(&index, place, &mut found.notes)));
             } else if is_pmu(node) {
                 found.pmu = controller.first_of(&index, place, &mut found.notes);
-            } else if Some(place) == console {
-                frames.push(found.uart.insert(controller.device(&index, place, &mut found.notes)?).registers);
-                found.uart_clock_hz = fixed_clock_hz(&index, node);
-                found.uart_id = node.cell("arm,primecell-periphid");
+            } else if let Some(console) = console.as_ref().filter(|console| console.place == place) {
+                let device = controller.device(&index, place, &mut found.notes)?;
+                frames.push(found.uart.insert(console.uart(&index, device)).device.registers);
             } else if node.is_compatible("arm,pl031") && found.rtc.is_none() {
                 frames.push(found.rtc.insert(controller.device(&index, place, &mut found.notes)?).registers);
             } else if node.is_compatible("virtio,mmio") {
@@ -75,9 +70,9 @@ impl Devices {
                 frames.push(device.registers);
                 found.virtio.push(device);
             } else if node.is_compatible("arm,gic-v3-its") {
-                found.its.extend(bus.readable_reg(node).filter(|range| !range.is_empty()));
+                found.its.extend(index.bus(place).readable_reg(node).filter(|range| !range.is_empty()));
             }
-            found.hide_others(node, bus, &frames);
+            found.hide_others(&index, place, &frames);
             limit("devices", found.hidden.len().max(found.virtio.len()), MAX_DEVICES)?;
         }
         found.finish()
@@ -110,21 +105,46 @@ struct Found {
     its: Vec<PhysRange>,
     timer: Option<Timer>,
     pmu: Option<Interrupt>,
-    uart: Option<Device>,
-    uart_clock_hz: Option<u32>,
-    uart_id: Option<u32>,
+    uart: Option<Uart>,
     rtc: Option<Device>,
     virtio: Vec<Device>,
-    hidden: Vec<Hidden>,
+    /// Each with its node's place.
+    hidden: Vec<(Place, Hidden)>,
     notes: Vec<String>,
 }
 
 impl Found {
-    /// Notes as hidden what the `reg` of `node` has beyond `frames`, which are parts of its first ranges, one of each.
-    fn hide_others(&mut self, node: Node<'_, '_>, bus: &Bus, frames: &[PhysRange]) {
-        for (index, range) in bus.readable_reg(node).enumerate().take(MAX_DEVICES) {
-            let rest = without(&[range], frames.get(index).map_or(&[], core::slice::from_ref));
-            self.hidden.extend(rest.into_iter().map(|registers| Hidden { name: node.name().to_string(), registers }));
+    /// Notes as hidden what the `reg` of a node has beyond `frames`, which are parts of its first ranges, one of each.
+    fn hide_others(&mut self, index: &Index<'_, '_>, place: Place, frames: &[PhysRange]) {
+        let node = index.node(place);
+        let ranges: Vec<PhysRange> = index.bus(place).readable_reg(node).take(MAX_DEVICES).collect();
+        for (number, range) in ranges.into_iter().enumerate() {
+            let rest = without(&[range], frames.get(number).map_or(&[], core::slice::from_ref));
+            let hide = |registers| (place, Hidden { name: node.name().to_string(), registers });
+            self.hidden.extend(rest.into_iter().map(hide));
+        }
+        self.open_buses(index, place, frames);
+    }
+
+    /// Takes frames out of what the buses around their device claim: the `reg` of a bus, where it has one and its device lies
+    /// in it (i.MX's `fsl,aips-bus`), is the bus's window, and not registers beside the device's.
+    fn open_buses(&mut self, index: &Index<'_, '_>, place: Place, frames: &[PhysRange]) {
+        if frames.is_empty() {
+            return;
+        }
+        for bus in core::iter::successors(index.parent(place), |&bus| index.parent(bus)) {
+            if index.node(bus).property("reg").is_none() {
+                continue;
+            }
+            let (windows, others): (Vec<_>, Vec<_>) =
+                core::mem::take(&mut self.hidden).into_iter().partition(|(owner, hidden)| {
+                    *owner == bus && frames.iter().any(|frame| hidden.registers.contains_range(*frame))
+                });
+            self.hidden = others;
+            for (_, Hidden { name, registers }) in windows {
+                let rest = without(&[registers], frames);
+                self.hidden.extend(rest.into_iter().map(|registers| (bus, Hidden { name: name.clone(), registers })));
+            }
         }
     }
 
@@ -136,43 +156,10 @@ impl Found {
         // Secure physical, physical, virtual: the binding requires these, and the guest needs the third.
         let timer = self.timer.filter(|timer| timer.interrupts.len() >= 3).ok_or(MachineError::NoTimer)?;
         self.virtio.sort_by_key(|device| device.registers);
-        let Self { pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden, notes, .. } = self;
-        Ok(Devices { gic, timer, pmu, uart, uart_clock_hz, uart_id, rtc, virtio, hidden, notes })
+        let Self { pmu, uart, rtc, virtio, hidden, notes, .. } = self;
+        let hidden = hidden.into_iter().map(|(_, hidden)| hidden).collect();
+        Ok(Devices { gic, timer, pmu, uart, rtc, virtio, hidden, notes })
     }
-}
-
-/// The console's registers, found on their own so that an unusable tree can still be complained about.
-pub fn find_uart(tree: &CheckedTree) -> Option<PhysRange> {
-    let tree = Tree::open(tree);
-    let index = Index::new(tree.root()?);
-    first_register(&index, console(&index)?)
-}
-
-/// The PL011 that is the console: the one that `stdout-path` names (by path or alias, options behind a colon), or else the
-/// first.
-fn console(index: &Index<'_, '_>) -> Option<Place> {
-    let uarts = || {
-        // EL2 prints on it: one whose registers it could not reach is none.
-        let usable = |range: PhysRange| range.start().is_multiple_of(4) && range.size() >= UART_LEAST;
-        let known = move |&place: &Place| {
-            index.node(place).is_compatible("arm,pl011") && first_register(index, place).is_some_and(usable)
-        };
-        index.enabled_devices().filter(known)
-    };
-    let stdout = index.root().child("chosen").and_then(|chosen| chosen.string("stdout-path"));
-    let wanted = stdout.and_then(|path| index.named(path.split(':').next()?));
-    uarts().find(|&place| Some(place) == wanted).or_else(|| uarts().next())
-}
-
-/// The first range in `reg`, when there is a byte in it.
-fn first_register(index: &Index<'_, '_>, place: Place) -> Option<PhysRange> {
-    index.bus(place).reg(index.node(place))?.first().copied().filter(|range| !range.is_empty())
-}
-
-/// The rate of the first clock of `node`, where that is a `fixed-clock`.
-fn fixed_clock_hz(index: &Index<'_, '_>, node: Node<'_, '_>) -> Option<u32> {
-    let clock = index.node(index.with_phandle(node.cell("clocks")?)?);
-    if clock.is_compatible("fixed-clock") { clock.cell("clock-frequency") } else { None }
 }
 
 /// Whether the node stands for the CPUs' PMUv3 (Linux binding `arm/pmu`: `arm,armv8-pmuv3`, `arm,cortex-a72-pmu`…).

@@ -77,7 +77,7 @@ impl GuestRegisters {
                 registers.mapped.push(gic.distributor);
             }
         }
-        let console = machine.uart.iter().map(|uart| ("the UART", uart));
+        let console = machine.uart.iter().map(|uart| ("the UART", &uart.device));
         let clock = machine.rtc.iter().map(|rtc| ("the clock", rtc));
         let virtio = machine.virtio.iter().filter(|device| granted.contains(&device.registers.start()));
         let virtio = virtio.map(|device| (VIRTIO, device));
@@ -290,7 +290,7 @@ impl Machine {
                 core::iter::once((DISTRIBUTOR, gic.distributor)).chain(regions).collect()
             }
         };
-        given.extend(self.uart.iter().map(|uart| ("the UART", uart.registers)));
+        given.extend(self.uart.iter().map(|uart| ("the UART", uart.device.registers)));
         given.extend(self.rtc.iter().map(|rtc| ("the clock", rtc.registers)));
         given
     }

@@ -2,6 +2,7 @@
 
 use super::error::MachineError;
 use crate::range::PhysRange;
+use crate::uart::Port;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -35,12 +36,8 @@ pub struct Machine {
     pub timer: Timer,
     /// The performance monitors' interrupt, if they have one.
     pub pmu: Option<Interrupt>,
-    /// The console: the PL011 that `stdout-path` names, or else the first one.
-    pub uart: Option<Device>,
-    /// The rate in Hz of the console's first clock, where that is a fixed one.
-    pub uart_clock_hz: Option<u32>,
-    /// What the console's peripheral ID is to be taken for, where its registers do not tell or lie beyond its `reg`.
-    pub uart_id: Option<u32>,
+    /// The console: the UART that `stdout-path` names.
+    pub uart: Option<Uart>,
     /// The PL031 real-time clock.
     pub rtc: Option<Device>,
     /// The virtio-mmio transports, in order of address.
@@ -200,6 +197,27 @@ pub struct Device {
     pub interrupt: Option<Interrupt>,
     /// Whether its DMA is coherent with the CPUs' caches.
     pub dma_coherent: bool,
+}
+
+/// The console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uart {
+    /// Its registers and interrupt.
+    pub device: Device,
+    /// Where its transmitter is.
+    pub port: Port,
+    /// Those of its names that Linux has a driver for, the most specific first.
+    pub compatible: Vec<&'static str>,
+    /// The rate in Hz of its first clock, where that is a fixed one.
+    pub clock_hz: Option<u32>,
+    /// Properties of one cell that Linux's drivers act on.
+    pub cells: Vec<(&'static str, u32)>,
+    /// Properties without a value that Linux's drivers act on.
+    pub flags: Vec<&'static str>,
+    /// N in the alias `serialN`.
+    pub line: Option<u32>,
+    /// What `stdout-path` says of it behind the colon, as `115200n8`.
+    pub options: Option<String>,
 }
 
 /// Registers that the guest gets no part of.

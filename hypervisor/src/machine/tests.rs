@@ -8,6 +8,7 @@ use super::*;
 use crate::range::PhysRange;
 use crate::tree::interrupts::NoInterrupt;
 use crate::tree::testing::{GIC2, GIC3, MACHINES, SECURE_NUMA, TestNode};
+use crate::uart::Port;
 
 fn range(start: u64, size: u64) -> PhysRange {
     PhysRange::with_size(start, size).unwrap()
@@ -54,7 +55,9 @@ fn qemus_machines_are_read() {
         assert!(machine.timer.flags == ["always-on"] && machine.timer.names.is_empty());
         assert_eq!(machine.pmu.unwrap().intid(), 23);
         let uart = Device { registers: range(0x900_0000, 0x1000), interrupt: Some(spi(1, 4)), dma_coherent: false };
-        assert_eq!((machine.uart, machine.uart_clock_hz), (Some(uart), Some(24_000_000)));
+        let found = machine.uart.unwrap();
+        assert_eq!((found.device, found.clock_hz, found.line), (uart, Some(24_000_000), None));
+        assert_eq!((found.port, &found.compatible[..]), (Port::pl011(0x900_0000), &["arm,pl011"][..]));
         let rtc = Device { registers: range(0x901_0000, 0x1000), interrupt: Some(spi(2, 4)), dma_coherent: false };
         assert_eq!(machine.rtc, Some(rtc));
         assert_eq!(machine.virtio.len(), 32);
@@ -115,52 +118,8 @@ fn the_secure_worlds_nodes_are_not_ours() {
     // The second cluster's CPUs have Aff1 = 1.
     assert_eq!(machine.cpus[19].mpidr, 0x103);
     // QEMU's pl011@9040000 is the secure world's.
-    assert_eq!(machine.uart.unwrap().registers.start(), 0x900_0000);
+    assert_eq!(machine.uart.unwrap().device.registers.start(), 0x900_0000);
     assert!(machine.hidden.iter().any(|hidden| hidden.name.contains("9040000")));
-}
-
-#[test]
-fn the_console_is_the_uart_that_stdout_names() {
-    let second = |tree: &mut TestNode| {
-        let mut uart = tree.at("pl011@9000000").clone();
-        uart.name = "pl011@9040000".to_string();
-        uart.set_cells("reg", &[0, 0x904_0000, 0, 0x1000]);
-        tree.add(uart);
-        let mut aliases = TestNode::new("aliases");
-        aliases.set("serial0", *b"/pl011@9000000\0").set("serial1", *b"/pl011@9040000\0");
-        tree.add(aliases);
-    };
-    for (stdout, wanted) in [
-        (&b"/pl011@9040000\0"[..], 0x904_0000),
-        (b"/pl011@9040000:115200n8\0", 0x904_0000),
-        (b"serial1\0", 0x904_0000),
-        (b"serial1:115200\0", 0x904_0000),
-        (b"/pl011@9000000\0", 0x900_0000),
-        // Names nothing: the first that there is.
-        (b"serial7\0", 0x900_0000),
-        (b"\xff\xfe", 0x900_0000),
-        (b"", 0x900_0000),
-    ] {
-        let mut tree = TestNode::parse(GIC3);
-        second(&mut tree);
-        tree.at("chosen").set("stdout-path", stdout);
-        let machine = read(&tree).unwrap();
-        assert_eq!(machine.uart.unwrap().registers.start(), wanted, "{stdout:?}");
-        assert_eq!(find_uart(&tree.checked()).unwrap().start(), wanted, "{stdout:?}");
-        // The other one is nobody's.
-        let other = 0x900_0000 + 0x904_0000 - wanted;
-        assert!(machine.hidden.iter().any(|hidden| hidden.registers.start() == other));
-    }
-}
-
-#[test]
-fn a_console_is_found_in_an_otherwise_empty_tree() {
-    let mut tree = TestNode::new("");
-    assert_eq!(find_uart(&tree.checked()), None);
-    let mut uart = TestNode::new("serial@1000");
-    uart.set("compatible", *b"arm,pl011\0").set_cells("reg", &[0, 0x1000, 0x100]);
-    tree.add(uart);
-    assert_eq!(find_uart(&tree.checked()), Some(range(0x1000, 0x100)));
 }
 
 #[test]
@@ -178,8 +137,8 @@ fn devices_on_a_bus_are_found_where_the_cpu_sees_them() {
         })
         .uart
     };
-    assert_eq!(on_bus(&[0, 0x1, 0x900_0000, 0x10_0000]).unwrap().registers, range(0x1_0900_1000, 0x1000));
-    assert_eq!(on_bus(&[]).unwrap().registers, range(0x1000, 0x1000));
+    assert_eq!(on_bus(&[0, 0x1, 0x900_0000, 0x10_0000]).unwrap().device.registers, range(0x1_0900_1000, 0x1000));
+    assert_eq!(on_bus(&[]).unwrap().device.registers, range(0x1000, 0x1000));
     // No window covers it, or it sticks out of one.
     assert_eq!(on_bus(&[0x2000, 0, 0x900_0000, 0x1000]), None);
     assert_eq!(on_bus(&[0, 0, 0x900_0000, 0x1800]), None);
@@ -295,7 +254,7 @@ fn interrupts_at_another_controller_are_not_the_gics() {
     let machine = machine(GIC3, |tree| {
         tree.at("pl011@9000000").set_cells("interrupt-parent", &[0x7777]);
     });
-    assert_eq!(machine.uart.unwrap().interrupt, None);
+    assert_eq!(machine.uart.unwrap().device.interrupt, None);
 }
 
 /// Where the hypervisor and the tree lie in the tests of placement.

@@ -82,6 +82,11 @@ impl<'b, 'a> Index<'b, 'a> {
         self.devices().filter(|&place| self.is_enabled(place))
     }
 
+    /// Whether the node is one of [`Index::devices`].
+    pub fn is_device(&self, place: Place) -> bool {
+        self.entries[place.0].device
+    }
+
     /// Whether the node and all above it are enabled.
     pub fn is_enabled(&self, place: Place) -> bool {
         self.entries[place.0].enabled

@@ -1,11 +1,13 @@
 //! The command line.
 
+mod boards;
 mod devices;
 mod help;
 mod report;
 mod services;
 mod values;
 
+pub use boards::{Boards, Trees};
 pub use devices::Devices;
 pub use report::Report;
 pub use services::{Dirty, Granularity, Services, Switch};
@@ -77,6 +79,8 @@ pub enum Command {
     Report(Report),
     /// Let the hypervisor read device trees of boards, and say what it makes of each
     Trees(Trees),
+    /// Boot Linux under the hypervisor on boards that QEMU models and by U-Boot, and print a table
+    Boards(Boards),
     /// Count what the hot paths cost, in instructions, and print it beside KVM
     Bench(Bench),
     /// Check everything that CI checks: format, lints, docs, host tests, system tests
@@ -91,17 +95,6 @@ pub enum Command {
         #[arg(value_name = "bash|zsh|fish")]
         shell: Shell,
     },
-}
-
-/// `cargo hv trees`.
-#[derive(Debug, Args)]
-pub struct Trees {
-    /// A tree, or a folder with trees (*.dtb) in it [default: those of Debian's kernel package, which is fetched]
-    #[arg(value_name = "FILE|DIR")]
-    pub path: Option<PathBuf>,
-    /// Only the counts, by reason
-    #[arg(long)]
-    pub summary: bool,
 }
 
 /// `cargo hv linux`.

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod boards;
 mod check;
 pub mod completion;
 pub mod doctor;

@@ -8,7 +8,7 @@ use crate::progress::Step;
 use crate::setup::guest::board_trees;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
-use hypervisor::machine::{Interrupt, Machine, MachineError};
+use hypervisor::machine::{GuestRegisters, Interrupt, Machine, MachineError, Uart};
 use hypervisor::tree::edit::Branch;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -45,7 +45,48 @@ pub fn trees(workspace: &Workspace, options: &Trees) -> Result<Status> {
         }
     }
     print!("{}", summary(&read));
-    Ok(Status::Success)
+    if !options.check_interrupts {
+        return Ok(Status::Success);
+    }
+    let listed = listed();
+    let wrong = differences(&listed, &read);
+    wrong.iter().for_each(|line| println!("{line}"));
+    println!("{} of {} boards have the interrupts that docs/boards.md lists", listed.len() - wrong.len(), listed.len());
+    Ok(if wrong.is_empty() { Status::Success } else { Status::Failure })
+}
+
+/// A board's interrupts as docs/boards.md has them, which another program has read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The tree's file.
+    pub name: String,
+    /// The timer's interrupts by the GIC's numbers, the UART's, and where that lies: as [`trees`] prints them.
+    pub interrupts: String,
+}
+
+/// The boards in docs/boards.md.
+pub fn listed() -> Vec<Listed> {
+    let rows = include_str!("../../../docs/boards.md").lines().filter(|line| line.contains(".dtb` |"));
+    let listed = rows.filter_map(|row| {
+        let mut cells = row.trim_matches(['|', ' ']).split(" | ");
+        let (name, timer, uart, address) = (cells.next()?, cells.next()?, cells.next()?, cells.next()?);
+        let interrupts = format!("timer {timer}, UART {uart} at {address}");
+        Some(Listed { name: name.trim_matches('`').into(), interrupts })
+    });
+    listed.collect()
+}
+
+/// A line for each of these boards that was read otherwise, or not at all.
+pub fn differences(listed: &[Listed], read: &[Read]) -> Vec<String> {
+    let difference = |Listed { name, interrupts: wanted }: &Listed| {
+        let found = match read.iter().find(|read| read.name == *name).map(|read| &read.result) {
+            Some(Ok(machine)) => interrupts(machine),
+            Some(Err(why)) => format!("refused: {why}"),
+            None => "not there".into(),
+        };
+        (found != *wanted).then(|| format!("{name}: {found}, but docs/boards.md says {wanted}"))
+    };
+    listed.iter().filter_map(difference).collect()
 }
 
 /// Reads the tree at `path`, or every one below it.
@@ -89,7 +130,10 @@ pub fn read_one(bytes: &[u8]) -> Result<Machine, String> {
     let mut tree = Branch::read(bytes).map_err(|error| error.to_string())?;
     complete(&mut tree);
     let checked = hypervisor::tree_check::CheckedTree::new(&tree.bytes()).map_err(|error| error.to_string())?;
-    Machine::read(&checked).map_err(|error: MachineError| error.to_string())
+    let machine = Machine::read(&checked).map_err(|error: MachineError| error.to_string())?;
+    // Where nothing else may be in the pages that the guest is given.
+    GuestRegisters::new(&machine, &[]).map_err(|error| error.to_string())?;
+    Ok(machine)
 }
 
 /// Adds what the boot loader adds: RAM, and a kernel for the guest.
@@ -129,9 +173,9 @@ fn interrupts(machine: &Machine) -> String {
     };
     let uart = match &machine.uart {
         None => "none".into(),
-        Some(uart) => match uart.interrupt {
-            Some(interrupt) => format!("{} at {:#x}", interrupt.intid(), uart.registers.start()),
-            None => format!("no interrupt at {:#x}", uart.registers.start()),
+        Some(Uart { device, .. }) => match device.interrupt {
+            Some(interrupt) => format!("{} at {:#x}", interrupt.intid(), device.registers.start()),
+            None => format!("no interrupt at {:#x}", device.registers.start()),
         },
     };
     format!("timer {}, UART {uart}", list(&machine.timer.interrupts))
@@ -173,6 +217,18 @@ mod tests {
         let refused = |why: &str| Read { name: String::new(), result: Err(why.into()) };
         let read = [refused("the device tree's /soc/a@1 lacks x"), refused("the device tree's /soc/b@2 lacks x")];
         assert_eq!(summary(&read), "2 trees: 0 read, 2 refused\n     2  the device tree's ... lacks x\n");
+    }
+
+    #[test]
+    fn boards_are_listed_with_their_interrupts() {
+        let listed = listed();
+        assert!(listed.len() >= 30, "{} boards", listed.len());
+        let board = listed.iter().find(|board| board.name == "xilinx/zynqmp-zcu102-rev1.0.dtb").unwrap();
+        assert_eq!(board.interrupts, "timer 29 30 27 26, UART 53 at 0xff000000");
+        let read = Read { name: board.name.clone(), result: Err("no PSCI".into()) };
+        let wrong = differences(&listed, &[read]);
+        assert_eq!(wrong.len(), listed.len());
+        assert!(wrong.iter().any(|line| line.contains("zcu102") && line.contains("refused: no PSCI")), "{wrong:?}");
     }
 
     #[test]

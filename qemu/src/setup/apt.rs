@@ -85,24 +85,50 @@ pub fn may_have(package: &str) -> bool {
     no_lists || (text.contains("Candidate:") && !text.contains("Candidate: (none)"))
 }
 
-/// Packages of another architecture, from the system's archives but with lists and downloads of their own: the
-/// system's configuration is not touched, and root is not needed.
+/// Packages that are unpacked, not installed: from the system's archives or others, but with lists and downloads of their own.
+/// The system's configuration is not touched, and root is not needed.
 #[derive(Debug)]
 pub struct Foreign {
     folder: PathBuf,
     config: PathBuf,
+    /// What the lists are of, for people.
+    lists: &'static str,
 }
 
+/// The archive with packages that are newer than Debian 12.
+const BACKPORTS: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian \
+                         bookworm-backports main\n";
+
 impl Foreign {
-    /// A private apt for `arm64`, below `target/hv/apt`.
+    /// A private apt for `arm64`, below `target/hv/apt`; its archives are the system's, or those in `HV_APT_SOURCES`.
     ///
     /// # Errors
     /// If there is no apt, or the folder can't be made.
     pub fn arm64(workspace: &Workspace) -> Result<Self> {
+        let sources = std::env::var_os("HV_APT_SOURCES").map(PathBuf::from);
+        let sources = sources.map(|sources| {
+            fs::canonicalize(&sources)
+                .with_context(|| format!("HV_APT_SOURCES names {}, which can't be found", sources.display()))
+        });
+        Self::new(workspace.folder("apt")?, "arm64", sources.transpose()?.as_deref(), "arm64 packages (about 15 MB)")
+    }
+
+    /// A private apt for this machine's architecture with Debian 12's backports, below `target/hv/apt-backports`.
+    ///
+    /// # Errors
+    /// If there is no apt, or the folder can't be made.
+    pub fn backports(workspace: &Workspace) -> Result<Self> {
+        let folder = workspace.folder("apt-backports")?;
+        let sources = folder.join("sources.list");
+        write_whole(&sources, BACKPORTS.as_bytes())?;
+        let own = checked(Command::new("dpkg").arg("--print-architecture"))?;
+        Self::new(folder, own.trim(), Some(&sources), "Debian's backports (about 1 MB)")
+    }
+
+    fn new(folder: PathBuf, architecture: &str, sources: Option<&Path>, lists: &'static str) -> Result<Self> {
         if !is_available() {
             bail!("this system has no apt-get to fetch it with");
         }
-        let folder = workspace.folder("apt")?;
         for sub in ["lists/partial", "cache/archives/partial", "debs", "state"] {
             fs::create_dir_all(folder.join(sub)).with_context(|| format!("can't create {}", folder.display()))?;
         }
@@ -110,18 +136,16 @@ impl Foreign {
         let path = folder.display();
         // Hooks of the host (clean-up in containers, software centres) are not for this.
         let mut text = format!(
-            "APT::Architecture \"arm64\";\n#clear APT::Architectures;\nAPT::Architectures {{ \"arm64\"; }};\n\
+            "APT::Architecture \"{architecture}\";\n#clear APT::Architectures;\nAPT::Architectures {{ \"{architecture}\"; }};\n\
              Dir::State \"{path}/state\";\nDir::State::Lists \"{path}/lists\";\nDir::State::status \"/dev/null\";\n\
              Dir::Cache \"{path}/cache\";\nAcquire::Languages \"none\";\nAcquire::Retries \"3\";\nAPT::Sandbox::User \"root\";\n\
              #clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n"
         );
-        if let Some(sources) = std::env::var_os("HV_APT_SOURCES") {
-            let sources = fs::canonicalize(&sources)
-                .with_context(|| format!("HV_APT_SOURCES names {}, which can't be found", sources.display()))?;
+        if let Some(sources) = sources {
             text += &format!("Dir::Etc::SourceList \"{}\";\nDir::Etc::SourceParts \"/dev/null\";\n", sources.display());
         }
         write_whole(&config, text.as_bytes())?;
-        Ok(Self { folder, config })
+        Ok(Self { folder, config, lists })
     }
 
     fn command(&self, program: &str) -> Command {
@@ -135,9 +159,9 @@ impl Foreign {
     /// # Errors
     /// If that fails: no network, or an archive without arm64.
     pub fn update(&self) -> Result<()> {
-        let step = Step::begin("Fetching the lists of arm64 packages (about 15 MB)");
+        let step = Step::begin(format!("Fetching the lists of {}", self.lists));
         checked(self.command("apt-get").args(["update", "-q"])).context(
-            "can't fetch the lists of arm64 packages. If this system's archives have no arm64 (as on Ubuntu for PCs), \
+            "can't fetch the lists of packages. If this system's archives have no arm64 (as on Ubuntu for PCs), \
              name a sources.list that does in HV_APT_SOURCES, or pass a kernel with --kernel",
         )?;
         step.done("done");

@@ -1,6 +1,7 @@
 //! QEMU: chosen by the user, found in `PATH`, or installed.
 
 use super::{Finding, apt};
+use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +10,14 @@ use std::process::Command;
 const PROGRAM: &str = "qemu-system-aarch64";
 /// The package that Debian and Ubuntu have it in.
 const PACKAGE: &str = "qemu-system-arm";
+
+/// The packages of a newer one: the program, and the files that it reads.
+const NEWER_PACKAGES: [&str; 3] = ["qemu-system-arm", "qemu-system-common", "qemu-system-data"];
+
+/// Where a newer one is unpacked.
+fn newer_folder(workspace: &Workspace) -> Result<PathBuf> {
+    Ok(workspace.folder("qemu-newer")?.join("root"))
+}
 
 /// A QEMU that runs.
 #[derive(Debug, Clone)]
@@ -34,6 +43,46 @@ impl Emulator {
         }
         let path = apt::find_program(PROGRAM).with_context(|| format!("{PACKAGE} has no {PROGRAM}; see --qemu"))?;
         Self::at(&path)
+    }
+
+    /// One of at least this version (the first number of it) that is there: the one that the user chose, the one in `PATH`, or
+    /// one that [`Emulator::newer`] has fetched before.
+    ///
+    /// # Errors
+    /// If there is none; the sentence says how to get one.
+    pub fn at_least(workspace: &Workspace, chosen: Option<&Path>, least: u32) -> Result<Self> {
+        let unpacked = newer_folder(workspace)?.join("usr/bin").join(PROGRAM);
+        let found = [chosen.map(Path::to_owned), apt::find_program(PROGRAM), Some(unpacked)].into_iter().flatten();
+        let mut found = found.filter_map(|path| Self::at(&path).ok());
+        found.find(|emulator| emulator.major() >= least).with_context(|| {
+            format!("no QEMU {least}.0 or newer was found: name one in HV_QEMU, or let `cargo hv boards` fetch one")
+        })
+    }
+
+    /// The same, fetched from Debian's backports (13 MB) if there is none, and unpacked below `target/`.
+    ///
+    /// # Errors
+    /// If it can't be fetched, or does not run.
+    pub fn newer(workspace: &Workspace, chosen: Option<&Path>, least: u32) -> Result<Self> {
+        if let Ok(found) = Self::at_least(workspace, chosen, least) {
+            return Ok(found);
+        }
+        {
+            let _lock = workspace.lock("apt")?;
+            let apt = apt::Foreign::backports(workspace)?;
+            apt.update()?;
+            apt.unpack(&NEWER_PACKAGES, &newer_folder(workspace)?)
+                .with_context(|| format!("there is no QEMU {least}.0 or newer; name one in HV_QEMU"))?;
+        }
+        let path = newer_folder(workspace)?.join("usr/bin").join(PROGRAM);
+        // What it is linked with is what Debian's older one needs too.
+        let found = Self::at(&path).with_context(|| format!("install {PACKAGE} for the libraries, or see HV_QEMU"))?;
+        ensure!(found.major() >= least, "Debian's backports have QEMU {} and no newer one", found.version);
+        Ok(found)
+    }
+
+    fn major(&self) -> u32 {
+        self.version.split('.').next().and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
     /// What there is, for `doctor`.

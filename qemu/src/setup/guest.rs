@@ -150,22 +150,36 @@ impl KvmHost {
 /// # Errors
 /// If they can't be fetched.
 pub fn board_trees(workspace: &Workspace) -> Result<PathBuf> {
+    let root = board_package(workspace)?;
+    trees_in(&root).context("the kernel's package has no device trees in it")
+}
+
+/// The kernel of that package, which has the drivers of all boards: an arm64 Image.
+///
+/// # Errors
+/// If it can't be fetched.
+pub fn board_kernel(workspace: &Workspace) -> Result<PathBuf> {
+    let root = board_package(workspace)?;
+    kernel_in(&root.join("boot")).context("the kernel's package has no kernel in it")
+}
+
+/// Where that package is unpacked.
+fn board_package(workspace: &Workspace) -> Result<PathBuf> {
     let _lock = workspace.lock("apt")?;
     let root = workspace.folder("boards")?.join("root");
-    let found = || {
-        let folders = fs::read_dir(root.join("usr/lib")).ok()?.flatten().map(|entry| entry.path());
-        folders
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-")))
-            .max()
-    };
-    if found().is_none() {
+    if trees_in(&root).is_none() {
         let apt = Foreign::arm64(workspace)?;
         apt.update()?;
         let package = newest(apt.search(BOARD_KERNEL)?)
             .context("the archives have no linux-image-*-arm64; name a folder with trees")?;
         apt.unpack(&[&package], &root)?;
     }
-    found().context("the kernel's package has no device trees in it")
+    Ok(root)
+}
+
+fn trees_in(root: &Path) -> Option<PathBuf> {
+    let folders = fs::read_dir(root.join("usr/lib")).ok()?.flatten().map(|entry| entry.path());
+    folders.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("linux-image-"))).max()
 }
 
 impl Guest {

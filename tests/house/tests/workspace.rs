@@ -76,7 +76,7 @@ const CRATES: &[Crate] = &[
         root: "src/lib.rs",
         judged: Floors(&[
             &["commands"],
-            &["bench", "payload", "report"],
+            &["bench", "boards", "payload", "report"],
             &["cli"],
             &["manager"],
             &["ending", "events", "images", "initramfs", "code_size", "uefi", "devices"],

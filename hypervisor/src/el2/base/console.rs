@@ -1,42 +1,53 @@
-//! The PL011 console: whole lines, each beginning with `[unbroken] `.
+//! The console: whole lines, each beginning with `[unbroken] `, on the machine's UART and in memory.
 
-use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
+use crate::el2::base::{device, memory_log::UNBROKEN_LOG};
+use aarch64_cpu::registers::{CurrentEL, Readable};
+use alloc::boxed::Box;
 use core::fmt::{self, Write};
-use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering::Acquire, Ordering::Release};
 use hypervisor::transmitter::Transmitter;
+use hypervisor::uart::{Port, Registers};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
 /// What every line begins with, so that a reader can tell them from the guest's.
 const PREFIX: &str = "[unbroken] ";
 
-/// Where a PL011 is tried before the device tree has told: QEMU's `virt` machine has it there.
-pub const LAST_RESORT: usize = 0x0900_0000;
+/// The UART that is tried before the device tree has told: QEMU's `virt` machine has it there.
+pub const LAST_RESORT: Port = Port::pl011(0x0900_0000);
 
 struct Console {
-    /// The PL011's registers; null while there is none.
-    registers: AtomicPtr<PL011Registers>,
+    /// The UART; null while there is none.
+    port: AtomicPtr<Port>,
     /// Held while lines are written, so that those of several CPUs do not mix.
     line: Mutex<()>,
     transmitter: Transmitter,
 }
 
 static CONSOLE: Console =
-    Console { registers: AtomicPtr::new(ptr::null_mut()), line: Mutex::new(()), transmitter: Transmitter::new() };
+    Console { port: AtomicPtr::new(ptr::null_mut()), line: Mutex::new(()), transmitter: Transmitter::new() };
 
-/// Uses the PL011 at `address` from now on.
+/// Uses this UART from now on.
 ///
 /// # Safety
 ///
-/// A PL011's registers are there, mapped as device memory for as long as anything is printed.
-pub unsafe fn open(address: usize) {
-    CONSOLE.registers.store(ptr::with_exposed_provenance_mut(address), Relaxed);
+/// Its registers are there, mapped as device memory for as long as anything is printed.
+pub unsafe fn open(port: Port) {
+    // It is opened a few times at most, and what was in use before may still be.
+    let port = Box::leak(Box::new(port));
+    CONSOLE.port.store(port, Release);
 }
 
-/// Prints nothing from now on: there is no PL011.
+/// Prints in memory alone from now on: there is no UART.
 pub fn close() {
-    CONSOLE.registers.store(ptr::null_mut(), Relaxed);
+    CONSOLE.port.store(ptr::null_mut(), Release);
+}
+
+/// The UART that is in use.
+fn port() -> Option<&'static Port> {
+    // SAFETY: null, or from `open`, which has given it away for good.
+    unsafe { CONSOLE.port.load(Acquire).as_ref() }
 }
 
 /// Makes `log` print here, up to `level`.
@@ -46,22 +57,67 @@ pub fn log_up_to(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Writes to the UART, with the prefix in front of each line.
-struct Lines<'a> {
-    uart: Uart<'a>,
-    at_start: bool,
-}
+/// The UART's registers.
+struct Hardware;
 
-impl Lines<'_> {
-    fn byte(&mut self, byte: u8) {
-        // The guest has the UART, too, and can switch it off: what does not fit is lost.
-        if CONSOLE.transmitter.wait_for_room(|| self.uart.is_tx_fifo_full()) {
-            self.uart.write_word(byte);
+impl Registers for Hardware {
+    fn load(&self, address: u64, bytes: u8) -> Option<u32> {
+        if !at_el2() {
+            return Some(match bytes {
+                1 => plain_load::<u8>(address),
+                2 => plain_load::<u16>(address),
+                _ => plain_load::<u32>(address),
+            });
+        }
+        // SAFETY: `open` was promised a UART there; reading its state changes nothing.
+        unsafe { device::load(address, bytes) }.map(|value| value as u32)
+    }
+
+    fn store(&self, address: u64, bytes: u8, value: u32) {
+        match bytes {
+            _ if at_el2() => {
+                // SAFETY: `open` was promised a UART there. The guest has it too and EL2 may interrupt itself when it crashes;
+                // both can at worst mix up characters, since nothing but data is stored.
+                let _ = unsafe { device::store(address, bytes, value.into()) };
+            }
+            1 => plain_store(address, value as u8),
+            2 => plain_store(address, value as u16),
+            _ => plain_store(address, value),
         }
     }
 }
 
-impl Write for Lines<'_> {
+/// Whether what an access takes from which EL2 can go on is there: not at EL1 and EL3, where a refusal is printed.
+fn at_el2() -> bool {
+    CurrentEL.read(CurrentEL::EL) == 2
+}
+
+fn plain_load<T: Into<u32>>(address: u64) -> u32 {
+    // SAFETY: as for `Hardware::load`.
+    unsafe { ptr::with_exposed_provenance::<T>(address as usize).read_volatile() }.into()
+}
+
+fn plain_store<T>(address: u64, value: T) {
+    // SAFETY: as for `Hardware::store`.
+    unsafe { ptr::with_exposed_provenance_mut::<T>(address as usize).write_volatile(value) }
+}
+
+/// Writes to the UART, with the prefix in front of each line.
+struct Lines {
+    port: Option<&'static Port>,
+    at_start: bool,
+}
+
+impl Lines {
+    fn byte(&mut self, byte: u8) {
+        UNBROKEN_LOG.push(byte);
+        if let Some(port) = self.port {
+            port.send(&Hardware, &CONSOLE.transmitter, byte);
+        }
+    }
+}
+
+impl Write for Lines {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if self.at_start {
@@ -87,11 +143,7 @@ pub fn print(text: fmt::Arguments<'_>) {
 /// Prints even while another CPU, or this one, is in the middle of a line: for crash reports, and before the caches are
 /// on, when a lock cannot be taken.
 pub fn print_without_lock(text: fmt::Arguments<'_>) {
-    let Some(registers) = NonNull::new(CONSOLE.registers.load(Relaxed)) else { return };
-    // SAFETY: `open` was promised a PL011 there. The guest has it too and EL2 may interrupt itself when it crashes;
-    // both can at worst mix up characters, since only the data register is written and the flag register read.
-    let uart = Uart::new(unsafe { UniqueMmioPointer::new(registers) });
-    let mut lines = Lines { uart, at_start: true };
+    let mut lines = Lines { port: port(), at_start: true };
     // Writing to a UART does not fail.
     let _ = lines.write_fmt(text);
     let _ = lines.write_str("\n");

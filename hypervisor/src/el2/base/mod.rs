@@ -6,6 +6,7 @@ pub mod device;
 pub mod firmware;
 pub mod frames;
 pub mod heap;
+pub mod memory_log;
 pub mod own_map;
 pub mod refusal;
 pub mod registers;

@@ -210,7 +210,7 @@ pub fn switch_to_own_map(
         add(data.start(), data.end(), DATA)?;
     }
 
-    let uart = machine.uart.iter().map(|uart| uart.registers);
+    let uart = machine.uart.iter().map(|uart| uart.device.registers);
     let redistributors = match &machine.gic {
         Gic::V2(_) => &[][..],
         Gic::V3(gic) => &gic.redistributors,

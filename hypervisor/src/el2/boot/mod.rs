@@ -37,8 +37,8 @@ global_asm!(
 extern "C" fn primary_main(tree: u64, image: u64) -> ! {
     heap::init();
     // Where image and tree are is RAM: no UART is looked for in the same gibibyte.
-    let near = |address: u64| address >> 30 == console::LAST_RESORT as u64 >> 30;
-    if !near(image) && (tree == 0 || !near(tree)) && own_map::early_map_device(console::LAST_RESORT as u64) {
+    let near = |address: u64| address >> 30 == console::LAST_RESORT.address >> 30;
+    if !near(image) && (tree == 0 || !near(tree)) && own_map::early_map_device(console::LAST_RESORT.address) {
         // SAFETY: the early map has it as device memory. Where it is no PL011, the machine is not one that the image
         // can say anything on yet.
         unsafe { console::open(console::LAST_RESORT) };
@@ -55,8 +55,8 @@ extern "C" fn primary_main(tree: u64, image: u64) -> ! {
 fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let (tree, tree_range) = read_tree(tree)?;
     match find_uart(&tree) {
-        // SAFETY: the tree says that a PL011 is there, and it has just been mapped.
-        Some(uart) if own_map::early_map_device(uart.start()) => unsafe { console::open(uart.start() as usize) },
+        // SAFETY: the tree says that it is there, and it has just been mapped.
+        Some(uart) if own_map::early_map_device(uart.address) => unsafe { console::open(uart) },
         _ => console::close(),
     }
     let machine = Machine::read(&tree)?;
@@ -90,6 +90,10 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     secondary::allocate_areas(&machine)?;
     own_map::switch_to_own_map(&machine, &own, device, &registers)?;
     place.clear_old();
+    if let Some(uart) = &machine.uart {
+        // SAFETY: the tree says that it is there, and the own map has it, even where the early one could not.
+        unsafe { console::open(uart.port) };
+    }
 
     let features = secondary::start_all(&machine)?;
     secondary::settle(&options);
@@ -145,8 +149,8 @@ extern "C" fn wrong_exception_level(tree: u64, level: u64) -> ! {
     heap::init();
     // SAFETY: with the MMU off every address is reached; the loader says that a tree is there.
     let tree = unsafe { tree_bytes(tree) }.and_then(|bytes| CheckedTree::new(bytes).ok());
-    let uart = tree.as_ref().and_then(find_uart).map_or(console::LAST_RESORT, |registers| registers.start() as usize);
-    // SAFETY: the tree says that a PL011 is there, or else it is the last resort.
+    let uart = tree.as_ref().and_then(find_uart).unwrap_or(console::LAST_RESORT);
+    // SAFETY: the tree says that it is there, or else it is the last resort.
     unsafe { console::open(uart) };
     console::print(format_args!(
         "refused: started at EL{level}, but this hypervisor needs EL2: give the CPU its virtualization extensions \

@@ -403,7 +403,7 @@ proptest! {
             Gic::V2(gic) => (gic.distributor, gic.cpu_interface) = (frame(0, 0x1000), frame(1, 0x2000)),
             Gic::V3(gic) => (gic.distributor, gic.redistributors) = (frame(0, 0x1_0000), Vec::from([range(BASE + 0x1_8000, 0x2_0000)])),
         }
-        machine.uart.as_mut().unwrap().registers = frame(2, 0x1000);
+        machine.uart.as_mut().unwrap().device.registers = frame(2, 0x1000);
         machine.virtio[0].registers = frame(3, 0x1000);
         let name = || "other".to_string();
         machine.hidden = hidden.iter().map(|&(at, size)| Hidden { name: name(), registers: range(BASE + at, size) }).collect();
