@@ -25,7 +25,7 @@ pub use platform::{counters, pool, vmid};
 pub use address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
 pub use bitmap::logs::{LOGS, Log, LogOptions, Mechanism};
 pub use counters::{Counters, Event};
-pub use descriptor::{Attributes, Descriptor, MemoryType, Permissions};
+pub use descriptor::{Attributes, Descriptor, Execute, MemoryType, Permissions};
 pub use error::Error;
 pub use fault::{Abort, AccessKind, FaultHistory, Outcome, Syndrome, Taken, Untranslated};
 pub use features::{BbmLevel, Errata, Features};

@@ -109,7 +109,7 @@ impl Offer {
             .collect();
         let access = MemAccessPerm {
             endpoint_id: self.receiver.id(),
-            instr_access: match permissions.execute {
+            instr_access: match permissions.execute.at(false) {
                 true => InstuctionAccessPerm::Executable,
                 false => InstuctionAccessPerm::NotExecutable,
             },
@@ -225,7 +225,7 @@ impl Request {
         if write && !offer.writable || execute && (write || offer.kind == Kind::Share) {
             return Err(Denied);
         }
-        Ok(Permissions { read: true, write, execute })
+        Ok(Permissions { read: true, write, execute: execute.into() })
     }
 }
 

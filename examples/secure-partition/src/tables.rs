@@ -8,8 +8,8 @@ use crate::Partition;
 use crate::layout;
 use spin::RwLock;
 use stage2::{
-    Attributes, Config, Error, FaultHistory, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome, Permissions,
-    PhysAddr, Stage2, TableMemory, Taken, Vmid,
+    Abort, Attributes, Config, Error, FaultHistory, Features, Ipa, IpaRange, LeafSize, Maintenance, Outcome,
+    Permissions, PhysAddr, Stage2, TableMemory, Vmid,
 };
 
 /// What is collapsed at a time.
@@ -88,8 +88,8 @@ impl<P: TableMemory + Maintenance> Tables<P> {
 
     /// Answers a stage-2 abort of `partition`.
     #[inline(never)]
-    pub fn answer(&self, partition: Partition, taken: &Taken, history: &mut FaultHistory) -> Outcome {
-        self.of(partition).read().answer(taken, history)
+    pub fn fault(&self, partition: Partition, abort: &Abort, history: &mut FaultHistory) -> Outcome {
+        self.of(partition).read().fault(abort, history)
     }
 }
 

@@ -6,163 +6,9 @@ use crate::arch::address::PhysAddr;
 use crate::arch::geometry::Level;
 use core::fmt;
 
-/// The bits of a stage-2 descriptor, 4 KiB granule, 48-bit output addresses.
-pub mod bits {
-    /// The descriptor is valid.
-    pub const VALID: u64 = 1 << 0;
-    /// Levels 0 to 2: points to a table. Level 3: must be set in a valid descriptor (D8.3.1.2).
-    pub const TABLE: u64 = 1 << 1;
-    /// MemAttr\[3:0\] (D8.6.5).
-    pub const MEM_ATTR: u64 = 0xf << 2;
-    /// S2AP\[0\]: the guest may read.
-    pub const READ: u64 = 1 << 6;
-    /// S2AP\[1\]: the guest may write; with DBM, the page is dirty (D8.5.2).
-    pub const WRITE: u64 = 1 << 7;
-    /// SH\[1:0\].
-    pub const SHAREABILITY: u64 = 3 << 8;
-    /// Access flag.
-    pub const ACCESS: u64 = 1 << 10;
-    /// nT, Block descriptors only (I_PJZBK): the entry is about to change size, and may fault or conflict (R_MRRPW).
-    pub const NT: u64 = 1 << 16;
-    /// Output address or next table, bits 47:12.
-    pub const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-    /// Dirty bit modifier: hardware sets S2AP\[1\] on a write (D8.5.2; needs VTCR_EL2.HD).
-    pub const DBM: u64 = 1 << 51;
-    /// Contiguous (D8.7.1): one of sixteen adjacent entries that may be cached as one.
-    pub const CONTIGUOUS: u64 = 1 << 52;
-    /// XN\[1\], bit 54: no execution; bit 53 stays 0, so both EL1 and EL0 (D8.4.2.3).
-    pub const NO_EXECUTE: u64 = 1 << 54;
-    /// Software bit 56 of a leaf: the owner grants writes. Beside S2AP\[1\] = 0 and DBM = 0 it means that writes are
-    /// held back for tracking only. Bits 58:55 are for software in a leaf (D8.3.1.2).
-    pub const WRITE_GRANTED: u64 = 1 << 56;
-    /// Software bit 57: one PE is changing the entry, all others wait. In an invalid descriptor this is the "break" of
-    /// break-before-make; in a valid one it is a hardware-tracked leaf made read-only for its split (R_RTBRL).
-    pub const BUSY: u64 = 1 << 57;
-}
-
-/// How the guest's accesses are cached, combined with its own stage 1 (D8.6.5; HCR_EL2.FWB = 0).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
-pub enum MemoryType {
-    /// Normal, inner and outer write-back cacheable, inner shareable: RAM.
-    Normal,
-    /// Normal, non-cacheable, inner shareable.
-    NonCacheable,
-    /// Device-nGnRE: device registers.
-    Device,
-}
-
-impl MemoryType {
-    const fn encode(self) -> u64 {
-        const INNER_SHAREABLE: u64 = 3 << 8;
-        match self {
-            MemoryType::Normal => 0b1111 << 2 | INNER_SHAREABLE,
-            MemoryType::NonCacheable => 0b0101 << 2 | INNER_SHAREABLE,
-            MemoryType::Device => 0b0001 << 2,
-        }
-    }
-
-    const fn decode(value: u64) -> MemoryType {
-        match (value & bits::MEM_ATTR) >> 2 {
-            0b1111 => MemoryType::Normal,
-            0b0101 => MemoryType::NonCacheable,
-            _ => MemoryType::Device,
-        }
-    }
-}
-
-impl fmt::Display for MemoryType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            MemoryType::Normal => "normal",
-            MemoryType::NonCacheable => "non-cacheable",
-            MemoryType::Device => "device",
-        })
-    }
-}
-
-/// What the owner of the mapping lets the guest do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Permissions {
-    /// Data reads.
-    pub read: bool,
-    /// Data writes.
-    pub write: bool,
-    /// Instruction fetch at EL1 and EL0.
-    pub execute: bool,
-}
-
-impl Permissions {
-    /// Read, write and execute: what RAM is given.
-    pub const ALL: Self = Self { read: true, write: true, execute: true };
-    /// Read and write: what devices are given.
-    pub const READ_WRITE: Self = Self { read: true, write: true, execute: false };
-    /// Read and execute.
-    pub const READ_EXECUTE: Self = Self { read: true, write: false, execute: true };
-    /// Read only.
-    pub const READ: Self = Self { read: true, write: false, execute: false };
-    /// Nothing: the mapping stays, every access faults.
-    pub const NONE: Self = Self { read: false, write: false, execute: false };
-
-    /// The descriptor bits; a granted write is enabled at once.
-    pub(crate) const fn encode(self) -> u64 {
-        let mut value = 0;
-        if self.read {
-            value |= bits::READ;
-        }
-        if self.write {
-            value |= bits::WRITE | bits::WRITE_GRANTED;
-        }
-        if !self.execute {
-            value |= bits::NO_EXECUTE;
-        }
-        value
-    }
-
-    const fn decode(value: u64) -> Self {
-        Self {
-            read: value & bits::READ != 0,
-            write: value & bits::WRITE_GRANTED != 0,
-            execute: value & bits::NO_EXECUTE == 0,
-        }
-    }
-}
-
-/// As `rwx`, with `-` for what is denied.
-impl fmt::Display for Permissions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = |granted, letter| if granted { letter } else { "-" };
-        f.write_str(flag(self.read, "r"))?;
-        f.write_str(flag(self.write, "w"))?;
-        f.write_str(flag(self.execute, "x"))
-    }
-}
-
-/// The descriptor bits that [`Permissions`] decides.
-pub(crate) const PERMISSION_BITS: u64 = bits::READ | bits::WRITE | bits::WRITE_GRANTED | bits::NO_EXECUTE | bits::DBM;
-
-/// Everything about a mapping but its addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Attributes {
-    /// Cacheability and shareability.
-    pub memory: MemoryType,
-    /// What the guest may do.
-    pub permissions: Permissions,
-}
-
-impl Attributes {
-    /// Guest RAM: Normal write-back memory, all permissions.
-    pub const RAM: Self = Self { memory: MemoryType::Normal, permissions: Permissions::ALL };
-    /// Device registers: Device-nGnRE, read and write.
-    pub const DEVICE: Self = Self { memory: MemoryType::Device, permissions: Permissions::READ_WRITE };
-
-    /// A leaf's bits without address and type. The access flag is set: the engine takes no access flag faults of its
-    /// own making.
-    #[must_use]
-    pub const fn encode(self) -> u64 {
-        self.memory.encode() | self.permissions.encode() | bits::ACCESS
-    }
-}
+pub use crate::arch::attributes::{Attributes, Execute, MemoryType, Permissions};
+pub(crate) use crate::arch::attributes::{OWNER_BITS, PERMISSION_BITS, execute_rights, is_device};
+pub use crate::arch::bits;
 
 /// One descriptor's value.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -303,7 +149,7 @@ impl Descriptor {
     /// A leaf's attributes, as its owner asked for them.
     #[must_use]
     pub const fn attributes(self) -> Attributes {
-        Attributes { memory: MemoryType::decode(self.0), permissions: Permissions::decode(self.0) }
+        Attributes::decode(self.0)
     }
 }
 
@@ -379,24 +225,5 @@ mod tests {
         let denied = Attributes { permissions: Permissions::READ_EXECUTE, ..Attributes::RAM };
         let denied = Descriptor::leaf(Level::L3, PhysAddr(0), denied.encode());
         assert!(!denied.is_writable() && !denied.is_write_protected());
-    }
-
-    #[test]
-    fn every_attribute_is_in_its_place_and_comes_back() {
-        // MemAttr and SH as D8.6.5 has them.
-        let memory = [
-            (MemoryType::Normal, 0b1111 << 2 | 0b11 << 8),
-            (MemoryType::NonCacheable, 0b0101 << 2 | 0b11 << 8),
-            (MemoryType::Device, 0b0001 << 2),
-        ];
-        for (memory, expected) in memory {
-            for n in 0..8 {
-                let permissions = Permissions { read: n & 1 != 0, write: n & 2 != 0, execute: n & 4 != 0 };
-                let attributes = Attributes { memory, permissions };
-                let leaf = Descriptor::leaf(Level::L3, PhysAddr(0x5000), attributes.encode());
-                assert_eq!(leaf.0 & (bits::MEM_ATTR | bits::SHAREABILITY), expected, "{attributes:?}");
-                assert_eq!(leaf.attributes(), attributes);
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong, each with the address that it went wrong at.
 
 use crate::arch::address::{Ipa, IpaRange, PhysAddr};
+use crate::arch::attributes::MemoryType;
 use core::fmt;
 
 /// Why an operation did not do what it was asked to. Unless a function says otherwise, nothing has changed.
@@ -53,6 +54,16 @@ pub enum Error {
         /// 64-bit words that the range needs.
         needed: usize,
     },
+    /// Something that not every PE that uses the table has.
+    MissingFeature {
+        /// What, by its name in the architecture.
+        feature: &'static str,
+    },
+    /// The memory type can't be said in a descriptor: write-through memory with HCR_EL2.FWB.
+    BadMemoryType {
+        /// What was asked for.
+        memory: MemoryType,
+    },
     /// The table was set up without hardware dirty state, or a PE has none.
     NoHardwareDirtyState,
     /// The set of pages does not belong to the log.
@@ -88,6 +99,8 @@ impl fmt::Display for Error {
             }
             Error::TooManyLogs => f.write_str("the table has as many logs as there is room for: stop one first"),
             Error::BitmapTooSmall { needed } => write!(f, "the log's bitmap needs {needed} words of 64 bits"),
+            Error::MissingFeature { feature } => write!(f, "not every CPU of the table has {feature}"),
+            Error::BadMemoryType { memory } => write!(f, "{memory} memory can't be told to a CPU with HCR_EL2.FWB = 1"),
             Error::NoHardwareDirtyState => {
                 write!(f, "hardware dirty state (FEAT_HAFDBS) is off or missing on a CPU: log by write protection")
             }

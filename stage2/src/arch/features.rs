@@ -73,6 +73,10 @@ pub struct Features {
     pub vmid_bits: u8,
     /// FEAT_LSE: `LDCLR`, `SWP`, `CAS`.
     pub lse: bool,
+    /// FEAT_S2FWB: HCR_EL2.FWB.
+    pub fwb: bool,
+    /// FEAT_XNX: execute permission for EL0 and EL1 apart.
+    pub xnx: bool,
     /// What errata ask for, beside features that they take away.
     pub errata: Errata,
 }
@@ -109,6 +113,8 @@ impl Features {
         tlbi_range: false,
         vmid_bits: 8,
         lse: false,
+        fwb: false,
+        xnx: false,
         errata: Errata::NONE,
     };
 
@@ -125,6 +131,10 @@ impl Features {
         pub const fn with_vmid_bits(mut self, vmid_bits: u8) -> Self;
         /// The same, with FEAT_LSE or without.
         pub const fn with_lse(mut self, lse: bool) -> Self;
+        /// The same, with FEAT_S2FWB or without.
+        pub const fn with_fwb(mut self, fwb: bool) -> Self;
+        /// The same, with FEAT_XNX or without.
+        pub const fn with_xnx(mut self, xnx: bool) -> Self;
         /// The same, with these errata.
         pub const fn with_errata(mut self, errata: Errata) -> Self;
     }
@@ -171,6 +181,8 @@ impl Features {
             tlbi_range: field(id.isar0, 56) >= 2,
             vmid_bits: if field(id.mmfr1, 4) >= 2 { 16 } else { 8 },
             lse: field(id.isar0, 20) >= 2,
+            fwb: field(id.mmfr2, 40) >= 1,
+            xnx: field(id.mmfr1, 28) >= 1,
             errata: Errata::of(id.midr),
         }
     }
@@ -185,6 +197,8 @@ impl Features {
             tlbi_range: self.tlbi_range && other.tlbi_range,
             vmid_bits: self.vmid_bits.min(other.vmid_bits),
             lse: self.lse && other.lse,
+            fwb: self.fwb && other.fwb,
+            xnx: self.xnx && other.xnx,
             errata: self.errata.or(other.errata),
         }
     }
@@ -305,7 +319,8 @@ mod tests {
 
     #[test]
     fn fields_are_read_from_their_places() {
-        let id = IdRegisters { midr: 0, isar0: 2 << 56 | 2 << 20, mmfr0: 4, mmfr1: 2 << 4 | 1, mmfr2: 0 };
+        let id =
+            IdRegisters { midr: 0, isar0: 2 << 56 | 2 << 20, mmfr0: 4, mmfr1: 1 << 28 | 2 << 4 | 1, mmfr2: 1 << 40 };
         let f = Features::from_id_registers(&id, ConflictAborts::Handled);
         assert_eq!(
             f,
@@ -316,6 +331,8 @@ mod tests {
                 tlbi_range: true,
                 vmid_bits: 16,
                 lse: true,
+                fwb: true,
+                xnx: true,
                 errata: Errata::default(),
             }
         );

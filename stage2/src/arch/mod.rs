@@ -17,6 +17,8 @@ macro_rules! setters {
 pub(crate) use setters;
 
 pub mod address;
+mod attributes;
+pub mod bits;
 pub mod descriptor;
 mod errata;
 pub mod error;

@@ -32,6 +32,9 @@ pub struct Abort {
     pub execute: bool,
     /// The abort was on a stage-1 walk (S1PTW): the address is that of the guest's table.
     pub stage1_walk: bool,
+    /// The access was made at EL0 (SPSR_EL2.M; ESR_EL2 does not say). It counts for a fetch from a leaf that lets EL0 or EL1
+    /// alone execute.
+    pub el0: bool,
     /// Where: any address in the page.
     pub ipa: Ipa,
     /// The guest virtual address of the access (FAR_EL2).
@@ -192,11 +195,19 @@ impl Syndrome {
         Taken::Abort(self.at(ipa, va))
     }
 
-    /// The abort at `ipa`, whose virtual address is `va`.
+    /// The abort at `ipa`, whose virtual address is `va`; of an access at EL1, unless [`Abort::el0`] is set.
     #[must_use]
     #[inline(always)]
     pub const fn at(self, ipa: Ipa, va: u64) -> Abort {
-        Abort { status: self.status, write: self.write, execute: self.execute, stage1_walk: self.stage1_walk, ipa, va }
+        Abort {
+            status: self.status,
+            write: self.write,
+            execute: self.execute,
+            stage1_walk: self.stage1_walk,
+            el0: false,
+            ipa,
+            va,
+        }
     }
 }
 

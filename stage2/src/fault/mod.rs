@@ -6,7 +6,7 @@ mod first_write;
 mod history;
 
 use crate::arch::address::Ipa;
-use crate::arch::descriptor::{MemoryType, bits};
+use crate::arch::descriptor::{bits, execute_rights, is_device};
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi};
 use crate::table::Stage2;
@@ -89,14 +89,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[inline(never)]
     fn untracked(&self, entry: &Entry, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         let leaf = entry.value;
+        let at = if abort.el0 { bits::NO_EXECUTE } else { bits::EXECUTE_APART };
         // With HCR_EL2.PTW a walk through a device is refused, whatever the leaf's permissions: no other try ends
         // better.
-        let refused =
-            abort.stage1_walk && abort.status == Status::Permission && leaf.attributes().memory == MemoryType::Device
-                || abort.write && !leaf.is_writable()
-                || abort.stage1_walk && leaf.0 & bits::READ == 0
-                || abort.execute && leaf.0 & bits::NO_EXECUTE != 0
-                || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
+        let refused = abort.stage1_walk && abort.status == Status::Permission && is_device(leaf.0)
+            || abort.write && !leaf.is_writable()
+            || abort.stage1_walk && leaf.0 & bits::READ == 0
+            || abort.execute && execute_rights(leaf.0) & at == 0
+            || !abort.write && !abort.execute && leaf.0 & bits::READ == 0;
         if refused {
             // The access is not tried again: whatever aborts next is another one.
             history.clear();

@@ -5,7 +5,7 @@ use crate::arch::features::{Features, HardwareUpdate, Method};
 use crate::arch::geometry::LeafSize;
 use crate::platform::counters::Event;
 use crate::platform::{Maintenance, TableMemory, Vmid};
-use crate::table::{Stage2, fits};
+use crate::table::{Stage2, XNX_MISSING, fits};
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
     /// A PE with `features` uses the table from now on: it came late, and may have less than the others.
@@ -19,7 +19,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::BadIpaSize`] or [`Error::BadVmid`] if the PE has fewer address or VMID bits than are in use;
-    /// [`Error::NoHardwareDirtyState`] if it has none and a log relies on it: stop that first. Nothing has changed.
+    /// [`Error::NoHardwareDirtyState`] if it has none and a log relies on it: stop that first; [`Error::MissingFeature`] if the
+    /// table uses FWB, or permissions that need FEAT_XNX, which a PE without would read as more. Nothing has changed.
     pub fn admit(&mut self, features: Features) -> Result<(), Error> {
         let features = self.config.features.weakest(features);
         fits(&self.config, features)?;
@@ -27,6 +28,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             self.has_hardware_dirty_state() && features.hardware_update != HardwareUpdate::DirtyState;
         if loses_dirty_state && self.logs.any_hardware() {
             return Err(Error::NoHardwareDirtyState);
+        }
+        if !features.xnx && *self.execute_apart.get_mut() {
+            return Err(XNX_MISSING);
         }
         if loses_dirty_state {
             // A leaf that an ended log left to hardware would be read-only for the new PE.

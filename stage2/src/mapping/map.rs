@@ -1,7 +1,7 @@
 //! Mapping, with the largest leaves that fit.
 
 use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
-use crate::arch::descriptor::{Attributes, Descriptor, bits};
+use crate::arch::descriptor::{Attributes, Descriptor, OWNER_BITS, bits};
 use crate::arch::error::Error;
 use crate::arch::geometry::{LeafSize, Level, RUN};
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
@@ -15,7 +15,8 @@ use crate::table::walk::{Entry, Next, Visitor};
 struct Target {
     range: IpaRange,
     output: PhysAddr,
-    attributes: Attributes,
+    /// The attributes in the bits of a leaf.
+    attributes: u64,
 }
 
 impl Target {
@@ -25,12 +26,12 @@ impl Target {
 
     /// The leaf at `ipa`, without the Contiguous bit.
     fn leaf(&self, level: Level, ipa: Ipa) -> Descriptor {
-        Descriptor::leaf(level, self.output_at(ipa), self.attributes.encode())
+        Descriptor::leaf(level, self.output_at(ipa), self.attributes)
     }
 
     /// Whether `entry` maps what is asked for already. Tracking and leaf size make no difference.
     fn is_met_by(&self, entry: &Entry) -> bool {
-        entry.value.address() == self.output_at(entry.ipa) && entry.value.attributes() == self.attributes
+        entry.value.address() == self.output_at(entry.ipa) && (entry.value.0 ^ self.attributes) & OWNER_BITS == 0
     }
 
     /// Whether the entry has to go before the new mapping can come (R_WHZWS: output address and attributes change with
@@ -76,7 +77,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfRange`]; [`Error::BadOutput`]; [`Error::OutOfMemory`], before anything has changed.
+    /// [`Error::OutOfRange`]; [`Error::BadOutput`]; [`Error::BadMemoryType`]; [`Error::MissingFeature`] for permissions;
+    /// [`Error::OutOfMemory`]; all of them before anything has changed.
     #[cfg_attr(feature = "small", inline(never))]
     pub fn map(&mut self, range: IpaRange, output: PhysAddr, attributes: Attributes) -> Result<(), Error> {
         self.check(range)?;
@@ -85,9 +87,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !reach != 0) {
             return Err(Error::BadOutput { output });
         }
+        let fwb = self.config.fwb;
+        if !attributes.memory.can_be_said(fwb) {
+            return Err(Error::BadMemoryType { memory: attributes.memory });
+        }
+        self.check_execute(attributes.permissions)?;
         self.in_flight.advance_epoch();
         *self.unreadable.get_mut() |= !attributes.permissions.read;
-        let target = Target { range, output, attributes };
+        let target = Target { range, output, attributes: attributes.encode_for(fwb) };
         let (tables, conflict) = self.survey(target)?;
         let mut reserve = SpareTables::new(self, tables, range.start())?;
         if conflict {

@@ -1,7 +1,7 @@
 //! Changing what the guest may do, page by page, with large leaves split at the range's edges only.
 
 use crate::arch::address::{Ipa, IpaRange};
-use crate::arch::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits};
+use crate::arch::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits, execute_rights};
 use crate::arch::error::Error;
 use crate::arch::geometry::{LeafSize, Level};
 use crate::bitmap::logs::Mechanism;
@@ -35,6 +35,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
     pub fn protect(&mut self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
         let table = self.table;
         table.check(range)?;
+        table.check_execute(permissions)?;
         let change = Change::to(permissions);
         if !permissions.read {
             // Before the first descriptor that says so.
@@ -63,7 +64,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
         self.announced.get_or_insert_with(|| table.in_flight.begin_granting());
-        let denies = if table.config.features.errata.break_to_deny_execute { bits::NO_EXECUTE } else { 0 };
+        let denies = if table.config.features.errata.break_to_deny_execute { execute_rights(0) } else { 0 };
         table.visit(range, &mut Protect { change, range, reserve, pending: &mut self.pending, denies })
     }
 
@@ -103,7 +104,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// The bits that `change` takes from any leaf, if taking bits is all that it does.
     fn only_revokes(&self, change: Change) -> Option<u64> {
-        let sets = change.granted & (bits::WRITE_GRANTED | bits::NO_EXECUTE) != 0
+        let sets = change.granted & (bits::WRITE_GRANTED | bits::NO_EXECUTE | bits::EXECUTE_APART) != 0
             || change.granted & bits::READ != 0 && self.unreadable.load(SeqCst)
             // Hardware's marks would have to go to the bitmap first; and a PE that has made a leaf busy to split it
             // relies on its staying as it is.
@@ -146,7 +147,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// # Errors
     ///
-    /// [`Error::OutOfRange`]; [`Error::OutOfMemory`] for the edges, before anything has changed (unless another PE
+    /// [`Error::OutOfRange`]; [`Error::MissingFeature`]; [`Error::OutOfMemory`] for the edges, before anything has changed (unless another PE
     /// changes a leaf at an edge at the same time, so that it comes to need splitting half-way).
     pub fn protect(&self, range: IpaRange, permissions: Permissions) -> Result<(), Error> {
         let mut batch = self.batch();
@@ -186,10 +187,11 @@ impl Change {
 }
 
 /// Whether `new` forbids something that `old` let through: then old TLB entries must go.
+#[cfg_attr(feature = "small", inline(never))]
 fn revokes(old: Descriptor, new: Descriptor) -> bool {
     let rights = |leaf: Descriptor| {
         let write = if leaf.is_writable() { bits::WRITE } else { 0 };
-        leaf.0 & bits::READ | write | !leaf.0 & bits::NO_EXECUTE
+        leaf.0 & bits::READ | write | execute_rights(leaf.0)
     };
     rights(old) & !rights(new) != 0
 }
@@ -199,15 +201,16 @@ struct Protect<'t, 'p, P: TableMemory + Maintenance> {
     range: IpaRange,
     reserve: SpareTables<'t, P>,
     pending: &'p mut Pending,
-    /// The bit whose appearance in a leaf needs a break, if any.
+    /// Of [`execute_rights`], those that are taken away by a break, if any.
     denies: u64,
 }
 
 impl<P: TableMemory + Maintenance> Protect<'_, '_, P> {
     /// Whether the core's errata want the change by break-before-make.
-    #[inline(always)]
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
     fn needs_break(&self, old: Descriptor, new: Descriptor) -> bool {
-        !old.0 & new.0 & self.denies != 0
+        execute_rights(old.0) & !execute_rights(new.0) & self.denies != 0
     }
 }
 
@@ -263,7 +266,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
 mod tests {
     use super::*;
     use crate::arch::address::PhysAddr;
-    use crate::arch::descriptor::Attributes;
+    use crate::arch::descriptor::{Attributes, Execute};
 
     fn leaf(extra_clear: u64, extra_set: u64) -> Descriptor {
         let ram = Descriptor::leaf(Level::L3, PhysAddr(0x1000), Attributes::RAM.encode());
@@ -300,5 +303,11 @@ mod tests {
         assert!(!revokes(ro, all) && !revokes(none, ro) && !revokes(all, all));
         assert!(revokes(leaf(bits::WRITE, bits::DBM), leaf(bits::WRITE, 0)), "DBM lets writes through");
         assert!(revokes(with(Permissions::READ_EXECUTE), with(Permissions::READ_WRITE)));
+        let executes = |execute| with(Permissions { execute, ..Permissions::READ });
+        let all = [Execute::Never, Execute::El0, Execute::El1, Execute::Always];
+        for (old, new) in all.into_iter().flat_map(|old| all.map(|new| (old, new))) {
+            let lost = [false, true].into_iter().any(|el0| old.at(el0) && !new.at(el0));
+            assert_eq!(revokes(executes(old), executes(new)), lost, "{old:?} to {new:?}");
+        }
     }
 }

@@ -281,7 +281,12 @@ impl<R: Regime> El2<R> {
 pub fn read_abort(esr: u64) -> Option<Taken> {
     let syndrome = Syndrome::decode(esr)?;
     let va = read!("far_el2");
-    let taken = syndrome.taken(va, read!("hpfar_el2"), || translate_stage1_read(va));
+    let mut taken = syndrome.taken(va, read!("hpfar_el2"), || translate_stage1_read(va));
+    if let Taken::Abort(abort) = &mut taken {
+        /// SPSR_EL2.M\[3:0\]: 0 is EL0, in AArch64 and in AArch32.
+        const MODE: u64 = 0xf;
+        abort.el0 = read!("spsr_el2") & MODE == 0;
+    }
     if let Taken::Untranslated { why: Untranslated::Exception, .. } = taken {
         // SAFETY: the registers hold what the exception from the guest has left there, as they did.
         unsafe {

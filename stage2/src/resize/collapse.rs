@@ -27,12 +27,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub fn collapse(&mut self, range: IpaRange) -> Result<(), Error> {
         self.check(range)?;
-        if self.hardware_logged {
-            // No leaf may change its size while a PE holds it as one that hardware marks (R_RTBRL).
+        // No leaf may change its size while a PE holds it as one that hardware marks (R_RTBRL).
+        if self.hardware_logged && !cfg!(feature = "small") {
             self.reopen_all(range)?;
         }
         let mut detached = RetiredTables::new(self);
-        self.visit(range, &mut Collapse { range, detached: &mut detached })
+        if self.hardware_logged && cfg!(feature = "small") {
+            // The same by the walk that is needed anyhow: a KiB less.
+            self.visit(range, &mut Collapse { range, detached: &mut detached, only_reopen: true })?;
+            detached.flush();
+        }
+        self.visit(range, &mut Collapse { range, detached: &mut detached, only_reopen: false })
     }
 
     /// The one leaf that entries `first..first + count` of a table amount to, without the Contiguous bit.
@@ -132,6 +137,8 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Reopen {
 struct Collapse<'t, 'd, P: TableMemory + Maintenance> {
     range: IpaRange,
     detached: &'d mut RetiredTables<'t, P>,
+    /// What [`Stage2::reopen_all`] does, built for size: nothing becomes larger.
+    only_reopen: bool,
 }
 
 impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
@@ -214,7 +221,12 @@ impl<P: TableMemory + Maintenance> Collapse<'_, '_, P> {
 impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
     #[inline(always)]
     fn entry(&mut self, table: &Stage2<P>, entry: &Entry, _: IpaRange) -> Result<Next, Error> {
-        if table.logs.none_in(entry.range()) && !self.cuts(entry) {
+        if cfg!(feature = "small") && self.only_reopen {
+            if entry.value.has_dbm() && table.logs.none_in(entry.range()) {
+                self.detached.pending.add(entry.range());
+                table.reopen(entry.slot, entry.level);
+            }
+        } else if table.logs.none_in(entry.range()) && !self.cuts(entry) {
             table.reopen(entry.slot, entry.level);
         }
         Ok(Next::Continue)
@@ -222,7 +234,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
 
     #[inline(always)]
     fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
-        if entry.level != Level::L2 || !table.logs.none_in(part) {
+        if entry.level != Level::L2 || !table.logs.none_in(part) || cfg!(feature = "small") && self.only_reopen {
             return Ok(true);
         }
         if !cfg!(feature = "small") && part == entry.range() && self.fold_alike(table, entry) {
@@ -246,6 +258,9 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Collapse<'_, '_, P> {
         let (Kind::Table(child), Some(below)) = (entry.value.kind(entry.level), entry.level.below()) else {
             return Ok(());
         };
+        if cfg!(feature = "small") && self.only_reopen {
+            return Ok(());
+        }
         let foldable = part == entry.range() && table.logs.none_in(part);
         if !foldable || !self.fold(table, entry, child, below) {
             self.make_runs(table, entry, child, below);

@@ -9,6 +9,7 @@ pub(crate) mod tlb;
 pub(crate) mod walk;
 
 use crate::arch::address::{IpaRange, PhysAddr};
+use crate::arch::descriptor::Permissions;
 use crate::arch::error::Error;
 use crate::arch::features::{BbmLevel, Features, HardwareUpdate, Method};
 use crate::arch::geometry::{Geometry, LeafSize, Level};
@@ -17,7 +18,7 @@ use crate::bitmap::logs::Logs;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
 use crate::table::in_flight::InFlight;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// How a table is set up: [`Config::new`], and what is to be different.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,8 @@ pub struct Config {
     pub contiguous: bool,
     /// The largest leaf that is made.
     pub largest: LeafSize,
+    /// HCR_EL2.FWB (FEAT_S2FWB), which the embedder sets on every PE as it is said here: memory types are encoded for it.
+    pub fwb: bool,
     /// Whether VTCR_EL2.HD is set where the features allow it, so that leaves can keep hardware dirty state.
     pub hardware_dirty: bool,
 }
@@ -47,6 +50,7 @@ impl Config {
             features,
             contiguous: true,
             largest: LeafSize::Block1G,
+            fwb: false,
             hardware_dirty: false,
         }
     }
@@ -58,6 +62,8 @@ impl Config {
         pub const fn with_contiguous(mut self, contiguous: bool) -> Self;
         /// The same, with this largest leaf.
         pub const fn with_largest(mut self, largest: LeafSize) -> Self;
+        /// The same, for HCR_EL2.FWB = 1 or 0.
+        pub const fn with_fwb(mut self, fwb: bool) -> Self;
         /// The same, with hardware dirty state where the features allow it, or without.
         pub const fn with_hardware_dirty(mut self, hardware_dirty: bool) -> Self;
     }
@@ -88,6 +94,8 @@ pub struct Stage2<P> {
     pub(crate) in_flight: InFlight,
     /// A leaf may forbid reads: some call has asked for it.
     pub(crate) unreadable: AtomicBool,
+    /// A leaf may let EL0 and EL1 execute apart: some call has asked for it.
+    pub(crate) execute_apart: AtomicBool,
     /// A leaf may be one that hardware marks: there has been a log by hardware.
     pub(crate) hardware_logged: bool,
     /// See [`Stage2::short_invalidation`].
@@ -102,7 +110,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::BadIpaSize`], also if the features have fewer physical address bits; [`Error::BadVmid`] if the VMID is
-    /// wider than the features' VMIDs; [`Error::OutOfMemory`].
+    /// wider than the features' VMIDs; [`Error::MissingFeature`] if FWB is asked for, and not had; [`Error::OutOfMemory`].
     pub fn new(platform: P, config: Config) -> Result<Self, Error> {
         let geometry = Geometry::new(config.ipa_bits)?;
         fits(&config, config.features)?;
@@ -126,6 +134,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             frozen: None,
             in_flight: InFlight::new(),
             unreadable: AtomicBool::new(false),
+            execute_apart: AtomicBool::new(false),
             hardware_logged: false,
             short_invalidation: Self::short_invalidation(&config.features),
         })
@@ -214,6 +223,20 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if range.end().0 > 1 << ipa_bits { Err(Error::OutOfRange { end: range.end(), ipa_bits }) } else { Ok(()) }
     }
 
+    /// Refuses permissions that need FEAT_XNX where it is missing, and notes those that do.
+    #[cfg_attr(not(feature = "small"), inline(always))]
+    #[cfg_attr(feature = "small", inline(never))]
+    pub(crate) fn check_execute(&self, permissions: Permissions) -> Result<(), Error> {
+        if permissions.execute.is_apart() {
+            if !self.config.features.xnx {
+                return Err(XNX_MISSING);
+            }
+            // Before the first descriptor that says so.
+            self.execute_apart.store(true, SeqCst);
+        }
+        Ok(())
+    }
+
     /// The BBM level that sizes are changed by.
     #[must_use]
     pub fn bbm_level(&self) -> BbmLevel {
@@ -282,6 +305,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 }
 
+/// Without FEAT_XNX, execution at one exception level only can't be had.
+pub(crate) const XNX_MISSING: Error = Error::MissingFeature { feature: "FEAT_XNX" };
+
 /// Whether PEs with `features` can use a table that is set up like this.
 pub(crate) fn fits(config: &Config, features: Features) -> Result<(), Error> {
     let vmid = config.vmid.get();
@@ -290,6 +316,9 @@ pub(crate) fn fits(config: &Config, features: Features) -> Result<(), Error> {
     }
     if config.ipa_bits > features.pa_bits {
         return Err(Error::BadIpaSize { bits: config.ipa_bits });
+    }
+    if config.fwb && !features.fwb {
+        return Err(Error::MissingFeature { feature: "FEAT_S2FWB" });
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use stage2::*;
 const PAGE: Ipa = Ipa(GIB + 5 * 0x1000);
 
 fn abort(status: Status) -> Abort {
-    Abort { status, write: false, execute: false, stage1_walk: false, ipa: PAGE, va: 0xffff_0000_0000_5000 }
+    Abort { status, write: false, execute: false, stage1_walk: false, el0: false, ipa: PAGE, va: 0xffff_0000_0000_5000 }
 }
 
 /// A load, a store, a fetch, and hardware's update of the guest's own table.
@@ -29,7 +29,7 @@ fn what_a_leaf_forbids_is_denied_and_what_it_allows_is_tried_again() {
         let host = Host::new();
         let table = table(&host, BbmLevel::Level2);
         table.split(range(GIB, 2 * MIB), LeafSize::Page).unwrap();
-        table.protect(range(PAGE.0, 0x1000), Permissions { read, write, execute }).unwrap();
+        table.protect(range(PAGE.0, 0x1000), Permissions { read, write, execute: execute.into() }).unwrap();
         for (name, abort) in accesses() {
             let allowed = match name {
                 "load" => read,
@@ -42,6 +42,32 @@ fn what_a_leaf_forbids_is_denied_and_what_it_allows_is_tried_again() {
             assert_eq!(table.fault(&abort, &mut FaultHistory::new()), expected, "{name}, rights {rights:#05b}");
             assert_eq!(host.count(Event::FaultSpurious) - spurious, allowed.into(), "{name}, rights {rights:#05b}");
         }
+    }
+}
+
+#[test]
+fn fetches_are_told_by_exception_level_where_they_are_granted_apart() {
+    for execute in [Execute::Never, Execute::El0, Execute::El1, Execute::Always] {
+        let host = Host::new();
+        let features = Features::MINIMAL.with_pa_bits(36).with_bbm(BbmLevel::Level2).with_xnx(true);
+        let mut table = Stage2::new(&host, Config::new(Vmid::new(1).unwrap(), features)).unwrap();
+        table.map(range(GIB, GIB), PhysAddr(GIB), Attributes::RAM).unwrap();
+        table.protect(range(PAGE.0, 0x1000), Permissions { execute, ..Permissions::READ }).unwrap();
+        for el0 in [false, true] {
+            let fetch = Abort { execute: true, el0, ..abort(Status::Permission) };
+            let expected = if execute.at(el0) { Outcome::Retry } else { Outcome::Denied };
+            assert_eq!(table.fault(&fetch, &mut FaultHistory::new()), expected, "{execute:?}, at EL0: {el0}");
+        }
+        // A CPU without FEAT_XNX would read what is granted apart as more, or less.
+        let apart = matches!(execute, Execute::El0 | Execute::El1);
+        let refused = Err(Error::MissingFeature { feature: "FEAT_XNX" });
+        let weaker = features.with_xnx(false);
+        assert_eq!(table.admit(weaker), if apart { refused } else { Ok(()) }, "{execute:?}");
+        let mut old = Stage2::new(&host, Config::new(Vmid::new(1).unwrap(), weaker)).unwrap();
+        let permissions = Permissions { execute, ..Permissions::READ };
+        let attributes = Attributes { permissions, ..Attributes::RAM };
+        assert_eq!(old.map(range(GIB, GIB), PhysAddr(GIB), attributes), if apart { refused } else { Ok(()) });
+        assert_eq!(old.protect(range(GIB, GIB), permissions), if apart { refused } else { Ok(()) });
     }
 }
 

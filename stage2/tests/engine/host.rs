@@ -106,7 +106,15 @@ pub fn guest_store(table: &Stage2<&Host>, ipa: u64) -> Result<usize, Outcome> {
             Access::Fault(Status::Permission)
                 if ipa & 0x1000 == 0 && table.first_write(Ipa(ipa), ipa, &mut history) => {}
             Access::Fault(status) => {
-                let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa: Ipa(ipa), va: ipa };
+                let abort = Abort {
+                    status,
+                    write: true,
+                    execute: false,
+                    stage1_walk: false,
+                    el0: false,
+                    ipa: Ipa(ipa),
+                    va: ipa,
+                };
                 match table.fault(&abort, &mut history) {
                     Outcome::Retry => {}
                     other => return Err(other),

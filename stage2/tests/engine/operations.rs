@@ -388,3 +388,29 @@ fn a_dump_has_a_line_for_what_is_mapped_alike() {
     let leaf = table.walk(Ipa(2 * GIB)).unwrap();
     assert!(leaf.to_string().ends_with("rwx normal: 4 KiB, write-protected for a log"), "{leaf}");
 }
+
+#[test]
+fn memory_types_are_those_of_the_register_that_the_embedder_sets() {
+    let with = features(BbmLevel::Level2).with_fwb(true);
+    let config = |features: Features, fwb| Config::new(Vmid::new(7).unwrap(), features).with_fwb(fwb);
+    let host = Host::new();
+    let missing = Some(Error::MissingFeature { feature: "FEAT_S2FWB" });
+    assert_eq!(Stage2::new(&host, config(with.with_fwb(false), true)).err(), missing);
+    for (fwb, memory, taken) in [
+        (false, MemoryType::WriteThrough, true),
+        (true, MemoryType::WriteThrough, false),
+        (true, MemoryType::Stage1, true),
+        (true, MemoryType::Normal, true),
+    ] {
+        let mut table = Stage2::new(&host, config(with, fwb)).unwrap();
+        let attributes = Attributes { memory, ..Attributes::RAM };
+        let mapped = table.map(range(GIB, GIB), PhysAddr(GIB), attributes);
+        assert_eq!(mapped, if taken { Ok(()) } else { Err(Error::BadMemoryType { memory }) }, "{memory:?} {fwb}");
+        assert_eq!(table.walk(Ipa(GIB)).map(|leaf| leaf.attributes), taken.then_some(attributes));
+        // Once more changes nothing; a CPU without FWB would read other types.
+        let writes = host.count(Event::DescriptorWrite);
+        let _ = table.map(range(GIB, GIB), PhysAddr(GIB), attributes);
+        assert_eq!(host.count(Event::DescriptorWrite), writes);
+        assert_eq!(table.admit(with.with_fwb(false)).err(), missing.filter(|_| fwb));
+    }
+}

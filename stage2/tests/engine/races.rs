@@ -17,7 +17,7 @@ fn host() -> &'static Host {
 }
 
 fn write_fault(ipa: u64, status: Status) -> Abort {
-    Abort { status, write: true, execute: false, stage1_walk: false, ipa: Ipa(ipa), va: ipa }
+    Abort { status, write: true, execute: false, stage1_walk: false, el0: false, ipa: Ipa(ipa), va: ipa }
 }
 
 fn start_dirty(table: &mut Stage2<&Host>, range: IpaRange) -> Log {

@@ -87,8 +87,15 @@ fn write(table: &Table, page: u64) {
 }
 
 fn write_fault(table: &Table, page: u64) {
-    let abort =
-        Abort { status: Status::Permission, write: true, execute: false, stage1_walk: false, ipa: Ipa(page), va: page };
+    let abort = Abort {
+        status: Status::Permission,
+        write: true,
+        execute: false,
+        stage1_walk: false,
+        el0: false,
+        ipa: Ipa(page),
+        va: page,
+    };
     assert_eq!(table.fault(&abort, &mut FaultHistory::new()), Outcome::Retry);
 }
 

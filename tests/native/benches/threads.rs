@@ -101,7 +101,8 @@ fn write(table: &Stage2<&Arena>, part: IpaRange) {
     let mut history = FaultHistory::new();
     for ipa in (part.start().0..part.end().0).step_by(PAGE_SIZE as usize) {
         let status = Status::Permission;
-        let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa: Ipa(ipa), va: ipa };
+        let abort =
+            Abort { status, write: true, execute: false, stage1_walk: false, el0: false, ipa: Ipa(ipa), va: ipa };
         // The faults of two threads at the same page: one is late, and retries like the other.
         assert_eq!(table.fault(&abort, &mut history), Outcome::Retry);
     }

@@ -126,7 +126,7 @@ fn range() -> Option<IpaRange> {
 }
 
 fn permissions() -> Permissions {
-    Permissions { read: any() != 0, write: any() != 0, execute: any() != 0 }
+    Permissions { read: any() != 0, write: any() != 0, execute: black_box(Execute::Always) }
 }
 
 fn size() -> LeafSize {
@@ -148,7 +148,8 @@ fn tables() -> Result<(), Error> {
         .with_ipa_bits(any() as u8)
         .with_contiguous(any() != 0)
         .with_largest(size())
-        .with_hardware_dirty(any() != 0);
+        .with_hardware_dirty(any() != 0)
+        .with_fwb(any() != 0);
     let mut table = Stage2::new(Opaque, config)?;
     black_box((table.vttbr(), table.vtcr(), table.bbm_level(), table.census(), table.is_frozen()));
     let range = range().ok_or(Error::TooManyLogs)?;

@@ -77,7 +77,8 @@ impl State {
     /// A leaf whose permissions a change has changed that was not asked to, for [`State::judge_outside`]: a step on the
     /// way may do so. What no step may is judged at once.
     pub fn changes_outside(&mut self, change: &Change) -> Option<(Span, Translation)> {
-        const PERMISSIONS: u64 = bits::READ | bits::WRITE | bits::NO_EXECUTE | bits::DBM | bits::WRITE_GRANTED;
+        const PERMISSIONS: u64 =
+            bits::READ | bits::WRITE | bits::NO_EXECUTE | bits::EXECUTE_APART | bits::DBM | bits::WRITE_GRANTED;
         let (old, _) = (change.old_leaf()?, change.new_leaf()?);
         let running = self.pes[change.pe as usize].running.as_ref()?;
         if (change.old ^ change.new) & PERMISSIONS == 0 {
@@ -97,7 +98,7 @@ impl State {
     /// Leaves that an operation of `pe` was not asked to change, and did on its way, are as they were, unless another PE was
     /// asked to change them at the same time.
     pub fn judge_outside(&mut self, pe: u8, running: &Running) {
-        let may = |t: &Translation| [t.reads(), t.executes(), t.writes() || t.has_dbm()];
+        let may = Translation::rights;
         for (span, before) in &running.outside {
             let mut found = None;
             for number in 0..self.spaces.len() {

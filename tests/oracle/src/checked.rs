@@ -178,7 +178,7 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
                 Some(_) => Status::Permission,
                 None => Status::Translation,
             };
-            let abort = Abort { status, write: true, execute: false, stage1_walk: false, ipa, va: ipa.0 };
+            let abort = Abort { status, write: true, execute: false, stage1_walk: false, el0: false, ipa, va: ipa.0 };
             match self.fault(&abort, history) {
                 Outcome::Retry => {}
                 outcome => return Err(outcome),

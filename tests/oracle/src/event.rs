@@ -134,13 +134,15 @@ pub enum Access {
     Read = 0,
     /// A store.
     Write = 1,
-    /// An instruction fetch.
+    /// An instruction fetch at EL1.
     Execute = 2,
+    /// An instruction fetch at EL0.
+    ExecuteAtEl0 = 3,
 }
 
 impl Access {
     /// All of them, in the order of their codes.
-    pub const ALL: [Access; 3] = [Access::Read, Access::Write, Access::Execute];
+    pub const ALL: [Access; 4] = [Access::Read, Access::Write, Access::Execute, Access::ExecuteAtEl0];
 }
 
 /// A TLB invalidation, with what the engine's own type leaves out so that it can't be got wrong.

@@ -70,8 +70,9 @@ impl State {
         }
         self.pes[usize::from(pe)].trial = Some(Trial { space: number, va, access, answered: false, excused });
         let Refusal { status, ipa, .. } = refusal;
-        let (write, execute) = (access == Access::Write, access == Access::Execute);
-        Err(Abort { status, write, execute, stage1_walk: false, ipa: Ipa(ipa), va })
+        let el0 = access == Access::ExecuteAtEl0;
+        let (write, execute) = (access == Access::Write, access == Access::Execute || el0);
+        Err(Abort { status, write, execute, stage1_walk: false, el0, ipa: Ipa(ipa), va })
     }
 
     /// The fault handler of `pe` returns.
@@ -98,7 +99,8 @@ impl State {
     fn allows(&self, leaf: &Translation, access: Access) -> bool {
         match access {
             Access::Read => leaf.reads(),
-            Access::Execute => leaf.executes(),
+            Access::Execute => leaf.executes(false),
+            Access::ExecuteAtEl0 => leaf.executes(true),
             // What may be marked is checked against memory, whatever else the entry says (R_PQJJR).
             Access::Write => {
                 leaf.writes() || self.setup.hardware_dirty && leaf.has_dbm() && leaf.value & bits::ACCESS != 0

@@ -123,14 +123,15 @@ impl State {
     fn note_permission_window(&mut self, change: &Change) {
         let (Some(old), Some(new)) = (change.old_leaf(), change.new_leaf()) else { return };
         let Change { pe, frame, index, span, place, .. } = *change;
-        let may = |t: &Translation| [t.reads(), t.executes(), t.writes() || t.has_dbm()];
-        let lost = |from: &Translation, to: &Translation| (0..3).any(|i| may(from)[i] && !may(to)[i]);
+        let may = Translation::rights;
+        let lost = |from: &Translation, to: &Translation| (0..4).any(|i| may(from)[i] && !may(to)[i]);
         let running = self.pes[pe as usize].running.as_mut();
         let Some(running) = running.filter(|running| !running.may_give_back(span)) else { return };
         // The moment of read-only that hardware dirty state needs (R_RTBRL) is no such window: writers wait for its mark.
         let held = old.has_dbm() && Descriptor(change.new).is_busy(place.level);
-        let [reads, executes, _] = may(&new);
-        if lost(&old, &new) && (!held || may(&old)[0] && !reads || may(&old)[1] && !executes) {
+        // All but the last, which is for writes.
+        let only_writes = (0..3).all(|i| !may(&old)[i] || may(&new)[i]);
+        if lost(&old, &new) && (!held || !only_writes) {
             running.restricted.entry((frame, index)).or_insert(old);
             return;
         }

@@ -3,7 +3,7 @@
 use crate::model::Model;
 use core::fmt;
 use stage2::descriptor::{Descriptor, bits};
-use stage2::{Attributes, Ipa, IpaRange, PAGE_SIZE, Permissions, PhysAddr, Vmid};
+use stage2::{Attributes, Execute, Ipa, IpaRange, PAGE_SIZE, Permissions, PhysAddr, Vmid};
 use std::collections::BTreeMap;
 
 /// A part that maps to adjacent addresses with the same attributes.
@@ -132,8 +132,15 @@ impl Reference {
 /// Whether what hardware reads of a descriptor allows what its owner does, but for writes that are held back.
 fn is_honest(value: u64, attributes: Attributes) -> bool {
     let Permissions { read, write, execute } = attributes.permissions;
+    // XN\[1:0\] (D8.4.2.3).
+    let xn = match execute {
+        Execute::Always => 0b00,
+        Execute::El0 => 0b01,
+        Execute::Never => 0b10,
+        Execute::El1 => 0b11,
+    };
     (value & bits::READ != 0) == read
-        && (value & bits::NO_EXECUTE == 0) == execute
+        && value >> 53 & 3 == xn
         && (write || value & (bits::WRITE | bits::DBM) == 0)
         && value & bits::ACCESS != 0
         && value & bits::BUSY == 0

@@ -74,8 +74,20 @@ impl Translation {
         self.value & (bits::READ | bits::ACCESS) == bits::READ | bits::ACCESS
     }
 
-    pub fn executes(&self) -> bool {
-        self.value & bits::NO_EXECUTE == 0 && self.value & bits::ACCESS != 0
+    /// Whether fetches at EL0, or at EL1, go through: XN\[1:0\] is 0b00 for both, 0b01 for EL0, 0b11 for EL1 (D8.4.2.3).
+    pub fn executes(&self, el0: bool) -> bool {
+        let granted = match self.value >> 53 & 3 {
+            0b00 => true,
+            0b01 => el0,
+            0b11 => !el0,
+            _ => false,
+        };
+        granted && self.value & bits::ACCESS != 0
+    }
+
+    /// What goes through: reads, fetches at EL1 and at EL0, and writes, marked by hardware or not.
+    pub fn rights(&self) -> [bool; 4] {
+        [self.reads(), self.executes(false), self.executes(true), self.writes() || self.has_dbm()]
     }
 
     /// A write goes through without a word to anybody: S2AP\[1\] is set.
@@ -98,7 +110,7 @@ impl Translation {
             Some("writes")
         } else if self.reads() && !now.reads() {
             Some("reads")
-        } else if self.executes() && !now.executes() {
+        } else if [false, true].into_iter().any(|el0| self.executes(el0) && !now.executes(el0)) {
             Some("instruction fetches")
         } else {
             None
@@ -139,13 +151,14 @@ impl fmt::Display for Translation {
         let flag = |set: bool, c: char| if set { c } else { '-' };
         write!(
             f,
-            "{} at level {} to {:#x} {}{}{}{}{}{} attributes {:#x}",
+            "{} at level {} to {:#x} {}{}{}{}{}{}{} attributes {:#x}",
             self.span,
             self.level as u8,
             self.output(self.span.base),
             flag(self.reads(), 'r'),
             flag(self.writes(), 'w'),
-            flag(self.executes(), 'x'),
+            flag(self.executes(false), 'x'),
+            flag(self.executes(true), 'u'),
             flag(self.has_dbm(), 'd'),
             flag(self.is_contiguous(), 'c'),
             flag(self.has_nt(), 'n'),

@@ -22,7 +22,7 @@ pub fn index() -> usize {
 
 /// What the engine needs to know of it.
 pub fn features() -> Features {
-    // `Tables::answer` answers conflict aborts.
+    // `Tables::fault` answers conflict aborts.
     Features::from_id_registers(&IdRegisters::read(), ConflictAborts::Handled)
 }
 

@@ -13,7 +13,7 @@ use secure_partition::work::{Answer, Order};
 use secure_partition::{Partition, layout};
 use stage2::aarch64::read_abort;
 use stage2::fault::Status;
-use stage2::{Abort, FaultHistory, Outcome, Taken};
+use stage2::{FaultHistory, Outcome, Taken};
 
 /// Aborts of partitions on memory that was theirs all along: what an invalid window looks like from inside.
 pub static WINDOWS_SEEN: AtomicU64 = AtomicU64::new(0);
@@ -144,13 +144,17 @@ impl Runner {
     }
 
     fn abort(&mut self, partition: Partition, esr: u64, far: u64) {
-        let Some(taken) = read_abort(esr) else {
-            // A register or an instruction that contexts do not have.
-            self.contexts[partition.index()].inject_undefined();
-            return;
+        let abort = match read_abort(esr) {
+            Some(Taken::Abort(abort)) => abort,
+            // A register or an instruction that contexts do not have. (Addresses always have an IPA: contexts have no stage
+            // 1. Who lets them have one calls `Stage2::answer`, which knows what else there may be to do.)
+            Some(Taken::Untranslated { .. }) | None => {
+                self.contexts[partition.index()].inject_undefined();
+                return;
+            }
         };
-        match self.spm.service.world().tables.answer(partition, &taken, &mut self.history) {
-            Outcome::Retry if matches!(taken, Taken::Abort(Abort { status: Status::Translation, .. })) => {
+        match self.spm.service.world().tables.fault(partition, &abort, &mut self.history) {
+            Outcome::Retry if abort.status == Status::Translation => {
                 WINDOWS_SEEN.fetch_add(1, Relaxed);
             }
             Outcome::Retry => {}

@@ -139,7 +139,7 @@ fn protect(memory: &GuestMemory, x: &[u64; 19]) -> Result<(), i64> {
     let wanted = Permissions {
         read: has(permissions::READ),
         write: has(permissions::WRITE),
-        execute: has(permissions::EXECUTE),
+        execute: has(permissions::EXECUTE).into(),
     };
     if x[3] & !ALL != 0 {
         return Err(INVALID);

@@ -9,7 +9,7 @@ use crate::el2::mediation;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};
-use stage2::{Ipa, MemoryType};
+use stage2::Ipa;
 
 /// How many there are.
 pub const COUNT: i64 = 6;
@@ -53,8 +53,8 @@ fn allowed(leaf: &stage2::Leaf) -> u64 {
     let bits = [
         (may.read, permissions::READ),
         (may.write, permissions::WRITE),
-        (may.execute, permissions::EXECUTE),
-        (leaf.attributes.memory == MemoryType::Device, permissions::DEVICE),
+        (may.execute.at(false), permissions::EXECUTE),
+        (leaf.attributes.memory.is_device(), permissions::DEVICE),
     ];
     bits.into_iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum()
 }

@@ -8,7 +8,7 @@ use crate::el2::guest_memory::{self, operations::protect, table_lock::TableLock}
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;
-use stage2::{Abort, Error, Ipa, IpaRange, MemoryType, PAGE_SIZE, Permissions};
+use stage2::{Abort, Error, Ipa, IpaRange, PAGE_SIZE, Permissions};
 
 /// Stores that are kept until someone asks.
 const KEPT: usize = 512;
@@ -153,7 +153,7 @@ pub fn lets_through(abort: &Abort) -> bool {
         // Every change is made under the lock, so the table now says what holds. A walk of stage 1 through a device is denied
         // whatever the leaf allows.
         let leaf = table.read().walk(abort.ipa).map(|leaf| leaf.attributes);
-        return leaf.is_some_and(|leaf| leaf.permissions.write && leaf.memory != MemoryType::Device);
+        return leaf.is_some_and(|leaf| leaf.permissions.write && !leaf.memory.is_device());
     };
     watch.meet(table, policy, abort.ipa, abort.va)
 }

@@ -100,19 +100,7 @@ impl<'m> Driver<'m> {
                 range(start.0, end.0)
             }
             Op::Store(ipa) => self.store(ipa),
-            Op::Spurious(ipa) => {
-                let ipa = Ipa(ipa);
-                let abort =
-                    Abort { status: Status::Permission, write: false, execute: false, stage1_walk: false, ipa, va: 0 };
-                let outcome = self.table.fault(&abort, &mut self.histories[0]);
-                let expected = match self.reference.at(ipa) {
-                    None => Outcome::Unmapped,
-                    Some((_, attributes)) if !attributes.permissions.read => Outcome::Denied,
-                    Some(_) => Outcome::Retry,
-                };
-                assert_eq!(outcome, expected, "a spurious fault at {ipa}");
-                range(ipa.0, ipa.0 + PAGE_SIZE)
-            }
+            Op::Spurious(ipa) => self.spurious(Ipa(ipa)),
             Op::Start(range, mechanism, all_dirty) => self.start(range, mechanism, all_dirty),
             Op::Remap(n, ipa, told) => self.remap(n, ipa, told),
             Op::Access(pe, n, access) => self.access(pe, n, access),
@@ -137,6 +125,27 @@ impl<'m> Driver<'m> {
     pub(super) fn hot(&self) -> IpaRange {
         let middle = self.machine.middle();
         range(middle - 20 * MIB, middle + 20 * MIB)
+    }
+
+    /// A load faults that the table may well allow.
+    fn spurious(&mut self, ipa: Ipa) -> IpaRange {
+        let abort = Abort {
+            status: Status::Permission,
+            write: false,
+            execute: false,
+            stage1_walk: false,
+            el0: false,
+            ipa,
+            va: 0,
+        };
+        let outcome = self.table.fault(&abort, &mut self.histories[0]);
+        let expected = match self.reference.at(ipa) {
+            None => Outcome::Unmapped,
+            Some((_, attributes)) if !attributes.permissions.read => Outcome::Denied,
+            Some(_) => Outcome::Retry,
+        };
+        assert_eq!(outcome, expected, "a spurious fault at {ipa}");
+        range(ipa.0, ipa.0 + PAGE_SIZE)
     }
 
     fn check_sizes(&self, range: IpaRange, size: LeafSize) {
@@ -189,7 +198,8 @@ impl<'m> Driver<'m> {
                 let granted = match access {
                     Access::Read => read,
                     Access::Write => write,
-                    Access::Execute => execute,
+                    Access::Execute => execute.at(false),
+                    Access::ExecuteAtEl0 => execute.at(true),
                 };
                 if granted { Ok(()) } else { Err(Outcome::Denied) }
             }

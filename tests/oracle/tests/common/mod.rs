@@ -46,10 +46,13 @@ impl Machine {
             .with_hardware_update(if self.hardware_dirty { HardwareUpdate::DirtyState } else { HardwareUpdate::None })
             .with_tlbi_range(self.tlbi_range)
             .with_vmid_bits(16)
-            .with_lse(true);
+            .with_lse(true)
+            .with_fwb(true)
+            .with_xnx(true);
         Config::new(vmid(), features)
             .with_ipa_bits(self.ipa_bits)
             .with_contiguous(self.contiguous)
+            .with_fwb(self.fwb())
             .with_hardware_dirty(self.hardware_dirty)
     }
 
@@ -61,6 +64,11 @@ impl Machine {
             mark_rate: if self.hardware_dirty { 64 } else { 0 },
             ..Setup::new(self.bbm)
         }
+    }
+
+    /// HCR_EL2.FWB: on half of the machines.
+    pub fn fwb(self) -> bool {
+        matches!(self.ipa_bits, 32 | 43)
     }
 
     /// An address that many things meet at: a block, a 1 GiB block and, where there are several, two root tables begin

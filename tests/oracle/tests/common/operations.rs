@@ -59,8 +59,7 @@ pub enum Op {
 
 /// Permissions in three letters.
 fn rwx(permissions: Permissions) -> String {
-    let Permissions { read, write, execute } = permissions;
-    [(read, 'r'), (write, 'w'), (execute, 'x')].map(|(set, c)| if set { c } else { '-' }).iter().collect()
+    permissions.to_string()
 }
 
 /// One line each: a failing run is a list of them.
@@ -145,11 +144,25 @@ fn wide(middle: u64) -> impl Strategy<Value = IpaRange> {
 
 fn permissions() -> impl Strategy<Value = Permissions> {
     use Permissions as P;
-    prop_oneof![4 => Just(P::ALL), 2 => Just(P::READ_EXECUTE), 1 => Just(P::READ_WRITE), 1 => Just(P::READ), 1 => Just(P::NONE)]
+    let apart = prop_oneof![Just(Execute::El0), Just(Execute::El1)];
+    prop_oneof![
+        4 => Just(P::ALL),
+        2 => Just(P::READ_EXECUTE),
+        1 => Just(P::READ_WRITE),
+        1 => Just(P::READ),
+        1 => Just(P::NONE),
+        2 => (apart, any::<bool>()).prop_map(|(execute, write)| P { execute, write, ..P::READ }),
+    ]
 }
 
-fn attributes() -> impl Strategy<Value = Attributes> {
+fn attributes(machine: Machine) -> impl Strategy<Value = Attributes> {
+    use MemoryType as M;
+    // What can be said with FWB only, or without.
+    let other = if machine.fwb() { M::Stage1 } else { M::WriteThrough };
+    let memory =
+        prop_oneof![Just(other), Just(M::NonCacheable), Just(M::DeviceNGnRnE), Just(M::DeviceNGRE), Just(M::DeviceGRE)];
     prop_oneof![
+        1 => (memory, permissions()).prop_map(|(memory, permissions)| Attributes { memory, permissions }),
         6 => permissions().prop_map(|permissions| Attributes { permissions, ..Attributes::RAM }),
         1 => Just(Attributes::DEVICE),
     ]
@@ -184,7 +197,7 @@ fn changes(middle: u64) -> impl Strategy<Value = Op> {
 }
 
 fn accesses() -> impl Strategy<Value = Op> {
-    let access = prop_oneof![1 => Just(Access::Read), 3 => Just(Access::Write), 1 => Just(Access::Execute)];
+    let access = prop_oneof![1 => Just(Access::Read), 3 => Just(Access::Write), 1 => Just(Access::Execute), 1 => Just(Access::ExecuteAtEl0)];
     (0..2u8, 0..VIRTUAL, access).prop_map(|(pe, n, access)| Op::Access(pe, n, access))
 }
 
@@ -196,7 +209,7 @@ fn pages(middle: u64) -> impl Strategy<Value = u64> {
 pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
     let m = machine.middle();
     let mappings = prop_oneof![
-        5 => (wide(m), offset(), attributes()).prop_map(|(r, o, a)| Op::Map(r, o, a)),
+        5 => (wide(m), offset(), attributes(machine)).prop_map(|(r, o, a)| Op::Map(r, o, a)),
         3 => wide(m).prop_map(Op::Unmap),
         8 => (ranges(m), permissions()).prop_map(|(r, p)| Op::Protect(r, p)),
         8 => splits(m),
