@@ -30,6 +30,8 @@ macro_rules! of_the_engine {
 
 of_the_engine! { arch "../../../stage2/src/arch" {
     address "address.rs"
+    attributes "attributes.rs"
+    bits "bits.rs"
     error "error.rs"
     geometry "geometry.rs"
     range "range.rs"
