@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_raw() {
-        assert_eq!(parse(&[0; 64], 4096).unwrap(), Shape { text_offset: 0x8_0000, size: 4096, is_image: false });
-        assert_eq!(parse(&[1], 1).unwrap(), Shape { text_offset: 0x8_0000, size: 1, is_image: false });
+        assert_eq!(parse(&[0; 64], 4096).unwrap(), Shape { text_offset: 0, size: 4096, is_image: false });
+        assert_eq!(parse(&[1], 1).unwrap(), Shape { text_offset: 0, size: 1, is_image: false });
     }
 
     #[test]

@@ -10,7 +10,7 @@ const IMAGE_MAGIC: (usize, &[u8]) = (0x38, b"ARM\x64");
 const FLAG_BIG_ENDIAN: u64 = 1 << 0;
 /// Bit 3 of the flags: the kernel may lie anywhere in RAM.
 const FLAG_ANYWHERE: u64 = 1 << 3;
-/// Where a kernel that does not say starts behind its 2 MiB-aligned base, and where QEMU starts a raw binary.
+/// Where an Image that does not say starts behind its 2 MiB-aligned base.
 const DEFAULT_TEXT_OFFSET: u64 = 0x8_0000;
 
 /// What people pass by mistake: offset, magic, what it is, what to do.

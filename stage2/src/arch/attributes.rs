@@ -91,14 +91,15 @@ impl fmt::Display for MemoryType {
 /// Where the guest may fetch instructions. EL1 and EL0 apart needs FEAT_XNX on every CPU ([`Features::xnx`](crate::Features)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Execute {
+    // Each is its XN[1:0], bits 54:53 (D8.4.2.3).
     /// Nowhere.
-    Never,
+    Never = 0b10,
     /// At EL0 only.
-    El0,
+    El0 = 0b01,
     /// At EL1 only.
-    El1,
+    El1 = 0b11,
     /// At EL1 and EL0.
-    Always,
+    Always = 0b00,
 }
 
 impl Execute {
@@ -115,7 +116,7 @@ impl Execute {
 
     /// Whether it takes FEAT_XNX to say so.
     pub(crate) const fn is_apart(self) -> bool {
-        matches!(self, Execute::El0 | Execute::El1)
+        self as u8 & 1 != 0
     }
 
     const fn decode(value: u64) -> Self {
@@ -160,12 +161,7 @@ impl Permissions {
 
     /// The descriptor bits; a granted write is enabled at once.
     pub(crate) const fn encode(self) -> u64 {
-        let mut value = match self.execute {
-            Execute::Never => bits::NO_EXECUTE,
-            Execute::El0 => bits::EXECUTE_APART,
-            Execute::El1 => bits::NO_EXECUTE | bits::EXECUTE_APART,
-            Execute::Always => 0,
-        };
+        let mut value = (self.execute as u64) << bits::EXECUTE_APART.trailing_zeros();
         if self.read {
             value |= bits::READ;
         }

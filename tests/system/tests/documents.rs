@@ -19,7 +19,7 @@ fn hv(words: &[&str]) -> Output {
 fn the_doctor_says_what_is_there() {
     let output = hv(&["doctor"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    for word in ["workspace ", "found    QEMU", "found    Rust"] {
+    for word in ["checkout ", "found    QEMU", "found    Rust"] {
         assert!(stdout(&output).contains(word), "`{word}`: {}", stdout(&output));
     }
 }

@@ -41,10 +41,10 @@ fn nothing_that_a_device_writes_is_missed() {
     }
 }
 
+/// Of what is in flight no run can promise a miss: between the device's last write and its completion there is next to no time.
+/// `virtio-mediation` has tests for these marks.
 #[test]
-fn marks_that_are_left_out_are_missed() {
-    for case in ["in-flight", "completed"] {
-        let (_, [.., missed, _]) = audit(&["--dirty", "write-protect", "--smp", "2", "--unmarked", case]);
-        assert!(missed > 0, "without the marks of what is {case} nothing was missed");
-    }
+fn marks_of_what_is_completed_that_are_left_out_are_missed() {
+    let (_, [.., missed, _]) = audit(&["--dirty", "write-protect", "--smp", "2", "--unmarked", "completed"]);
+    assert!(missed > 0, "without the marks of what is completed nothing was missed");
 }

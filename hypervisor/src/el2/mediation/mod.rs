@@ -134,13 +134,17 @@ impl Mediated {
             }
             match self.with(|device, host| device.notify(host, what.queue))? {
                 Written::NotWritable(next) => what = next,
-                Written::Stopped(violation) => return Some(self.tell(violation)),
+                Written::Stopped(violation) => {
+                    self.tell(violation);
+                    return Some(());
+                }
                 Written::Done => return Some(()),
             }
         }
         let violation = Violation::NotWritable { start: what.start, bytes: what.bytes };
         let _ = self.with(|device, host| device.stop(host, violation))?;
-        Some(self.tell(violation))
+        self.tell(violation);
+        Some(())
     }
 
     /// Tells of a violation; not of all that a hostile guest can make.

@@ -1,7 +1,7 @@
 //! Root file systems: Debian's, made here without a foreign program having run, or a user's.
 //!
 //! No maintainer script of a package runs: what they would have made (accounts, PAM's stacks, enabled units, keys) is written by
-//! [`configure`]. It is a laboratory's image: root logs in on the console without a password, and by ssh with a key that lies
+//! `configure`. It is a laboratory's image: root logs in on the console without a password, and by ssh with a key that lies
 //! beside the image.
 
 mod accounts;

@@ -47,7 +47,9 @@ pub fn widths() -> Outcome {
     for (bytes, read, write) in [(1, READ8, WRITE8), (2, READ16, WRITE16), (4, READ32, WRITE32), (8, READ64, WRITE64)] {
         for address in (start..end).step_by(bytes) {
             // SAFETY: without a queue the disk writes no memory.
-            let (loaded, stored) = unsafe { (read.attempt(address, 0), write.attempt(address, 0)) };
+            let loaded = unsafe { read.attempt(address, 0) };
+            // SAFETY: as above.
+            let stored = unsafe { write.attempt(address, 0) };
             check!(loaded.is_ok() && stored.is_ok(), "{bytes} bytes at {address:#x}: {loaded:?}, {stored:?}");
             // SAFETY: as above.
             let _ = unsafe { write.attempt(address, u64::MAX) };
@@ -104,7 +106,7 @@ pub fn ring_places() -> Outcome {
         ram_end,
         ram_end - 16,
         1 << 47,
-        u64::MAX & !15,
+        !15,
         !0 << 12,
         good + 1,
     ];
