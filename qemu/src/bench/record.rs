@@ -56,6 +56,13 @@ const END: &str = "end";
 const FAILED: &str = "failed: ";
 
 impl Record {
+    /// With another record's rows, which this one has not.
+    #[must_use]
+    pub fn with_rows_of(mut self, other: Self) -> Self {
+        self.rows.extend(other.rows);
+        self
+    }
+
     /// Reads what a guest printed. Lines that are neither rows nor counts are somebody else's.
     ///
     /// # Errors

@@ -74,6 +74,12 @@ fn untranslated(va: u64, esr: u64, why: Untranslated) -> Next {
 
 #[inline(never)]
 fn handle(esr: u64) -> Next {
+    // A mediated device's frame is never mapped: the engine has no answer for it.
+    if Syndrome::decode(esr).as_ref().is_some_and(Syndrome::hpfar_is_valid)
+        && mediation::has(ipa_from_hpfar(read_register!("far_el2")))
+    {
+        return Next::with_all_registers(mediated);
+    }
     match stage2::aarch64::read_abort(esr) {
         Some(taken) => settle(&taken),
         None => Next::with_all_registers(unresolved),
@@ -108,6 +114,25 @@ pub fn inject(esr: u64, address: u64, ipa: Ipa) -> Option<()> {
     handle(esr).is_resume().then_some(())
 }
 
+/// An access to the frame of a mediated device.
+extern "C" fn mediated(registers: &mut Registers) {
+    firmware::park_if_stopped();
+    let (esr, va) = (read_register!("esr_el2"), read_register!("far_el2"));
+    let ipa = ipa_from_hpfar(va);
+    let done = Access::from_syndrome(esr).and_then(|access| {
+        if access.write {
+            return mediation::store(ipa, access.bytes, registers.get(access.register));
+        }
+        let value = mediation::load(ipa, access.bytes)?;
+        registers.set(access.register, access.extend(value));
+        Some(())
+    });
+    match done {
+        Some(()) => skip_instruction(esr),
+        None => unresolved(registers),
+    }
+}
+
 /// An access that nothing is mapped for, or that is forbidden.
 extern "C" fn unresolved(registers: &mut Registers) {
     firmware::park_if_stopped();
@@ -135,9 +160,9 @@ fn emulate(registers: &mut Registers, esr: u64, va: u64) -> Option<()> {
     let (access, ipa) = (Access::from_syndrome(esr)?, ipa_from_hpfar(va));
     if access.write {
         let value = registers.get(access.register);
-        return gic::write(ipa, access.bytes, value).or_else(|| mediation::store(ipa, access.bytes, value));
+        return gic::write(ipa, access.bytes, value);
     }
-    let value = gic::read(ipa, access.bytes).or_else(|| mediation::load(ipa, access.bytes))?;
+    let value = gic::read(ipa, access.bytes)?;
     registers.set(access.register, access.extend(value));
     Some(())
 }

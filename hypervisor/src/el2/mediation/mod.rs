@@ -77,11 +77,18 @@ pub fn prepare(machine: &Machine, options: &Options) -> Result<(), Refusal> {
 }
 
 /// The device in whose frame `ipa` lies, and where there.
+#[inline(always)]
 fn at(ipa: Ipa) -> Option<(&'static Mediated, u64)> {
     devices().iter().find_map(|device| {
         let offset = ipa.0.wrapping_sub(device.registers.start);
         (offset < FRAME_BYTES).then_some((device, offset))
     })
+}
+
+/// Whether the address is in a mediated device's frame.
+#[inline(always)]
+pub fn has(ipa: Ipa) -> bool {
+    at(ipa).is_some()
 }
 
 /// What a load of the guest's from a mediated device's frame returns; nothing if `ipa` is in none.
