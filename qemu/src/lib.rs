@@ -32,6 +32,7 @@ pub mod ending;
 pub mod events;
 pub mod feed;
 mod flatten;
+pub mod gdb;
 pub mod guest_kernel;
 pub mod images;
 pub mod initramfs;

@@ -2,7 +2,8 @@
 
 use qemu::cli::{Cli, Command};
 use qemu::commands::{
-    audit, bench, boards, completion, doctor, linux, payload, quickstart, replay, report, secure_partition, test, trees,
+    audit, bench, boards, completion, debug, doctor, linux, payload, quickstart, replay, report, secure_partition,
+    test, trees,
 };
 use qemu::ending::Status;
 use qemu::interrupt;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Command::Replay(options) => replay::replay(&options.file),
         Command::Report(options) => report::report(options),
         Command::Trees(options) => trees::trees(&workspace, options),
+        Command::Debug(options) => debug::debug(&workspace, options),
         Command::Boards(options) => boards::boards(&workspace, options),
         Command::Bench(options) => bench::bench(&workspace, options),
         Command::Test(options) => test::test(&workspace, options),

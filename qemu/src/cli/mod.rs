@@ -1,6 +1,7 @@
 //! The command line.
 
 mod boards;
+mod debug;
 mod devices;
 mod help;
 mod report;
@@ -8,6 +9,7 @@ mod services;
 mod values;
 
 pub use boards::{Boards, Trees};
+pub use debug::Debug;
 pub use devices::Devices;
 pub use report::Report;
 pub use services::{Dirty, Granularity, Services, Switch};
@@ -81,6 +83,8 @@ pub enum Command {
     Trees(Trees),
     /// Boot Linux under the hypervisor on boards that QEMU models and by U-Boot, and print a table
     Boards(Boards),
+    /// Start a machine that waits for gdb, which then knows the hypervisor's and the guest's names
+    Debug(Box<Debug>),
     /// Count what the hot paths cost, in instructions, and print it beside KVM
     Bench(Bench),
     /// Check everything that CI checks: format, lints, docs, host tests, system tests

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod boards;
 mod check;
 pub mod completion;
+pub mod debug;
 pub mod doctor;
 pub mod linux;
 pub mod payload;

@@ -80,7 +80,7 @@ const CRATES: &[Crate] = &[
             &["cli"],
             &["manager"],
             &["ending", "events", "images", "initramfs", "code_size", "uefi", "devices"],
-            &["run"],
+            &["run", "gdb"],
             &["machine"],
             &["placement"],
             &["added", "guest_kernel", "setup", "flatten", "live"],
