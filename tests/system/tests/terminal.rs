@@ -179,3 +179,31 @@ fn a_shell_knows_the_terminal_s_size_and_a_signal_gives_the_terminal_back() {
     let (kept, named, back) = (find(b"\x1b[22;2t"), find(b"\x1b]2;"), find(b"\x1b[23;2t"));
     assert!(kept < named && named < back, "{kept:?} {named:?} {back:?}");
 }
+
+#[test]
+fn a_live_view_shows_the_log_does_what_keys_say_and_gives_the_terminal_back() {
+    let _turn = turn();
+    let work = "printf '\\033[2J\\033[31mred\\n'; while :; do echo x >/tmp/x; done";
+    let mut terminal = Terminal::hv(&["linux", "--dirty", "auto", "--every", "0.2", "--run", work]);
+    let mut shows = |keys: &[u8], words: &str| {
+        terminal.press(keys);
+        let seen = terminal.until(|screen| screen.contents().contains(words));
+        assert!(seen, "`{words}` is missing:\n{}", terminal.text());
+    };
+    shows(b"", "harvests, by hardware, by pages: running");
+    // The guest's own escape sequences are not the terminal's.
+    shows(b"", "red");
+    shows(b"f", "FROZEN");
+    shows(b"l", "press f first");
+    shows(b"f", ": running");
+    shows(b"l", ": the log is off");
+    shows(b"l", ": running");
+    shows(b"h", "MiB/s written");
+    assert!(!terminal.bytes.windows(8).any(|part| part == b"\x1b[31mred"), "the guest's bytes reached the terminal");
+    terminal.press(b"q");
+    assert_eq!(terminal.end(), 130, "{}", terminal.text());
+    assert!(terminal.text().contains("hv: dirty log by hardware"), "{}", terminal.text());
+    let find = |word: &[u8]| terminal.bytes.windows(word.len()).rposition(|part| part == word);
+    let (taken, back) = (find(b"\x1b[?1049h"), find(b"\x1b[?1049l"));
+    assert!(taken.is_some() && taken < back, "{taken:?} {back:?}");
+}
