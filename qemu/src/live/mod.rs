@@ -11,9 +11,11 @@ mod terminal;
 
 pub use state::{Harvest, State, Wish};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use keys::Key;
 use ratatui::crossterm::event;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -88,6 +90,19 @@ impl Drop for Screen {
     }
 }
 
+/// Waits a while for a key. A terminal that has gone is an error: `event::poll` would read its end again and again.
+fn wait_for_input() -> Result<()> {
+    let stdin = std::io::stdin();
+    let mut inputs = [PollFd::new(&stdin, PollFlags::IN)];
+    let period = Timespec { tv_sec: 0, tv_nsec: PERIOD.subsec_nanos().into() };
+    match rustix::event::poll(&mut inputs, Some(&period)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error).context("can't wait for a key"),
+    }
+    ensure!(!inputs[0].revents().intersects(PollFlags::HUP | PollFlags::ERR), "the terminal has gone");
+    Ok(())
+}
+
 impl Shared {
     /// Draws what is new, and waits for a key for a while.
     fn turn(&self, terminal: &mut Terminal, leave: &impl Fn()) -> Result<()> {
@@ -95,22 +110,23 @@ impl Shared {
             let state = lock(&self.state);
             terminal.draw(|frame| draw::draw(frame, &state))?;
         }
-        if !event::poll(PERIOD)? {
-            return Ok(());
-        }
-        match keys::key(&event::read()?) {
-            Some(Key::Wish(wish)) => {
-                lock(&self.state).said = format!("{wish}: asked for");
-                lock(&self.wishes).push_back(wish);
+        wait_for_input()?;
+        // A size that has changed comes without input.
+        while event::poll(Duration::ZERO)? {
+            match keys::key(&event::read()?) {
+                Some(Key::Wish(wish)) => {
+                    lock(&self.state).said = format!("{wish}: asked for");
+                    lock(&self.wishes).push_back(wish);
+                }
+                Some(Key::Leave) => {
+                    lock(&self.state).said = "leaving: the log is ended and written".into();
+                    leave();
+                }
+                Some(Key::Redraw) => terminal.clear()?,
+                None => continue,
             }
-            Some(Key::Leave) => {
-                lock(&self.state).said = "leaving: the log is ended and written".into();
-                leave();
-            }
-            Some(Key::Redraw) => terminal.clear()?,
-            None => return Ok(()),
+            self.changed.store(true, Relaxed);
         }
-        self.changed.store(true, Relaxed);
         Ok(())
     }
 }
