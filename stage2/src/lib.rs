@@ -18,7 +18,7 @@ mod table;
 #[cfg(target_arch = "aarch64")]
 pub use platform::aarch64;
 
-pub use arch::{address, descriptor, error, features, geometry, secure};
+pub use arch::{address, descriptor, error, features, geometry, granule, secure};
 pub use bitmap::page_set;
 pub use platform::{counters, pool, vmid};
 
@@ -30,10 +30,11 @@ pub use error::Error;
 pub use fault::{Abort, AccessKind, FaultHistory, Outcome, Syndrome, Taken, Untranslated};
 pub use features::{BbmLevel, Errata, Features};
 pub use geometry::{Geometry, LeafSize, Level};
+pub use granule::{Granule, Granule4K, Granule4KLpa2, Granule16K, Granule16KLpa2, Granule64K, Granule64KLpa};
 pub use mapping::protect::Batch;
 pub use page_set::{Layout, PageSet};
 pub use platform::mapped::Mapped;
-pub use platform::{Dsb, FrameAllocator, Maintenance, Scope, Slot, TableMemory, Tlbi, Vmid};
+pub use platform::{Dsb, FrameAllocator, GROUP, Maintenance, Scope, Slot, TableMemory, Tlbi, Vmid};
 pub use table::dump::Dump;
 pub use table::inspect::{Census, Leaf, Leaves};
 pub use table::{Config, Stage2};

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Bytes in a page: the 4 KiB translation granule.
+/// Bytes in a page of the 4 KiB translation granule, of which all ranges are made.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 /// log2 of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;

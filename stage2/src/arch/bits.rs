@@ -1,4 +1,4 @@
-//! The bits of a stage-2 descriptor, 4 KiB granule, 48-bit output addresses.
+//! The bits of a stage-2 descriptor with 48-bit output addresses, of any granule.
 //!
 //! Source: Arm ARM (DDI 0487) D8.3.1 (descriptor formats), D8.4.2 (stage-2 permissions), D8.5 (hardware update).
 
@@ -22,7 +22,7 @@ pub const NT: u64 = 1 << 16;
 pub const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// Dirty bit modifier: hardware sets S2AP\[1\] on a write (D8.5.2; needs VTCR_EL2.HD).
 pub const DBM: u64 = 1 << 51;
-/// Contiguous (D8.7.1): one of sixteen adjacent entries that may be cached as one.
+/// Contiguous (D8.7.1): one of a run of adjacent entries that may be cached as one.
 pub const CONTIGUOUS: u64 = 1 << 52;
 /// XN\[1\], bit 54: no execution at EL0, and with XN\[0\] = 0 none at EL1 (D8.4.2.3).
 pub const NO_EXECUTE: u64 = 1 << 54;

@@ -4,6 +4,7 @@
 
 use crate::arch::address::PhysAddr;
 use crate::arch::geometry::Level;
+use crate::arch::granule::{self, Granule, Granule4K};
 use core::fmt;
 
 pub use crate::arch::attributes::{Attributes, Execute, MemoryType, Permissions};
@@ -54,22 +55,36 @@ impl Descriptor {
         if value == Self::INVALID.0 { Self::INVALID } else { Self(value | bits::VALID) }
     }
 
-    /// A table descriptor. Table descriptors of stage 2 carry no attributes.
+    /// A table descriptor, with 48-bit addresses. Table descriptors of stage 2 carry no attributes.
     #[must_use]
     #[inline(always)]
     pub const fn table(frame: PhysAddr) -> Self {
-        Self(frame.0 & bits::ADDRESS | bits::TABLE | bits::VALID)
+        Self::table_of::<Granule4K>(frame)
     }
 
-    /// A leaf at `level` with `attributes` from [`Attributes::encode`], or copied from another leaf.
+    /// A table descriptor of the granule's.
+    #[must_use]
+    #[inline(always)]
+    pub const fn table_of<G: Granule>(frame: PhysAddr) -> Self {
+        Self(granule::encode::<G>(frame) | bits::TABLE | bits::VALID)
+    }
+
+    /// A leaf at `level`, with 48-bit addresses and `attributes` from [`Attributes::encode`], or copied from another leaf.
     #[must_use]
     #[inline(always)]
     pub const fn leaf(level: Level, output: PhysAddr, attributes: u64) -> Self {
+        Self::leaf_of::<Granule4K>(level, output, attributes)
+    }
+
+    /// A leaf of the granule's. Where its address takes the place of SH, that is left out.
+    #[must_use]
+    #[inline(always)]
+    pub const fn leaf_of<G: Granule>(level: Level, output: PhysAddr, attributes: u64) -> Self {
         let kind = match level {
             Level::L3 => bits::VALID | bits::TABLE,
             _ => bits::VALID,
         };
-        Self(output.0 & bits::ADDRESS | attributes & !(bits::ADDRESS | bits::VALID | bits::TABLE) | kind)
+        Self(granule::encode::<G>(output) | attributes & !(G::ADDRESS | bits::VALID | bits::TABLE) | kind)
     }
 
     /// Whether the hardware can use it.
@@ -91,31 +106,45 @@ impl Descriptor {
     #[inline(always)]
     pub const fn is_busy(self, level: Level) -> bool {
         // Bit 16 is an address bit in tables and pages.
-        let nt = matches!(level, Level::L1 | Level::L2)
-            && self.0 & (bits::VALID | bits::TABLE | bits::NT) == bits::VALID | bits::NT;
+        let nt =
+            !matches!(level, Level::L3) && self.0 & (bits::VALID | bits::TABLE | bits::NT) == bits::VALID | bits::NT;
         self.0 & bits::BUSY != 0 || nt
+    }
+
+    /// What it is at `level`, with the 4 KiB granule and 48-bit addresses.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kind(self, level: Level) -> Kind {
+        self.kind_of::<Granule4K>(level)
     }
 
     /// What it is at `level`.
     #[must_use]
     #[inline(always)]
-    pub const fn kind(self, level: Level) -> Kind {
+    pub const fn kind_of<G: Granule>(self, level: Level) -> Kind {
         if self.is_busy(level) {
             Kind::Busy
         } else if !self.is_valid() {
             Kind::Invalid
         } else if self.is_table(level) {
-            Kind::Table(self.address())
+            Kind::Table(self.address_of::<G>())
         } else {
-            Kind::Leaf { output: self.address(), contiguous: self.is_contiguous() }
+            Kind::Leaf { output: self.address_of::<G>(), contiguous: self.is_contiguous() }
         }
     }
 
-    /// The address field: next table, or output address.
+    /// The address field, of 48 bits: next table, or output address.
     #[must_use]
     #[inline(always)]
     pub const fn address(self) -> PhysAddr {
-        PhysAddr(self.0 & bits::ADDRESS)
+        self.address_of::<Granule4K>()
+    }
+
+    /// The address field.
+    #[must_use]
+    #[inline(always)]
+    pub const fn address_of<G: Granule>(self) -> PhysAddr {
+        granule::decode::<G>(self.0)
     }
 
     /// The Contiguous bit.

@@ -8,7 +8,7 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The range is empty, runs backwards, or its bounds are no multiples of 4 KiB.
+    /// The range is empty, runs backwards, or its bounds are no multiples of 4 KiB, or not of the table's granule.
     BadRange {
         /// First address.
         start: Ipa,
@@ -22,7 +22,7 @@ pub enum Error {
         /// Bits of the IPA space.
         ipa_bits: u8,
     },
-    /// The IPA size is not between 32 and 48 bits, or larger than the CPUs' physical addresses.
+    /// The IPA size is not between 32 and 48 bits (52 with 52-bit addresses), or larger than the CPUs' physical addresses.
     BadIpaSize {
         /// What was asked for.
         bits: u8,
@@ -77,19 +77,22 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::BadRange { start, end } => {
-                write!(f, "{start}-{end} is no range: give two multiples of 4 KiB, the smaller one first")
+                write!(
+                    f,
+                    "{start}-{end} is no range: give two multiples of the granule (4 KiB at least), the smaller one first"
+                )
             }
             Error::OutOfRange { end, ipa_bits } => {
                 write!(f, "a range up to {end} leaves the {ipa_bits}-bit IPA space")
             }
             Error::BadIpaSize { bits } => write!(
                 f,
-                "{bits} bits of IPA: must be between 32 and 48, and no more than the CPUs' physical addresses have"
+                "{bits} bits of IPA: must be between 32 and 48 (52 with LPA or LPA2), and no more than the CPUs' physical addresses have"
             ),
             Error::BadOutput { output } => {
                 write!(
                     f,
-                    "output address {output}: must be a multiple of 4 KiB, and the range must end within the CPU's physical addresses"
+                    "output address {output}: must be a multiple of the granule, and the range must end within the CPU's physical addresses"
                 )
             }
             Error::BadVmid { vmid } => write!(f, "VMID {vmid}: must not be 0 and must fit the CPU's VMID size"),

@@ -5,6 +5,7 @@
 
 pub use crate::arch::errata::Errata;
 use crate::arch::errata::{self, Effect, core, revision};
+use crate::arch::granule::Granule;
 
 /// FEAT_BBM: how a mapping's size may change (ID_AA64MMFR2_EL1.BBM, R_KFLJB, R_KHRBC).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -61,7 +62,7 @@ pub struct IdRegisters {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Features {
-    /// Bits of a physical address: 32 to 48. More (LPA, LPA2) are not used by the engine.
+    /// Bits of a physical address: 32 to 52. Granules with 48-bit addresses use no more than 48 of them.
     pub pa_bits: u8,
     /// How sizes may change.
     pub bbm: BbmLevel,
@@ -77,6 +78,8 @@ pub struct Features {
     pub fwb: bool,
     /// FEAT_XNX: execute permission for EL0 and EL1 apart.
     pub xnx: bool,
+    /// The granules at stage 2 ([`Features::has_granule`]), and those of them with FEAT_LPA2: bit 0, 2, 4 for 4, 16, 64 KiB.
+    granules: [u8; 2],
     /// What errata ask for, beside features that they take away.
     pub errata: Errata,
 }
@@ -104,6 +107,23 @@ const fn field(register: u64, low: u32) -> u64 {
     register >> low & 0xf
 }
 
+/// Whether ID_AA64MMFR0_EL1 has a granule at stage 2: the field `low` on says so, or 0, as at stage 1.
+const fn has_granule(mmfr0: u64, low: u32, at_stage_1: bool) -> bool {
+    match field(mmfr0, low) {
+        0 => at_stage_1,
+        1 => false,
+        _ => true,
+    }
+}
+
+/// The same for a granule with FEAT_LPA2.
+const fn has_lpa2(mmfr0: u64, low: u32, at_stage_1: bool) -> bool {
+    match field(mmfr0, low) {
+        0 => at_stage_1,
+        field => field >= 3,
+    }
+}
+
 impl Features {
     /// What every PE has: 32 bits of physical address and nothing else.
     pub const MINIMAL: Self = Self {
@@ -115,11 +135,12 @@ impl Features {
         lse: false,
         fwb: false,
         xnx: false,
+        granules: [1, 0],
         errata: Errata::NONE,
     };
 
     setters! {
-        /// The same, with so many bits of physical address: 32 to 48.
+        /// The same, with so many bits of physical address: 32 to 52.
         pub const fn with_pa_bits(mut self, pa_bits: u8) -> Self;
         /// The same, with this way to change sizes.
         pub const fn with_bbm(mut self, bbm: BbmLevel) -> Self;
@@ -139,6 +160,25 @@ impl Features {
         pub const fn with_errata(mut self, errata: Errata) -> Self;
     }
 
+    /// The same, with this granule at stage 2 or without.
+    #[must_use]
+    pub const fn with_granule<G: Granule>(mut self, has: bool) -> Self {
+        let set = &mut self.granules[G::DS as usize];
+        *set = *set & !(1 << (G::SHIFT - 12)) | (has as u8) << (G::SHIFT - 12);
+        self
+    }
+
+    /// What of it a table of this granule uses: of the granules this one, and physical addresses as long as its own.
+    #[must_use]
+    pub const fn used_by<G: Granule>(mut self) -> Self {
+        let has = self.has_granule::<G>();
+        if self.pa_bits > G::ADDRESS_BITS as u8 {
+            self.pa_bits = G::ADDRESS_BITS as u8;
+        }
+        self.granules = Self::MINIMAL.granules;
+        self.with_granule::<G>(has)
+    }
+
     /// What a PE with these registers can do.
     #[must_use]
     pub fn from_id_registers(id: &IdRegisters, conflicts: ConflictAborts) -> Self {
@@ -149,7 +189,8 @@ impl Features {
             2 => 40,
             3 => 42,
             4 => 44,
-            _ => 48,
+            5 => 48,
+            _ => 52,
         };
         let conflict_free = || CONFLICT_FREE.iter().any(|&(c, first, _)| c == core && revision >= first);
         let mut bbm = match field(id.mmfr2, 52) {
@@ -183,8 +224,21 @@ impl Features {
             lse: field(id.isar0, 20) >= 2,
             fwb: field(id.mmfr2, 40) >= 1,
             xnx: field(id.mmfr1, 28) >= 1,
+            granules: [
+                1 | (has_granule(id.mmfr0, 32, field(id.mmfr0, 20) != 0) as u8) << 2
+                    | (has_granule(id.mmfr0, 36, field(id.mmfr0, 24) != 0xf) as u8) << 4,
+                has_lpa2(id.mmfr0, 40, field(id.mmfr0, 28) == 1) as u8
+                    | (has_lpa2(id.mmfr0, 32, field(id.mmfr0, 20) == 2) as u8) << 2,
+            ],
             errata: Errata::of(id.midr),
         }
+    }
+
+    /// Whether the granule can be used at stage 2, with addresses of its size.
+    #[must_use]
+    pub const fn has_granule<G: Granule>(&self) -> bool {
+        // FEAT_LPA is what makes physical addresses that large.
+        self.granules[G::DS as usize] & 1 << (G::SHIFT - 12) != 0 && (!G::LPA || self.pa_bits >= 52)
     }
 
     /// What both PEs can do, with the errata of both: tables are shared, so the weakest PE decides.
@@ -199,6 +253,7 @@ impl Features {
             lse: self.lse && other.lse,
             fwb: self.fwb && other.fwb,
             xnx: self.xnx && other.xnx,
+            granules: [self.granules[0] & other.granules[0], self.granules[1] & other.granules[1]],
             errata: self.errata.or(other.errata),
         }
     }
@@ -333,18 +388,20 @@ mod tests {
                 lse: true,
                 fwb: true,
                 xnx: true,
+                granules: [1 | 1 << 4, 0],
                 errata: Errata::default(),
             }
         );
-        let weak = Features::from_id_registers(&IdRegisters::default(), ConflictAborts::Handled);
+        let none = IdRegisters { mmfr0: 0xf << 24, ..Default::default() };
+        let weak = Features::from_id_registers(&none, ConflictAborts::Handled);
         assert_eq!(f.weakest(weak), weak);
         assert_eq!(weak.weakest(f), weak);
     }
 
     #[test]
     fn every_size_of_physical_address_is_known() {
-        // ID_AA64MMFR0_EL1.PARange; above 48 bits the engine uses 48.
-        for (field, pa_bits) in [32, 36, 40, 42, 44, 48, 48, 48].into_iter().enumerate() {
+        // ID_AA64MMFR0_EL1.PARange; above 52 bits (FEAT_D128) the engine uses 52.
+        for (field, pa_bits) in [32, 36, 40, 42, 44, 48, 52, 52].into_iter().enumerate() {
             let id = IdRegisters { mmfr0: 0xff0 | field as u64, ..Default::default() };
             assert_eq!(Features::from_id_registers(&id, ConflictAborts::Handled).pa_bits, pa_bits);
         }

@@ -24,6 +24,7 @@ mod errata;
 pub mod error;
 pub mod features;
 pub mod geometry;
+pub mod granule;
 mod range;
 pub mod secure;
 pub mod syndrome;

@@ -2,6 +2,7 @@
 //! many PEs at once.
 
 use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::granule::{Granule, Granule4K};
 use crate::bitmap::page_set::{BLOCK_WORDS, Layout, MAX_LEVELS, WORD_PAGES};
 use crate::bitmap::sync::{
     AtomicU64,
@@ -151,8 +152,8 @@ impl<'m> Iterator for Blocks<'m> {
 /// already; the harvest takes the mark, then changes the descriptor), which is why the descriptors' read-modify-writes
 /// have to be both acquire and release: see [`crate::TableMemory`].
 #[derive(Debug)]
-pub(crate) struct DirtyBitmap {
-    pub(crate) layout: Layout,
+pub(crate) struct DirtyBitmap<G: Granule = Granule4K> {
+    pub(crate) layout: Layout<G>,
     words: &'static [AtomicU64],
     /// The last of the words: says whether there are any marks.
     top: &'static AtomicU64,
@@ -161,12 +162,12 @@ pub(crate) struct DirtyBitmap {
 /// The top of a bitmap without words.
 static NOTHING: AtomicU64 = AtomicU64::new(0);
 
-impl DirtyBitmap {
+impl<G: Granule> DirtyBitmap<G> {
     /// No marks, of no log.
     pub(crate) const NONE: Self = Self { layout: Layout::NONE, words: &[], top: &NOTHING };
 
     /// A bitmap in `words`, all clear; nothing if there are fewer than [`Layout::words`].
-    pub(crate) fn new(layout: Layout, words: &'static [AtomicU64]) -> Option<Self> {
+    pub(crate) fn new(layout: Layout<G>, words: &'static [AtomicU64]) -> Option<Self> {
         const ROUND: usize = 16;
         let words = words.get(..layout.words())?;
         // Relaxed: a PE that uses it comes to it by the table, which its owner publishes.

@@ -2,9 +2,11 @@
 
 use crate::arch::address::{Ipa, IpaRange};
 use crate::arch::error::Error;
+use crate::arch::granule::{Granule, Granule4K};
 use crate::bitmap::dirty_bitmap::DirtyBitmap;
 use crate::bitmap::page_set::Layout;
 use crate::bitmap::sync::AtomicU64;
+use core::marker::PhantomData;
 
 /// Logs that one table can have at a time.
 pub const LOGS: usize = if cfg!(feature = "small") { 2 } else { 8 };
@@ -41,14 +43,15 @@ pub struct LogOptions {
 /// A running log. There is one of these for each, so that one PE at a time harvests it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the log runs until it is given to `stop_log_and_collapse`"]
-pub struct Log {
+pub struct Log<G: Granule = Granule4K> {
     pub(crate) index: usize,
     pub(crate) range: IpaRange,
     /// Where its bitmap is ([`DirtyBitmap::id`]): tells it from the logs of other tables.
     pub(crate) id: usize,
+    pub(crate) granule: PhantomData<G>,
 }
 
-impl Log {
+impl<G: Granule> Log<G> {
     /// The range that is logged.
     #[must_use]
     pub const fn range(&self) -> IpaRange {
@@ -57,22 +60,22 @@ impl Log {
 
     /// The layout that sets of the log's pages have.
     #[must_use]
-    pub fn layout(&self) -> Layout {
-        Layout::new(self.range)
+    pub fn layout(&self) -> Layout<G> {
+        Layout::with_granule(self.range)
     }
 }
 
 /// What the table knows of a log. A place that is not in use has no pages, so that nothing lies in its range.
 #[derive(Debug)]
-pub(crate) struct DirtyLog {
+pub(crate) struct DirtyLog<G: Granule> {
     pub(crate) range: IpaRange,
     pub(crate) mechanism: Mechanism,
     /// By write protection, of no more memory than [`DirtyBitmap::is_flat`] is for: its harvest is short.
     pub(crate) short: bool,
-    pub(crate) bitmap: DirtyBitmap,
+    pub(crate) bitmap: DirtyBitmap<G>,
 }
 
-impl DirtyLog {
+impl<G: Granule> DirtyLog<G> {
     const NONE: Self =
         Self { range: IpaRange::NOTHING, mechanism: Mechanism::WriteProtect, short: false, bitmap: DirtyBitmap::NONE };
 
@@ -97,33 +100,33 @@ impl DirtyLog {
 
 /// The logs of a table.
 #[derive(Debug)]
-pub(crate) struct Logs {
-    pub(crate) entries: [DirtyLog; LOGS],
+pub(crate) struct Logs<G: Granule> {
+    pub(crate) entries: [DirtyLog<G>; LOGS],
     /// One more than the index of the last entry in use: the fault path looks no further.
     pub(crate) used: usize,
 }
 
-impl Logs {
+impl<G: Granule> Logs<G> {
     pub(crate) const fn new() -> Self {
         Self { entries: [DirtyLog::NONE; LOGS], used: 0 }
     }
 
     /// What is known of `log`, if it is one of this table's.
     #[inline(always)]
-    pub(crate) fn of(&self, log: &Log) -> Option<&DirtyLog> {
+    pub(crate) fn of(&self, log: &Log<G>) -> Option<&DirtyLog<G>> {
         let dirty_log = &self.entries[log.index % LOGS];
         (dirty_log.bitmap.id() == log.id).then_some(dirty_log)
     }
 
     /// The log that `ipa` lies in.
     #[inline(always)]
-    pub(crate) fn at(&self, ipa: Ipa) -> Option<&DirtyLog> {
+    pub(crate) fn at(&self, ipa: Ipa) -> Option<&DirtyLog<G>> {
         self.in_use().iter().find(|dirty_log| dirty_log.range.contains(ipa))
     }
 
     /// All logs, and perhaps places that are not in use.
     #[inline(always)]
-    pub(crate) fn in_use(&self) -> &[DirtyLog] {
+    pub(crate) fn in_use(&self) -> &[DirtyLog<G>] {
         self.entries.get(..self.used).unwrap_or(&self.entries)
     }
 
@@ -149,7 +152,7 @@ impl Logs {
 
     /// All logs that `range` has pages of.
     #[inline(always)]
-    pub(crate) fn in_range(&self, range: IpaRange) -> impl Iterator<Item = &DirtyLog> {
+    pub(crate) fn in_range(&self, range: IpaRange) -> impl Iterator<Item = &DirtyLog<G>> {
         self.in_use().iter().filter(move |dirty_log| dirty_log.range.intersection(range).is_some())
     }
 

@@ -5,19 +5,20 @@
 //! one cache line, and one table of pages to look up. Each bit of level n + 1 from there on says so of a word of level
 //! n; the top is one word. A 64 GiB range has four levels, the upper three of which are a 504th of its bitmap.
 
-use crate::arch::address::{Ipa, IpaRange, PAGE_SHIFT, PAGE_SIZE};
-use crate::arch::geometry::LeafSize;
+use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::granule::{Granule, Granule4K};
+use core::marker::PhantomData;
 
 /// Pages that one word of a bitmap stands for.
 pub const WORD_PAGES: usize = 64;
 /// Words of a bitmap that stand for the pages of 2 MiB: the words of level 0 that one bit of level 1 stands for.
 pub const BLOCK_WORDS: usize = 8;
-/// Enough for a 48-bit IPA space: 512 × 64^5 pages are more.
+/// Enough for a 48-bit IPA space: 512 × 64^5 pages are more. (They are half of one of 52 bits, in pages of 4 KiB.)
 pub(crate) const MAX_LEVELS: usize = 6;
 
 /// Where the bits of a range are among the words of a bitmap.
 #[derive(Clone, Copy, Debug)]
-pub struct Layout {
+pub struct Layout<G: Granule = Granule4K> {
     range: IpaRange,
     base: Ipa,
     /// The first word of each level; 0 for the pages', and for levels that are not there.
@@ -26,28 +27,44 @@ pub struct Layout {
     /// Words of level 0, and of all levels.
     page_words: usize,
     words: usize,
+    granule: PhantomData<G>,
 }
 
 /// All of a layout follows from its range.
-impl PartialEq for Layout {
+impl<G: Granule> PartialEq for Layout<G> {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
         self.range == other.range
     }
 }
 
-impl Eq for Layout {}
+impl<G: Granule> Eq for Layout<G> {}
 
 impl Layout {
-    /// No pages.
-    pub(crate) const NONE: Self =
-        Self { range: IpaRange::NOTHING, base: Ipa(0), offsets: [0; MAX_LEVELS], levels: 0, page_words: 0, words: 0 };
-
-    /// The layout for the pages of `range`.
+    /// The layout for the pages of `range`, which are those of the 4 KiB granule.
     #[must_use]
     pub fn new(range: IpaRange) -> Self {
-        let base = range.start().align_down(LeafSize::Block2M.bytes());
-        let pages = ((range.end().0 - base.0) >> PAGE_SHIFT) as usize;
+        Self::with_granule(range)
+    }
+}
+
+impl<G: Granule> Layout<G> {
+    /// No pages.
+    pub(crate) const NONE: Self = Self {
+        range: IpaRange::NOTHING,
+        base: Ipa(0),
+        offsets: [0; MAX_LEVELS],
+        levels: 0,
+        page_words: 0,
+        words: 0,
+        granule: PhantomData,
+    };
+
+    /// The layout for the pages of `range`, which are the granule's.
+    #[must_use]
+    pub fn with_granule(range: IpaRange) -> Self {
+        let base = range.start().align_down((BLOCK_WORDS * WORD_PAGES) as u64 * G::BYTES);
+        let pages = ((range.end().0 - base.0) >> G::SHIFT) as usize;
         let page_words = pages.div_ceil(WORD_PAGES);
         let blocks = page_words.div_ceil(BLOCK_WORDS);
         let mut offsets = [0; MAX_LEVELS];
@@ -63,7 +80,11 @@ impl Layout {
             }
             below = level_words;
         }
-        Self { range, base, offsets, levels, page_words, words }
+        if G::ADDRESS_BITS == 52 && pages > 512 << (6 * (MAX_LEVELS - 1)) {
+            // The top would be more than one word. No memory is enough for that.
+            words = usize::MAX;
+        }
+        Self { range, base, offsets, levels, page_words, words, granule: PhantomData }
     }
 
     /// The range that the bits stand for.
@@ -104,7 +125,7 @@ impl Layout {
 
     #[inline(always)]
     pub(crate) const fn bit(&self, ipa: Ipa) -> usize {
-        ((ipa.0 - self.base.0) >> PAGE_SHIFT) as usize
+        ((ipa.0 - self.base.0) >> G::SHIFT) as usize
     }
 
     /// The address of the page that bit 0 of word `word` of a bitmap stands for. It may lie before the range, which a
@@ -112,25 +133,27 @@ impl Layout {
     #[must_use]
     #[inline(always)]
     pub const fn word_ipa(&self, word: usize) -> Ipa {
-        Ipa(self.base.0 + ((word * WORD_PAGES) as u64) * PAGE_SIZE)
+        Ipa(self.base.0 + ((word * WORD_PAGES) as u64) * G::BYTES)
     }
 
     /// The bits of word `word` that stand for pages of `range`, and of the layout's own range.
     pub(crate) fn mask(&self, word: usize, range: IpaRange) -> u64 {
         let start = self.word_ipa(word);
-        let whole = IpaRange::new_unchecked(start, start.offset(WORD_PAGES as u64 * PAGE_SIZE));
+        let whole = IpaRange::new_unchecked(start, start.offset(WORD_PAGES as u64 * G::BYTES));
+        // A part of a page stands for the page.
+        let range = if G::FRAMES > 1 { whole_pages::<G>(range) } else { range };
         match range.intersection(self.range).and_then(|range| range.intersection(whole)) {
             None => 0,
             Some(part) => {
-                let first = (part.start().0 - start.0) >> PAGE_SHIFT;
-                (u64::MAX >> (64 - part.pages())) << first
+                let first = (part.start().0 - start.0) >> G::SHIFT;
+                (u64::MAX >> (64 - (part.bytes() >> G::SHIFT))) << first
             }
         }
     }
 
     /// The range from the first to the last page of `bits`, which are not 0, of word `word`.
     pub(crate) fn span(&self, word: usize, bits: u64) -> IpaRange {
-        span_of(self.word_ipa(word), bits)
+        span_of::<G>(self.word_ipa(word), bits)
     }
 
     /// The words of level 0 that have pages of `range`.
@@ -142,24 +165,30 @@ impl Layout {
     }
 }
 
+/// The pages of the granule that have a part of `range`.
+fn whole_pages<G: Granule>(range: IpaRange) -> IpaRange {
+    let end = Ipa(range.end().0.saturating_add(G::BYTES - 1)).align_down(G::BYTES);
+    IpaRange::new_unchecked(range.start().align_down(G::BYTES), end)
+}
+
 /// The range from the first to the last page of `bits`, which are not 0 and stand for pages from `ipa` on.
 #[inline(always)]
-pub(crate) fn span_of(ipa: Ipa, bits: u64) -> IpaRange {
-    let at = |page: u32| ipa.offset(u64::from(page) * PAGE_SIZE);
+pub(crate) fn span_of<G: Granule>(ipa: Ipa, bits: u64) -> IpaRange {
+    let at = |page: u32| ipa.offset(u64::from(page) * G::BYTES);
     IpaRange::new_unchecked(at(bits.trailing_zeros()), at(64 - bits.leading_zeros()))
 }
 
 /// A set of pages of one range, in memory that the caller gives: what a harvest reports into, what a clear is told.
 #[derive(Debug)]
-pub struct PageSet<'b> {
-    layout: Layout,
+pub struct PageSet<'b, G: Granule = Granule4K> {
+    layout: Layout<G>,
     words: &'b mut [u64],
 }
 
-impl<'b> PageSet<'b> {
+impl<'b, G: Granule> PageSet<'b, G> {
     /// The empty set of pages of `layout`'s range; `None` if `words` is shorter than [`Layout::words`].
     #[must_use]
-    pub fn new(layout: Layout, words: &'b mut [u64]) -> Option<Self> {
+    pub fn new(layout: Layout<G>, words: &'b mut [u64]) -> Option<Self> {
         let words = words.get_mut(..layout.words())?;
         words.fill(0);
         Some(Self { layout, words })
@@ -167,7 +196,7 @@ impl<'b> PageSet<'b> {
 
     /// Where the pages are.
     #[must_use]
-    pub const fn layout(&self) -> &Layout {
+    pub const fn layout(&self) -> &Layout<G> {
         &self.layout
     }
 
@@ -249,7 +278,7 @@ impl<'b> PageSet<'b> {
     pub fn for_each(&self, mut each: impl FnMut(Ipa)) {
         self.each_word(|word, mut bits| {
             while bits != 0 {
-                each(self.layout.word_ipa(word).offset(u64::from(bits.trailing_zeros()) * PAGE_SIZE));
+                each(self.layout.word_ipa(word).offset(u64::from(bits.trailing_zeros()) * G::BYTES));
                 bits &= bits - 1;
             }
         });
@@ -301,6 +330,7 @@ impl<'b> PageSet<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::address::PAGE_SIZE;
 
     fn range(start: u64, bytes: u64) -> IpaRange {
         IpaRange::from_size(Ipa(start), bytes).unwrap()

@@ -1,6 +1,7 @@
 //! What harvests report into, and what clears are told by: a page set, or a plain bitmap in memory that others use too.
 
 use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::granule::Granule;
 use crate::bitmap::page_set::{BLOCK_WORDS, Layout, PageSet, WORD_PAGES};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -20,7 +21,7 @@ fn population_of_many(bits: u64) -> u64 {
 
 /// What takes in the pages that a harvest finds. Each method returns how many were added that were not there before,
 /// where that is counted.
-pub(crate) trait Sink {
+pub(crate) trait Sink<G: Granule> {
     /// Pages of word `index` of level 0.
     fn insert_word(&mut self, index: usize, bits: u64) -> u64;
     /// All pages of the block of 2 MiB whose first word of level 0 is `first`.
@@ -37,7 +38,7 @@ pub(crate) trait Sink {
     /// All pages of a range.
     fn insert_range(&mut self, range: IpaRange) -> u64;
     /// Where the pages are.
-    fn layout(&self) -> &Layout;
+    fn layout(&self) -> &Layout<G>;
 }
 
 /// What tells the pages that are to be clean.
@@ -50,12 +51,12 @@ pub(crate) trait Pages {
 
 /// A bitmap without summaries, in memory that others may read and write at the same time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SharedBitmap<'b> {
-    layout: &'b Layout,
+pub(crate) struct SharedBitmap<'b, G: Granule> {
+    layout: &'b Layout<G>,
     words: &'b [AtomicU64],
 }
 
-impl<'b> SharedBitmap<'b> {
+impl<'b, G: Granule> SharedBitmap<'b, G> {
     // By value: what a harvest reports into stays in registers.
     #[cold]
     #[inline(never)]
@@ -63,12 +64,12 @@ impl<'b> SharedBitmap<'b> {
         self.layout.words_of(range).map(|word| self.insert_word(word, self.layout.mask(word, range))).sum()
     }
 
-    pub(crate) fn new(layout: &'b Layout, words: &'b [AtomicU64]) -> Self {
+    pub(crate) fn new(layout: &'b Layout<G>, words: &'b [AtomicU64]) -> Self {
         Self { layout, words }
     }
 }
 
-impl Sink for SharedBitmap<'_> {
+impl<G: Granule> Sink<G> for SharedBitmap<'_, G> {
     #[inline(always)]
     fn insert_word(&mut self, index: usize, bits: u64) -> u64 {
         let Some(word) = self.words.get(index) else { return 0 };
@@ -100,12 +101,12 @@ impl Sink for SharedBitmap<'_> {
     }
 
     #[inline(always)]
-    fn layout(&self) -> &Layout {
+    fn layout(&self) -> &Layout<G> {
         self.layout
     }
 }
 
-impl Pages for SharedBitmap<'_> {
+impl<G: Granule> Pages for SharedBitmap<'_, G> {
     fn contains_range(&self, range: IpaRange) -> bool {
         self.layout.words_of(range).all(|index| {
             let mask = self.layout.mask(index, range);
@@ -125,7 +126,7 @@ impl Pages for SharedBitmap<'_> {
 }
 
 /// The owner of a set can ask it how many pages it has, so none are counted here.
-impl Sink for PageSet<'_> {
+impl<G: Granule> Sink<G> for PageSet<'_, G> {
     #[inline(always)]
     fn insert_word(&mut self, index: usize, bits: u64) -> u64 {
         PageSet::insert_word(self, index, bits);
@@ -138,12 +139,12 @@ impl Sink for PageSet<'_> {
     }
 
     #[inline(always)]
-    fn layout(&self) -> &Layout {
+    fn layout(&self) -> &Layout<G> {
         PageSet::layout(self)
     }
 }
 
-impl Pages for PageSet<'_> {
+impl<G: Granule> Pages for PageSet<'_, G> {
     fn contains_range(&self, range: IpaRange) -> bool {
         PageSet::contains_range(self, range)
     }

@@ -1,13 +1,16 @@
 //! Logs by hardware dirty state: what hardware has marked is found, and made clean.
 
-use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
+use crate::arch::address::{Ipa, IpaRange};
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::error::Error;
 use crate::arch::geometry::Level;
+use crate::arch::granule::Granule;
 use crate::bitmap::logs::DirtyLog;
 use crate::bitmap::page_set::span_of;
 use crate::bitmap::sink::{Pages, Sink};
-use crate::platform::{Maintenance, Slot, TableMemory};
+use crate::dirty::write_protect::Span;
+use crate::platform::counters::Event;
+use crate::platform::{GROUP, Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
 use crate::table::spare::SpareTables;
 use crate::table::tlb::Pending;
@@ -16,15 +19,16 @@ use crate::table::walk::{Entry, Next, Visitor};
 /// Finds what hardware has marked, and makes it clean if asked to.
 pub(crate) struct Scan<'s, R> {
     pub(crate) report: &'s mut R,
-    pub(crate) pending: &'s mut Pending,
+    /// What has been made clean. An entry that is cached as dirty never marks again.
+    pub(crate) span: Span,
     pub(crate) clean: bool,
     /// Pages that the report has counted.
     pub(crate) added: u64,
 }
 
-impl<P: TableMemory + Maintenance, R: Sink> Visitor<P> for Scan<'_, R> {
+impl<P: TableMemory + Maintenance, G: Granule, R: Sink<G>> Visitor<P, G> for Scan<'_, R> {
     #[inline(always)]
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         // Writable without DBM is a leaf that was mapped after the start: dirty until it is tracked.
         if !entry.is_leaf() || entry.value.0 & bits::WRITE == 0 {
             return Ok(Next::Continue);
@@ -33,70 +37,78 @@ impl<P: TableMemory + Maintenance, R: Sink> Visitor<P> for Scan<'_, R> {
             if table.replace(entry.slot, entry.value.0, cleaned(entry.value)).is_err() {
                 return Ok(Next::Retry);
             }
-            // An entry that is cached as dirty never marks again.
-            self.pending.add(part);
+            self.span.add(part);
         }
         self.added += self.report.insert_range(part);
         Ok(Next::Continue)
     }
 
     #[inline(always)]
-    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+    fn enter(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<bool, Error> {
         if entry.level != Level::L2 {
             return Ok(true);
         }
-        let mut ipa = part.start();
-        while ipa < part.end() {
-            let first = Slot { table: entry.value.address(), index: Level::L3.index(ipa) };
-            let left = (part.end().0 - ipa.0) / PAGE_SIZE;
-            let count = (GROUP - first.index % GROUP).min(left as usize);
-            self.pages(table, first, ipa, count);
-            ipa = ipa.offset(count as u64 * PAGE_SIZE);
+        let (first, count) = (Level::L3.index_of::<G>(part.start()), (part.bytes() >> G::SHIFT) as usize);
+        for group in first / GROUP..(first + count).div_ceil(GROUP) {
+            let start = group * GROUP;
+            // Which of the group's pages lie in the part.
+            let (skip, end) = (first.max(start) - start, (first + count - start).min(GROUP));
+            let wanted = u64::MAX >> (64 - (end - skip)) << skip;
+            let slot = Slot { table: entry.value.address_of::<G>(), index: start };
+            self.pages(table, slot, entry.ipa.offset(start as u64 * G::BYTES), wanted);
         }
         Ok(false)
     }
 }
 
-/// Pages that are looked at together: most are clean, and one comparison tells of all. They lie in one word of a
-/// bitmap.
-const GROUP: usize = 16;
-
-impl<R: Sink> Scan<'_, R> {
-    /// [`Visitor::entry`] for `count` pages from the one at `ipa` on, of one group.
+impl<R> Scan<'_, R> {
+    /// [`Visitor::entry`] for those of a group's pages that have a bit in `wanted`. The group begins at `first` and `ipa`.
     #[inline(always)]
-    fn pages<P: TableMemory + Maintenance>(&mut self, table: &Stage2<P>, first: Slot, ipa: Ipa, count: usize) {
-        let slot = |n| Slot { index: first.index + n, ..first };
-        let any = |n: usize| (0..n).fold(0, |any, n| any | table.load(slot(n)));
-        // A number that the compiler knows lets it do without a loop.
-        let any = if count == GROUP { any(GROUP) } else { any(count) };
-        if any & (bits::WRITE | bits::BUSY) == 0 {
-            return;
-        }
-        // Which pages to look at closely: no branch for the others.
-        let marked = |n| u64::from(table.load(slot(n)) & (bits::WRITE | bits::BUSY) != 0) << n;
-        let mut left = (0..count).fold(0u64, |left, n| left | marked(n));
-        let mut dirty = 0u64;
+    fn pages<P: TableMemory + Maintenance, G: Granule>(
+        &mut self,
+        table: &Stage2<P, G>,
+        first: Slot,
+        ipa: Ipa,
+        wanted: u64,
+    ) where
+        R: Sink<G>,
+    {
+        // SAFETY: as for all descriptors (`table.rs`): a group of a reachable table of pages.
+        let marked = unsafe { table.platform.group_with::<true>(first, bits::WRITE | bits::BUSY) };
+        let mut left = u64::from(marked) & wanted;
+        let (mut dirty, mut changed) = (0u64, 0);
         while left != 0 {
             let n = left.trailing_zeros() as usize;
             left &= left - 1;
+            let slot = Slot { index: first.index + n, ..first };
+            let mut value = Descriptor(table.load(slot));
             loop {
-                let value = Descriptor(table.load(slot(n)));
                 if value.is_busy(Level::L3) {
-                    table.wait_for(slot(n), Level::L3);
-                } else if !value.is_valid() || value.0 & bits::WRITE == 0 {
-                    break;
-                } else if !self.clean || table.replace(slot(n), value.0, cleaned(value)).is_ok() {
-                    dirty |= 1 << n;
+                    table.wait_for(slot, Level::L3);
+                    value = Descriptor(table.load(slot));
+                    continue;
+                }
+                if !value.is_valid() || value.0 & bits::WRITE == 0 {
                     break;
                 }
+                if self.clean {
+                    // SAFETY: as for all descriptors.
+                    if let Err(found) = unsafe { table.platform.compare_exchange(slot, value.0, cleaned(value)) } {
+                        value = Descriptor(found);
+                        continue;
+                    }
+                    changed += 1;
+                }
+                dirty |= 1 << n;
+                break;
             }
         }
         if dirty == 0 {
             return;
         }
         if self.clean {
-            // An entry that is cached as dirty never marks again.
-            self.pending.add(span_of(ipa, dirty));
+            table.platform.counters().add(Event::DescriptorWrite, changed);
+            self.span.add(span_of::<G>(ipa, dirty));
         }
         self.added += self.report.insert_pages(ipa, dirty);
     }
@@ -108,20 +120,20 @@ fn cleaned(leaf: Descriptor) -> u64 {
 }
 
 /// Cleans chosen pages of a log by hardware.
-pub(crate) struct ClearDirty<'s, S, P: TableMemory + Maintenance> {
-    pub(crate) table: &'s Stage2<P>,
-    pub(crate) dirty_log: &'s DirtyLog,
+pub(crate) struct ClearDirty<'s, S, P: TableMemory + Maintenance, G: Granule> {
+    pub(crate) table: &'s Stage2<P, G>,
+    pub(crate) dirty_log: &'s DirtyLog<G>,
     pub(crate) set: &'s S,
     pub(crate) pending: &'s mut Pending,
 }
 
-impl<S: Pages, P: TableMemory + Maintenance> ClearDirty<'_, S, P> {
+impl<S: Pages, P: TableMemory + Maintenance, G: Granule> ClearDirty<'_, S, P, G> {
     pub(crate) fn word(&mut self, word: usize, mut wanted: u64) {
         let start = self.dirty_log.bitmap.layout.word_ipa(word);
         while wanted != 0 {
             let page = wanted.trailing_zeros();
             wanted &= wanted - 1;
-            self.page(start.offset(u64::from(page) * PAGE_SIZE));
+            self.page(start.offset(u64::from(page) * G::BYTES));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Harvest, peek and clear: what has been written is reported, and what has been reported is made clean.
 
 use crate::arch::error::Error;
+use crate::arch::granule::Granule;
 use crate::bitmap::dirty_bitmap::{BlockMarks, EachBlock};
 use crate::bitmap::logs::{DirtyLog, Log};
 use crate::bitmap::page_set::{Layout, PageSet};
@@ -12,7 +13,7 @@ use crate::table::Stage2;
 use crate::table::tlb::Pending;
 use core::sync::atomic::AtomicU64;
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Adds all pages to `report` that were written since the last harvest, and starts anew. When this returns, no PE
     /// can write any of them unnoticed, so what is copied then is what the next harvest counts from.
     ///
@@ -25,7 +26,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// [`Error::WrongSet`] if `report` has another layout than the log.
-    pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+    pub fn harvest(&self, log: &mut Log<G>, report: &mut PageSet<'_, G>) -> Result<(), Error> {
         let dirty_log = self.dirty_log(log, report.layout())?;
         if dirty_log.is_clean() { Ok(()) } else { self.harvest_log(dirty_log, report).map(drop) }
     }
@@ -41,7 +42,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::WrongSet`] if it is no log of this table's; [`Error::BitmapTooSmall`] if there are fewer words than
     /// [`Layout::page_words`].
     #[cfg_attr(not(feature = "small"), inline(always))]
-    pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+    pub fn harvest_into(&self, log: &mut Log<G>, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         let dirty_log = self.dirty_log_of(log)?;
         dirty_log.check_room(bitmap)?;
         if cfg!(feature = "small") || !dirty_log.short {
@@ -63,7 +64,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     #[inline(never)]
-    fn harvest_any_into(&self, dirty_log: &DirtyLog, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+    fn harvest_any_into(&self, dirty_log: &DirtyLog<G>, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         self.harvest_log(dirty_log, &mut SharedBitmap::new(&dirty_log.bitmap.layout, bitmap))
     }
 
@@ -71,12 +72,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// harvest has to look at.
     #[must_use]
     #[inline(always)]
-    pub fn is_clean(&self, log: &Log) -> bool {
+    pub fn is_clean(&self, log: &Log<G>) -> bool {
         self.dirty_log_of(log).is_ok_and(DirtyLog::is_clean)
     }
 
     #[inline(always)]
-    fn harvest_log(&self, dirty_log: &DirtyLog, report: &mut impl Sink) -> Result<u64, Error> {
+    fn harvest_log(&self, dirty_log: &DirtyLog<G>, report: &mut impl Sink<G>) -> Result<u64, Error> {
         if dirty_log.mechanism.is_hardware() {
             return self.harvest_hardware(dirty_log, report);
         }
@@ -88,22 +89,20 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     #[inline(never)]
-    fn harvest_hardware(&self, dirty_log: &DirtyLog, report: &mut impl Sink) -> Result<u64, Error> {
-        let mut pending = Pending::new();
+    fn harvest_hardware(&self, dirty_log: &DirtyLog<G>, report: &mut impl Sink<G>) -> Result<u64, Error> {
+        let (mut span, mut added) = (Span::NOTHING, 0);
         let unfinished = self.in_flight.begin_revocation();
-        let mut added = 0;
         dirty_log.bitmap.each_block::<true>(&mut |marks: BlockMarks<'_>| {
             for (word, bits) in marks.marked::<true>() {
                 added += report.insert_word(word, bits);
                 // Marked by software, such as a deny whose invalidation may not be complete.
-                pending.add(dirty_log.bitmap.layout.span(word, bits));
+                span.add(dirty_log.bitmap.layout.span(word, bits));
             }
         });
-        let mut scan = Scan { report, pending: &mut pending, clean: true, added: 0 };
+        let mut scan = Scan { report, span, clean: true, added };
         self.visit(dirty_log.range, &mut scan)?;
-        added += scan.added;
-        self.finish(&pending, unfinished);
-        Ok(added)
+        self.finish(&scan.span.pending(), unfinished);
+        Ok(scan.added)
     }
 
     /// Adds all pages to `report` that a harvest would report now, and changes nothing.
@@ -111,7 +110,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// As for [`Stage2::harvest`].
-    pub fn peek(&self, log: &Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+    pub fn peek(&self, log: &Log<G>, report: &mut PageSet<'_, G>) -> Result<(), Error> {
         let dirty_log = self.dirty_log(log, report.layout())?;
         self.peek_log(dirty_log, report).map(drop)
     }
@@ -121,13 +120,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// As for [`Stage2::harvest_into`].
-    pub fn peek_into(&self, log: &Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+    pub fn peek_into(&self, log: &Log<G>, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         let dirty_log = self.dirty_log_of(log)?;
         dirty_log.check_room(bitmap)?;
         self.peek_log(dirty_log, &mut SharedBitmap::new(&dirty_log.bitmap.layout, bitmap))
     }
 
-    fn peek_log(&self, dirty_log: &DirtyLog, report: &mut impl Sink) -> Result<u64, Error> {
+    fn peek_log(&self, dirty_log: &DirtyLog<G>, report: &mut impl Sink<G>) -> Result<u64, Error> {
         let mut added = 0;
         dirty_log.bitmap.each_block::<false>(&mut |marks: BlockMarks<'_>| {
             for (word, bits) in marks.marked::<false>() {
@@ -135,8 +134,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             }
         });
         if dirty_log.mechanism.is_hardware() {
-            let mut pending = Pending::new();
-            let mut scan = Scan { report, pending: &mut pending, clean: false, added: 0 };
+            let mut scan = Scan { report, span: Span::NOTHING, clean: false, added: 0 };
             self.visit(dirty_log.range, &mut scan)?;
             added += scan.added;
         }
@@ -152,7 +150,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// # Errors
     ///
     /// As for [`Stage2::harvest`].
-    pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
+    pub fn clear(&self, log: &mut Log<G>, set: &PageSet<'_, G>) -> Result<(), Error> {
         let dirty_log = self.dirty_log(log, set.layout())?;
         self.clear_log(dirty_log, set)
     }
@@ -165,13 +163,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// [`Error::WrongSet`] if it is no log of this table's.
     #[cfg_attr(not(feature = "small"), inline(always))]
-    pub fn clear_from(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<(), Error> {
+    pub fn clear_from(&self, log: &mut Log<G>, bitmap: &[AtomicU64]) -> Result<(), Error> {
         let dirty_log = self.dirty_log_of(log)?;
         self.clear_log(dirty_log, &SharedBitmap::new(&dirty_log.bitmap.layout, bitmap))
     }
 
     #[inline(always)]
-    fn clear_log(&self, dirty_log: &DirtyLog, set: &impl Pages) -> Result<(), Error> {
+    fn clear_log(&self, dirty_log: &DirtyLog<G>, set: &impl Pages) -> Result<(), Error> {
         if dirty_log.mechanism.is_hardware() {
             return self.clear_hardware(dirty_log, set);
         }
@@ -189,7 +187,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     #[inline(never)]
-    fn clear_hardware(&self, dirty_log: &DirtyLog, set: &impl Pages) -> Result<(), Error> {
+    fn clear_hardware(&self, dirty_log: &DirtyLog<G>, set: &impl Pages) -> Result<(), Error> {
         let mut pending = Pending::new();
         let unfinished = self.in_flight.begin_revocation();
         set.each_word(|word, bits| {
@@ -206,14 +204,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// The log's entry, if a set with `layout` is a set of its pages.
     #[inline(always)]
-    fn dirty_log(&self, log: &Log, layout: &Layout) -> Result<&DirtyLog, Error> {
+    fn dirty_log(&self, log: &Log<G>, layout: &Layout<G>) -> Result<&DirtyLog<G>, Error> {
         let dirty_log = self.dirty_log_of(log)?;
         if dirty_log.bitmap.layout == *layout { Ok(dirty_log) } else { Err(Error::WrongSet { range: layout.range() }) }
     }
 
     /// The log's entry.
     #[inline(always)]
-    fn dirty_log_of(&self, log: &Log) -> Result<&DirtyLog, Error> {
+    fn dirty_log_of(&self, log: &Log<G>) -> Result<&DirtyLog<G>, Error> {
         self.logs.of(log).ok_or(Error::WrongSet { range: log.range() })
     }
 }

@@ -4,6 +4,7 @@ use crate::arch::address::IpaRange;
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::error::Error;
 use crate::arch::geometry::{LeafSize, Level};
+use crate::arch::granule::Granule;
 use crate::bitmap::dirty_bitmap::DirtyBitmap;
 use crate::bitmap::logs::{DirtyLog, Log, LogOptions, Mechanism};
 use crate::bitmap::page_set::Layout;
@@ -13,9 +14,10 @@ use crate::table::Stage2;
 use crate::table::spare::SpareTables;
 use crate::table::tlb::Pending;
 use crate::table::walk::{Entry, Next, Visitor};
+use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Starts a log of the pages of `range`. Its bitmap is kept in `storage`, which needs [`Layout::words`] words and
     /// must belong to no other log.
     ///
@@ -34,7 +36,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         range: IpaRange,
         storage: &'static [AtomicU64],
         options: LogOptions,
-    ) -> Result<Log, Error> {
+    ) -> Result<Log<G>, Error> {
         self.check(range)?;
         if let Some(other) = self.logs.in_range(range).next() {
             return Err(Error::LogOverlap { range: other.range });
@@ -42,7 +44,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if options.mechanism.is_hardware() && !self.has_hardware_dirty_state() {
             return Err(Error::NoHardwareDirtyState);
         }
-        let layout = Layout::new(range);
+        let layout = Layout::with_granule(range);
         let marks = DirtyBitmap::new(layout, storage).ok_or(Error::BitmapTooSmall { needed: layout.words() })?;
         let index = self.logs.entries.iter().position(|dirty_log| !dirty_log.is_used()).ok_or(Error::TooManyLogs)?;
         self.in_flight.advance_epoch();
@@ -71,7 +73,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.complete(&close.pending);
         drop(close);
         closed?;
-        let log = Log { index, range, id: marks.id() };
+        let log = Log { index, range, id: marks.id(), granule: PhantomData };
         let short = !cfg!(feature = "small") && !options.mechanism.is_hardware() && marks.is_flat();
         self.logs.entries[index] = DirtyLog { range, mechanism: options.mechanism, short, bitmap: marks };
         self.logs.used = self.logs.used.max(index + 1);
@@ -82,12 +84,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Stage2::collapse`], whose cost this has.
     ///
     /// What has been marked since the last harvest is lost with the log; [`Stage2::harvest`] first.
-    pub fn stop_log_and_collapse(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    pub fn stop_log_and_collapse(&mut self, log: Log<G>) -> Option<&'static [AtomicU64]> {
         let range = log.range();
         let storage = self.stop_log_keeping_pages(log);
         // The edges were split at the start, so their blocks are put together again too. `check` has passed at the
         // start.
-        let bytes = LeafSize::Block1G.bytes();
+        let bytes = LeafSize::largest::<G>().bytes_of::<G>();
         let end = range.end().offset(bytes - 1).align_down(bytes).min(self.geometry.range().end());
         let _ = self.collapse(IpaRange::new_unchecked(range.start().align_down(bytes), end));
         storage
@@ -95,7 +97,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Ends a log and nothing more: pages that are write-protected stay so until their first write, which makes the
     /// leaf writable they are in, or until [`Stage2::collapse`]. Costs the same for any range.
-    pub fn stop_log_keeping_pages(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    pub fn stop_log_keeping_pages(&mut self, log: Log<G>) -> Option<&'static [AtomicU64]> {
         let entry = self.logs.entries.get_mut(log.index)?;
         if entry.bitmap.id() != log.id {
             return None;
@@ -125,14 +127,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 }
 
 /// Takes the rights from all leaves of a range whose log starts.
-pub(crate) struct StartProtect<'t, P: TableMemory + Maintenance> {
+pub(crate) struct StartProtect<'t, P: TableMemory + Maintenance, G: Granule> {
     pub(crate) options: LogOptions,
     pub(crate) pending: Pending,
     /// Frames for the tables of pages that hardware marks.
-    pub(crate) spare: SpareTables<'t, P>,
+    pub(crate) spare: SpareTables<'t, P, G>,
 }
 
-impl<P: TableMemory + Maintenance> StartProtect<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> StartProtect<'_, P, G> {
     /// What the leaf is while the log runs.
     #[inline(always)]
     fn logged(&self, leaf: Descriptor) -> Descriptor {
@@ -148,7 +150,7 @@ impl<P: TableMemory + Maintenance> StartProtect<'_, P> {
 
     /// Splits a leaf that is larger than a page, for hardware to mark pages. A block of 2 MiB becomes pages that are left to
     /// hardware from the first moment: the table that appears then is the last word, and no page is looked at twice.
-    fn split(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+    fn split(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         let plain = [Some(entry.range()), None];
         // One with DBM has dirty state, which the pages take over first (R_RTBRL).
         let at_once = !cfg!(feature = "small")
@@ -167,9 +169,9 @@ impl<P: TableMemory + Maintenance> StartProtect<'_, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for StartProtect<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for StartProtect<'_, P, G> {
     #[inline(always)]
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         let leaf = entry.value;
         if !entry.is_leaf() {
             return Ok(Next::Continue);

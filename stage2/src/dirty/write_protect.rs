@@ -1,9 +1,10 @@
 //! Making pages clean: what the start of a log, a harvest and a clear do to descriptors, for logs by write protection
 //! and by hardware.
 
-use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
+use crate::arch::address::{Ipa, IpaRange, PhysAddr};
 use crate::arch::descriptor::bits;
 use crate::arch::geometry::{LeafSize, Level};
+use crate::arch::granule::Granule;
 use crate::bitmap::dirty_bitmap::{BlockMarks, EachBlock};
 use crate::bitmap::logs::DirtyLog;
 use crate::bitmap::page_set::{BLOCK_WORDS, PageSet, WORD_PAGES, span_of};
@@ -17,16 +18,16 @@ use crate::table::tlb::Pending;
 
 /// Protects pages that were taken from the marks of a log by write protection. Remembers the table of the 2 MiB it is
 /// in, since pages come in ascending order.
-pub(crate) struct WriteProtector<'t, P: TableMemory + Maintenance> {
-    table: &'t Stage2<P>,
-    dirty_log: &'t DirtyLog,
+pub(crate) struct WriteProtector<'t, P: TableMemory + Maintenance, G: Granule> {
+    table: &'t Stage2<P, G>,
+    dirty_log: &'t DirtyLog<G>,
     block: Ipa,
     pages: Slot,
 }
 
-impl<'t, P: TableMemory + Maintenance> WriteProtector<'t, P> {
+impl<'t, P: TableMemory + Maintenance, G: Granule> WriteProtector<'t, P, G> {
     #[inline(always)]
-    pub(crate) fn new(table: &'t Stage2<P>, dirty_log: &'t DirtyLog) -> Self {
+    pub(crate) fn new(table: &'t Stage2<P, G>, dirty_log: &'t DirtyLog<G>) -> Self {
         Self { table, dirty_log, block: NO_BLOCK, pages: Slot { table: PhysAddr(0), index: 0 } }
     }
 
@@ -34,7 +35,7 @@ impl<'t, P: TableMemory + Maintenance> WriteProtector<'t, P> {
     #[inline(always)]
     pub(crate) fn protect(&mut self, word: usize, taken: u64, wanted: &impl Pages, pending: &mut Pending) {
         let ipa = self.dirty_log.bitmap.layout.word_ipa(word);
-        let block = ipa.align_down(LeafSize::Block2M.bytes());
+        let block = ipa.align_down(LeafSize::Block2M.bytes_of::<G>());
         if block != self.block {
             // A page in a log by write protection is busy only while a break for an erratum lasts, which keeps what is taken.
             let Some(pages) = self.table.page_slot(ipa) else {
@@ -54,9 +55,9 @@ impl<'t, P: TableMemory + Maintenance> WriteProtector<'t, P> {
 }
 
 /// Takes marks of a log by write protection, reports their pages, and protects them.
-pub(crate) struct Harvest<'h, 't, P: TableMemory + Maintenance, R> {
-    pub(crate) table: &'t Stage2<P>,
-    pub(crate) dirty_log: &'t DirtyLog,
+pub(crate) struct Harvest<'h, 't, P: TableMemory + Maintenance, G: Granule, R> {
+    pub(crate) table: &'t Stage2<P, G>,
+    pub(crate) dirty_log: &'t DirtyLog<G>,
     pub(crate) report: &'h mut R,
     /// Pages that the report has counted.
     pub(crate) added: u64,
@@ -75,7 +76,7 @@ impl Span {
     pub(crate) const NOTHING: Self = Self { start: Ipa(u64::MAX), end: Ipa(0) };
 
     #[inline(always)]
-    fn add(&mut self, range: IpaRange) {
+    pub(crate) fn add(&mut self, range: IpaRange) {
         self.start = self.start.min(range.start());
         self.end = self.end.max(range.end());
     }
@@ -89,7 +90,7 @@ impl Span {
     }
 }
 
-impl<P: TableMemory + Maintenance, R: Sink> EachBlock for Harvest<'_, '_, P, R> {
+impl<P: TableMemory + Maintenance, G: Granule, R: Sink<G>> EachBlock for Harvest<'_, '_, P, G, R> {
     #[inline(always)]
     fn block(&mut self, marks: BlockMarks<'_>) {
         let layout = &self.dirty_log.bitmap.layout;
@@ -111,13 +112,13 @@ impl<P: TableMemory + Maintenance, R: Sink> EachBlock for Harvest<'_, '_, P, R> 
     }
 }
 
-impl<P: TableMemory + Maintenance, R: Sink> Harvest<'_, '_, P, R> {
+impl<P: TableMemory + Maintenance, G: Granule, R: Sink<G>> Harvest<'_, '_, P, G, R> {
     /// [`EachBlock::block`] where there was no table of pages.
     #[inline(always)]
     fn leaf(&mut self, marks: BlockMarks<'_>) {
         for (word, taken) in marks.marked::<true>() {
             self.added += self.report.insert_word(word, taken);
-            let protected = protect_block(self.table, self.dirty_log, word, taken, None::<&PageSet<'_>>);
+            let protected = protect_block(self.table, self.dirty_log, word, taken, None::<&PageSet<'_, G>>);
             if let Protected::Leaf(range) = protected {
                 // Its other marks are left to be taken in their turn: by then a handler may have made a page writable
                 // anew, and a mark may be taken only before its leaf is protected, never after.
@@ -136,11 +137,16 @@ const NO_BLOCK: Ipa = Ipa(u64::MAX);
 /// Protects the pages of `taken`, the first of which would be at `ipa`, in the table of pages that `slot` lies in.
 /// Returns what is to be invalidated: from the first page to the last, since what lies between costs no further TLBI.
 #[inline(always)]
-fn protect_pages<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa: Ipa, taken: u64) -> IpaRange {
+fn protect_pages<P: TableMemory + Maintenance, G: Granule>(
+    table: &Stage2<P, G>,
+    slot: Slot,
+    ipa: Ipa,
+    taken: u64,
+) -> IpaRange {
     if taken == u64::MAX {
         return protect_word(table, slot, ipa);
     }
-    let first = Level::L3.index(ipa);
+    let first = Level::L3.index_of::<G>(ipa);
     let (mut left, mut count) = (taken, 0);
     while left != 0 {
         let page = left.trailing_zeros();
@@ -151,26 +157,31 @@ fn protect_pages<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ip
         unsafe { table.platform.fetch_clear(slot, bits::WRITE) };
     }
     table.platform.counters().add(Event::DescriptorWrite, count);
-    span_of(ipa, taken)
+    span_of::<G>(ipa, taken)
 }
 
 /// All pages of one word. Out of line: the loops over words in which few pages are dirty get along with fewer
 /// registers.
 #[cold]
 #[inline(never)]
-fn protect_word<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa: Ipa) -> IpaRange {
+fn protect_word<P: TableMemory + Maintenance, G: Granule>(table: &Stage2<P, G>, slot: Slot, ipa: Ipa) -> IpaRange {
     protect_all(table, slot, ipa, WORD_PAGES)
 }
 
 /// Protects `count` adjacent pages, the first of which is at `ipa`, in the table of pages that `slot` lies in. Returns
 /// what is to be invalidated.
 #[inline(always)]
-fn protect_all<P: TableMemory + Maintenance>(table: &Stage2<P>, slot: Slot, ipa: Ipa, count: usize) -> IpaRange {
+fn protect_all<P: TableMemory + Maintenance, G: Granule>(
+    table: &Stage2<P, G>,
+    slot: Slot,
+    ipa: Ipa,
+    count: usize,
+) -> IpaRange {
     table.platform.counters().add(Event::DescriptorWrite, count as u64);
-    let first = Slot { index: Level::L3.index(ipa), ..slot };
+    let first = Slot { index: Level::L3.index_of::<G>(ipa), ..slot };
     // SAFETY: as in `protect_pages`.
     unsafe { table.platform.clear_run::<false>(first, count, bits::WRITE, table.config.features.lse) };
-    IpaRange::new_unchecked(ipa, ipa.offset(count as u64 * PAGE_SIZE))
+    IpaRange::new_unchecked(ipa, ipa.offset(count as u64 * G::BYTES))
 }
 
 /// What [`protect_block`] has done, and the range that is to be invalidated.
@@ -199,9 +210,9 @@ impl Protected {
 /// `wanted`, nothing else may be protected.
 #[cold]
 #[inline(never)]
-fn protect_block<P: TableMemory + Maintenance>(
-    table: &Stage2<P>,
-    dirty_log: &DirtyLog,
+fn protect_block<P: TableMemory + Maintenance, G: Granule>(
+    table: &Stage2<P, G>,
+    dirty_log: &DirtyLog<G>,
     word: usize,
     taken: u64,
     wanted: Option<&impl Pages>,

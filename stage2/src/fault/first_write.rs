@@ -4,6 +4,7 @@
 use crate::arch::address::Ipa;
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::geometry::Level;
+use crate::arch::granule::Granule;
 use crate::bitmap::logs::DirtyLog;
 use crate::fault::FaultHistory;
 use crate::platform::counters::Event;
@@ -12,7 +13,7 @@ use crate::table::Stage2;
 use crate::table::spare::SpareTables;
 use crate::table::walk::Entry;
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// The abort that tracking makes frequent: a store to a page of a log that is write-protected. Does what
     /// [`Stage2::fault`] would, and returns whether it was that; if not, nothing has been done or counted.
     ///
@@ -29,7 +30,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Makes the page in `slot` writable if it is write-protected, and says whether it was.
     #[inline(always)]
-    fn make_writable(&self, slot: Slot, dirty_log: &DirtyLog, ipa: Ipa, va: u64, history: &mut FaultHistory) -> bool {
+    fn make_writable(
+        &self,
+        slot: Slot,
+        dirty_log: &DirtyLog<G>,
+        ipa: Ipa,
+        va: u64,
+        history: &mut FaultHistory,
+    ) -> bool {
         let value = self.load(slot);
         const HELD: u64 = bits::VALID | bits::TABLE | bits::WRITE_GRANTED;
         const FREE: u64 = bits::WRITE | bits::DBM | bits::BUSY | bits::CONTIGUOUS;
@@ -77,7 +85,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The first write to a leaf that is write-protected. `entry` is what the walk found.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn answer_write(&self, entry: Entry, ipa: Ipa) {
+    pub(crate) fn answer_write(&self, entry: Entry<G>, ipa: Ipa) {
         let Some(dirty_log) = self.logs.at(ipa) else {
             // A log has ended: the leaf is made writable whole. If another PE was first, the guest finds out by trying
             // again.
@@ -94,7 +102,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Splits the leaf around `ipa` down to write-protected pages, unless it is a page, then makes the one page
     /// writable.
     #[inline(never)]
-    fn make_writable_in_log(&self, mut entry: Entry, ipa: Ipa, dirty_log: &DirtyLog) {
+    fn make_writable_in_log(&self, mut entry: Entry<G>, ipa: Ipa, dirty_log: &DirtyLog<G>) {
         let mut reserve = SpareTables::none(self);
         while entry.value.is_write_protected() {
             if entry.level == Level::L3 && !entry.value.is_contiguous() {

@@ -7,6 +7,7 @@ mod history;
 
 use crate::arch::address::Ipa;
 use crate::arch::descriptor::{bits, execute_rights, is_device};
+use crate::arch::granule::Granule;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi};
 use crate::table::Stage2;
@@ -34,7 +35,7 @@ pub enum Outcome {
     Stuck,
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Handles what `aarch64::read_abort` has read: [`Stage2::fault`], or [`Stage2::untranslated`]. `history` is the calling
     /// PE's.
     #[cfg_attr(not(feature = "small"), inline)]
@@ -87,7 +88,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     // Out of line, as are the others that are cold: what they need on the stack would be saved for every fault.
     #[cold]
     #[inline(never)]
-    fn untracked(&self, entry: &Entry, abort: &Abort, history: &mut FaultHistory) -> Outcome {
+    fn untracked(&self, entry: &Entry<G>, abort: &Abort, history: &mut FaultHistory) -> Outcome {
         let leaf = entry.value;
         let at = if abort.el0 { bits::NO_EXECUTE } else { bits::EXECUTE_APART };
         // With HCR_EL2.PTW a walk through a device is refused, whatever the leaf's permissions: no other try ends

@@ -1,11 +1,12 @@
 //! Stopping every vCPU at its next access, without an interrupt.
 
 use crate::arch::error::Error;
+use crate::arch::granule::Granule;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::walk::slots;
 use crate::table::{Frozen, Stage2};
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Makes every access of the guest fault, instruction fetches included, until [`Stage2::thaw`]. When this returns,
     /// no store of the guest can land any more: its memory stands still.
     ///
@@ -22,9 +23,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             return Ok(());
         }
         let tables = self.geometry.root_tables();
-        let copy = self.platform.allocate(tables).ok_or(Error::OutOfMemory { ipa: self.geometry.range().start() })?;
+        let copy = self
+            .platform
+            .allocate(tables * G::FRAMES)
+            .ok_or(Error::OutOfMemory { ipa: self.geometry.range().start() })?;
         self.platform.counters().add(crate::platform::counters::Event::FrameAllocated, tables as u64);
-        for (from, to) in slots(self.root, tables).zip(slots(copy, tables)) {
+        for (from, to) in slots::<G>(self.root, tables).zip(slots::<G>(copy, tables)) {
             // SAFETY: the root's frames are live. Taken out atomically: hardware may mark a 1 GiB leaf at any moment.
             let value = unsafe { self.platform.fetch_clear(from, u64::MAX) };
             self.store(to, value);
@@ -40,7 +44,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub fn thaw(&mut self) {
         let Some(Frozen { hardware_root }) = self.frozen.take() else { return };
         let tables = self.geometry.root_tables();
-        for (from, to) in slots(self.root, tables).zip(slots(hardware_root, tables)) {
+        for (from, to) in slots::<G>(self.root, tables).zip(slots::<G>(hardware_root, tables)) {
             let value = self.load(from);
             if value != 0 {
                 self.store(to, value);
@@ -51,7 +55,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.dsb(crate::platform::Dsb::IshSt);
         self.platform.counters().add(crate::platform::counters::Event::FrameFreed, tables as u64);
         // SAFETY: the copy was never reachable by hardware, and the engine uses the other root again.
-        unsafe { self.platform.free(copy, tables) };
+        unsafe { self.platform.free(copy, tables * G::FRAMES) };
     }
 
     /// Whether the table is frozen.

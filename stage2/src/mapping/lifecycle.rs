@@ -3,11 +3,12 @@
 use crate::arch::error::Error;
 use crate::arch::features::{Features, HardwareUpdate, Method};
 use crate::arch::geometry::LeafSize;
+use crate::arch::granule::Granule;
 use crate::platform::counters::Event;
 use crate::platform::{Maintenance, TableMemory, Vmid};
 use crate::table::{Stage2, XNX_MISSING, fits};
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// A PE with `features` uses the table from now on: it came late, and may have less than the others.
     ///
     /// Sizes are changed as the weakest PE allows from here on, so with break-before-make where the others would not
@@ -23,7 +24,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// table uses FWB, or permissions that need FEAT_XNX, which a PE without would read as more. Nothing has changed.
     pub fn admit(&mut self, features: Features) -> Result<(), Error> {
         let features = self.config.features.weakest(features);
-        fits(&self.config, features)?;
+        fits::<G>(&self.config, features)?;
         let loses_dirty_state =
             self.has_hardware_dirty_state() && features.hardware_update != HardwareUpdate::DirtyState;
         if loses_dirty_state && self.logs.any_hardware() {
@@ -82,7 +83,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let frames = self.geometry.root_tables();
         self.platform.counters().add(Event::FrameFreed, frames as u64);
         // SAFETY: the caller says that no PE walks from the root, and walk caches are empty after the invalidation.
-        unsafe { self.platform.free(self.root, frames) };
+        unsafe { self.platform.free(self.root, frames * G::FRAMES) };
         self.platform
     }
 }

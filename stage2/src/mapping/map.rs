@@ -1,9 +1,10 @@
 //! Mapping, with the largest leaves that fit.
 
-use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE, PhysAddr};
+use crate::arch::address::{Ipa, IpaRange, PhysAddr};
 use crate::arch::descriptor::{Attributes, Descriptor, OWNER_BITS, bits};
 use crate::arch::error::Error;
-use crate::arch::geometry::{LeafSize, Level, RUN};
+use crate::arch::geometry::Level;
+use crate::arch::granule::Granule;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
 use crate::table::retire::RetiredTables;
@@ -25,50 +26,54 @@ impl Target {
     }
 
     /// The leaf at `ipa`, without the Contiguous bit.
-    fn leaf(&self, level: Level, ipa: Ipa) -> Descriptor {
-        Descriptor::leaf(level, self.output_at(ipa), self.attributes)
+    fn leaf<G: Granule>(&self, level: Level, ipa: Ipa) -> Descriptor {
+        Descriptor::leaf_of::<G>(level, self.output_at(ipa), self.attributes)
     }
 
     /// Whether `entry` maps what is asked for already. Tracking and leaf size make no difference.
-    fn is_met_by(&self, entry: &Entry) -> bool {
-        entry.value.address() == self.output_at(entry.ipa) && (entry.value.0 ^ self.attributes) & OWNER_BITS == 0
+    fn is_met_by<G: Granule>(&self, entry: &Entry<G>) -> bool {
+        // Where the address takes the place of SH, nobody asks for that.
+        let asked = OWNER_BITS & !G::ADDRESS;
+        entry.value.address_of::<G>() == self.output_at(entry.ipa) && (entry.value.0 ^ self.attributes) & asked == 0
     }
 
     /// Whether the entry has to go before the new mapping can come (R_WHZWS: output address and attributes change with
     /// a break only).
-    fn conflicts_with(&self, entry: &Entry) -> bool {
+    fn conflicts_with<G: Granule>(&self, entry: &Entry<G>) -> bool {
         entry.is_leaf() && !self.is_met_by(entry)
     }
 
     /// Whether the entry of `level` at `ipa`, of which `part` is to be mapped, can be a leaf: all of it is wanted, the
     /// output is aligned, and it does not reach over a log's bounds.
-    fn fits<P>(&self, table: &Stage2<P>, level: Level, ipa: Ipa, part: IpaRange) -> bool {
-        let bytes = level.entry_bytes();
+    fn fits<P, G: Granule>(&self, table: &Stage2<P, G>, level: Level, ipa: Ipa, part: IpaRange) -> bool {
+        let bytes = level.bytes::<G>();
         part.bytes() == bytes
-            && level != Level::L0
-            && LeafSize::at(level, false) <= table.config.largest
+            && level >= table.config.largest.level()
             && self.output_at(ipa).is_aligned(bytes)
             && !table.logs.straddles(part)
     }
 
     /// The tables that mapping `part` below an entry of `level` at `ipa` takes, when nothing is there yet.
-    fn tables<P>(&self, table: &Stage2<P>, level: Level, ipa: Ipa, part: IpaRange) -> usize {
+    fn tables<P, G: Granule>(&self, table: &Stage2<P, G>, level: Level, ipa: Ipa, part: IpaRange) -> usize {
         let Some(below) = level.below().filter(|_| !self.fits(table, level, ipa, part)) else {
             return 0;
         };
-        let mut tables = 1;
-        let mut at = part.start();
+        let bytes = below.bytes::<G>();
+        let (mut tables, mut at) = (1, part.start());
         while at < part.end() {
-            let start = at.align_down(below.entry_bytes());
-            let end = start.offset(below.entry_bytes()).min(part.end());
-            tables += self.tables(table, below, start, IpaRange::new_unchecked(at, end));
-            at = end;
+            let start = at.align_down(bytes);
+            let child = IpaRange::new_unchecked(at, start.offset(bytes).min(part.end()));
+            // Outputs of whole entries are aligned alike, so where no log is among them these take equally many tables.
+            let whole = child.bytes() == bytes && table.logs.none_in(part);
+            let alike = if whole { (part.end().0 - at.0) / bytes } else { 1 };
+            tables += alike as usize * self.tables(table, below, start, child);
+            at = child.end().offset((alike - 1) * bytes);
         }
         tables
     }
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Maps `range` to the physical addresses from `output` on, with the largest leaves that alignment allows.
     ///
     /// What is mapped there already in the same way is left alone, whatever its leaf size; what is mapped in another
@@ -82,9 +87,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub fn map(&mut self, range: IpaRange, output: PhysAddr, attributes: Attributes) -> Result<(), Error> {
         self.check(range)?;
-        let last = output.0.checked_add(range.bytes() - PAGE_SIZE);
-        let reach = (1 << self.config.features.pa_bits.min(48)) - 1;
-        if !output.is_aligned(PAGE_SIZE) || last.is_none_or(|last| last & !reach != 0) {
+        let last = output.0.checked_add(range.bytes() - G::BYTES);
+        let reach = (1 << self.config.features.pa_bits.min(G::ADDRESS_BITS as u8)) - 1;
+        if !output.is_aligned(G::BYTES) || last.is_none_or(|last| last & !reach != 0) {
             return Err(Error::BadOutput { output });
         }
         let fwb = self.config.fwb;
@@ -131,8 +136,8 @@ struct Count {
     conflict: bool,
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Count {
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Count {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         let conflict = self.target.conflicts_with(entry);
         if conflict || !entry.is_leaf() {
             self.tables += self.target.tables(table, entry.level, entry.ipa, part);
@@ -143,13 +148,13 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Count {
 }
 
 /// Second pass, where something else is mapped: leaves go, tables stay.
-struct Evict<'t, P: TableMemory + Maintenance> {
+struct Evict<'t, P: TableMemory + Maintenance, G: Granule> {
     target: Target,
-    detached: RetiredTables<'t, P>,
+    detached: RetiredTables<'t, P, G>,
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Evict<'_, P> {
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Evict<'_, P, G> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         if self.target.conflicts_with(entry) {
             table.overwrite(entry.slot, Descriptor::INVALID.0);
             self.detached.pending.add(part);
@@ -159,50 +164,50 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Evict<'_, P> {
 }
 
 /// Last pass: invalid becomes valid.
-struct Install<'t, P: TableMemory + Maintenance> {
+struct Install<'t, P: TableMemory + Maintenance, G: Granule> {
     target: Target,
-    reserve: SpareTables<'t, P>,
+    reserve: SpareTables<'t, P, G>,
 }
 
-impl<P: TableMemory + Maintenance> Install<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Install<'_, P, G> {
     /// Installs a whole run at once if one starts here and all of it is wanted and free.
-    fn install_run(&self, table: &Stage2<P>, entry: &Entry) -> bool {
-        let run = entry.run();
+    fn install_run(&self, table: &Stage2<P, G>, entry: &Entry<G>) -> bool {
+        let (run, length) = (entry.run(), entry.level.run::<G>());
         let slot = |n| Slot { index: entry.slot.index + n, ..entry.slot };
-        if !entry.slot.index.is_multiple_of(RUN)
+        if !entry.slot.index.is_multiple_of(length)
             || !table.makes_runs(entry.level, run)
             || !self.target.range.covers(run)
             || !self.target.output_at(entry.ipa).is_aligned(run.bytes())
-            || (1..RUN).any(|n| table.load(slot(n)) != Descriptor::INVALID.0)
+            || (1..length).any(|n| table.load(slot(n)) != Descriptor::INVALID.0)
         {
             return false;
         }
-        let first = self.target.leaf(entry.level, entry.ipa).0 | bits::CONTIGUOUS;
-        for n in 0..RUN {
-            table.overwrite(slot(n), first + n as u64 * entry.level.entry_bytes());
+        let first = self.target.leaf::<G>(entry.level, entry.ipa).0 | bits::CONTIGUOUS;
+        for n in 0..length {
+            table.overwrite(slot(n), first + n as u64 * entry.level.bytes::<G>());
         }
         true
     }
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Install<'_, P> {
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Install<'_, P, G> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         if entry.is_leaf() {
             // Met already: everything else was evicted.
             return Ok(Next::Continue);
         }
         if entry.level == Level::L3 || self.target.fits(table, entry.level, entry.ipa, part) {
             if !self.install_run(table, entry) {
-                table.overwrite(entry.slot, self.target.leaf(entry.level, entry.ipa).0);
+                table.overwrite(entry.slot, self.target.leaf::<G>(entry.level, entry.ipa).0);
             }
             return Ok(Next::Continue);
         }
         let child = self.reserve.take(entry.ipa)?;
         // SAFETY: the child was taken from the reserve and is reachable by this PE only.
-        unsafe { table.platform.fill(child, Descriptor::INVALID.0, 0) };
+        unsafe { table.fill(child, Descriptor::INVALID.0, 0) };
         // Orders the child's entries, all invalid, before the entry that leads to them.
         table.dsb(Dsb::IshSt);
-        table.overwrite(entry.slot, Descriptor::table(child).0);
+        table.overwrite(entry.slot, Descriptor::table_of::<G>(child).0);
         // What goes into the child is for the next steps of the walk.
         Ok(Next::Retry)
     }

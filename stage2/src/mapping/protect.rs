@@ -4,6 +4,7 @@ use crate::arch::address::{Ipa, IpaRange};
 use crate::arch::descriptor::{Descriptor, PERMISSION_BITS, Permissions, bits, execute_rights};
 use crate::arch::error::Error;
 use crate::arch::geometry::{LeafSize, Level};
+use crate::arch::granule::{Granule, Granule4K};
 use crate::bitmap::logs::Mechanism;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
@@ -19,13 +20,13 @@ use core::sync::atomic::Ordering::SeqCst;
 /// have cached.
 #[derive(Debug)]
 #[must_use = "dropping a batch at once makes it an expensive way to do nothing"]
-pub struct Batch<'t, P: TableMemory + Maintenance> {
-    table: &'t Stage2<P>,
+pub struct Batch<'t, P: TableMemory + Maintenance, G: Granule = Granule4K> {
+    table: &'t Stage2<P, G>,
     pending: Pending,
     announced: Option<Granting<'t>>,
 }
 
-impl<P: TableMemory + Maintenance> Batch<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Batch<'_, P, G> {
     /// [`Stage2::protect`], with the invalidation left to the end of the batch.
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
     #[inline(never)]
     fn visit(&mut self, range: IpaRange, change: Change) -> Result<(), Error> {
         let table = self.table;
-        let wants = |entry: &Entry| change.of(entry.value, table.tracking(entry)) != entry.value;
+        let wants = |entry: &Entry<G>| change.of(entry.value, table.tracking(entry)) != entry.value;
         let mut reserve = table.reserve_edges(range, wants)?;
         table.split_edges(range, wants, &mut reserve)?;
         self.announced.get_or_insert_with(|| table.in_flight.begin_granting());
@@ -84,7 +85,7 @@ impl<P: TableMemory + Maintenance> Batch<'_, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Drop for Batch<'_, P, G> {
     fn drop(&mut self) {
         if !self.pending.is_empty() {
             self.table.in_flight.note_change();
@@ -95,10 +96,10 @@ impl<P: TableMemory + Maintenance> Drop for Batch<'_, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    fn tracking(&self, entry: &Entry) -> Tracking {
+    fn tracking(&self, entry: &Entry<G>) -> Tracking {
         self.logs.at(entry.ipa).map(|dirty_log| dirty_log.mechanism)
     }
 
@@ -115,11 +116,11 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// Whether no leaf reaches over the edges of `range`, or only one that is found before anything has changed.
     #[inline(always)]
     fn has_clear_edges(&self, range: IpaRange) -> bool {
-        const BLOCK: u64 = Level::L2.entry_bytes();
-        const GIB: u64 = Level::L1.entry_bytes();
+        let block_bytes = Level::L2.bytes::<G>();
+        let table_bytes = Level::L1.bytes::<G>();
         // Blocks of one level-2 table: only a run can reach over, or what this table is missing for.
-        let blocks = (range.start().0 | range.end().0).is_multiple_of(BLOCK);
-        blocks && range.start().0 / GIB == (range.end().0 - 1) / GIB
+        let blocks = (range.start().0 | range.end().0).is_multiple_of(block_bytes);
+        blocks && range.start().0 / table_bytes == (range.end().0 - 1) / table_bytes
             || self.is_edge(range.start()) && self.is_edge(range.end())
     }
 
@@ -135,7 +136,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// A batch of changes that share one invalidation.
-    pub fn batch(&self) -> Batch<'_, P> {
+    pub fn batch(&self) -> Batch<'_, P, G> {
         Batch { table: self, pending: Pending::new(), announced: None }
     }
 
@@ -196,16 +197,16 @@ fn revokes(old: Descriptor, new: Descriptor) -> bool {
     rights(old) & !rights(new) != 0
 }
 
-struct Protect<'t, 'p, P: TableMemory + Maintenance> {
+struct Protect<'t, 'p, P: TableMemory + Maintenance, G: Granule> {
     change: Change,
     range: IpaRange,
-    reserve: SpareTables<'t, P>,
+    reserve: SpareTables<'t, P, G>,
     pending: &'p mut Pending,
     /// Of [`execute_rights`], those that are taken away by a break, if any.
     denies: u64,
 }
 
-impl<P: TableMemory + Maintenance> Protect<'_, '_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Protect<'_, '_, P, G> {
     /// Whether the core's errata want the change by break-before-make.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
@@ -214,9 +215,9 @@ impl<P: TableMemory + Maintenance> Protect<'_, '_, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Protect<'_, '_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Protect<'_, '_, P, G> {
     #[inline(always)]
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         if !entry.is_leaf() {
             return Ok(Next::Continue);
         }

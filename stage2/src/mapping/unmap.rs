@@ -3,13 +3,14 @@
 use crate::arch::address::IpaRange;
 use crate::arch::descriptor::{Descriptor, Kind};
 use crate::arch::error::Error;
+use crate::arch::granule::Granule;
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
 use crate::table::retire::RetiredTables;
 use crate::table::spare::SpareTables;
 use crate::table::walk::{Entry, Next, Visitor};
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Unmaps all of `range`: every access to it faults. Leaves that reach over an edge are split there; holes stay
     /// holes. Tables that lie wholly in the range are freed.
     ///
@@ -31,13 +32,13 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 }
 
-struct Unmap<'t, 'd, P: TableMemory + Maintenance> {
-    reserve: SpareTables<'t, P>,
-    detached: &'d mut RetiredTables<'t, P>,
+struct Unmap<'t, 'd, P: TableMemory + Maintenance, G: Granule> {
+    reserve: SpareTables<'t, P, G>,
+    detached: &'d mut RetiredTables<'t, P, G>,
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Unmap<'_, '_, P> {
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Unmap<'_, '_, P, G> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         if !entry.is_leaf() {
             return Ok(Next::Continue);
         }
@@ -51,8 +52,8 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Unmap<'_, '_, P> {
         Ok(Next::Continue)
     }
 
-    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
-        let (Kind::Table(frame), Some(below)) = (entry.value.kind(entry.level), entry.level.below()) else {
+    fn enter(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<bool, Error> {
+        let (Kind::Table(frame), Some(below)) = (entry.value.kind_of::<G>(entry.level), entry.level.below()) else {
             return Ok(true);
         };
         if part != entry.range() {

@@ -7,7 +7,7 @@ use crate::arch::address::Ipa;
 use crate::arch::features::IdRegisters;
 use crate::arch::secure::SecureControl;
 use crate::arch::syndrome::{Syndrome, Taken, Untranslated};
-use crate::platform::traits::{Dsb, Scope, Tlbi, Vmid};
+use crate::platform::traits::{Dsb, Scope, Tlbi, Vmid, ipa_tlbi_operand, range_tlbi_operand};
 use core::arch::asm;
 use core::marker::PhantomData;
 
@@ -219,7 +219,7 @@ impl<R: Regime> El2<R> {
         // SAFETY (all): invalidating TLB entries is never unsound, entries are made anew from the tables.
         match tlbi {
             Tlbi::Ipa { ipa, scope } => {
-                let operand = Self::ipa_operand(ipa);
+                let operand = R::TLBI_NS << 63 | ipa_tlbi_operand(ipa);
                 match scope {
                     // SAFETY: see above.
                     Scope::Broadcast => unsafe {
@@ -231,8 +231,8 @@ impl<R: Regime> El2<R> {
                     },
                 }
             }
-            Tlbi::Range { base, scale, num } => {
-                let operand = Self::range_operand(base, scale, num);
+            Tlbi::Range { base, scale, num, granule, unit } => {
+                let operand = R::TLBI_NS << 63 | range_tlbi_operand(base, scale, num, granule, unit);
                 // TLBI RIPAS2E1IS, which needs FEAT_TLBIRANGE; spelt out so that older assemblers take it.
                 // SAFETY: see above; the engine issues it only where the features have it.
                 unsafe { asm!("sys #4, c8, c0, #2, {}", in(reg) operand, options(nostack, preserves_flags)) };
@@ -254,24 +254,11 @@ impl<R: Regime> El2<R> {
             Tlbi::VmallS12E1(Scope::Local) => unsafe { asm!("tlbi vmalls12e1", options(nostack, preserves_flags)) },
         }
     }
-
-    /// IPA\[47:12\] in bits 35:0, whatever the granule; TTL (bits 47:44) = 0, no hint.
-    #[inline(always)]
-    const fn ipa_operand(ipa: Ipa) -> u64 {
-        R::TLBI_NS << 63 | ipa.0 >> 12 & 0xf_ffff_ffff
-    }
-
-    /// TG 47:46 = 4 KiB, SCALE 45:44, NUM 43:39, TTL 38:37 = 0, BaseADDR 36:0 in granules.
-    #[inline(always)]
-    const fn range_operand(base: Ipa, scale: u8, num: u8) -> u64 {
-        const TG_4K: u64 = 1 << 46;
-        R::TLBI_NS << 63 | TG_4K | (scale as u64 & 3) << 44 | (num as u64 & 31) << 39 | base.0 >> 12 & 0x1f_ffff_ffff
-    }
 }
 
 /// Reads what the registers say of an abort that was taken to EL2 from a lower exception level, whose ESR_EL2 is `esr`, and
-/// translates its address where they don't say it ([`translate_stage1_read`], which see for what it needs of the
-/// embedder). A TLB conflict abort is never translated. `None` for what has nothing to do with the tables, such as an
+/// translates its address where they don't say it, by [`translate_stage1_read`], which says what it needs of the
+/// embedder. A TLB conflict abort is never translated. `None` for what has nothing to do with the tables, such as an
 /// external abort.
 ///
 /// To be called before another exception is taken at EL2. If the translation is one, ESR_EL2 and FAR_EL2 are put back, and
@@ -302,7 +289,7 @@ pub fn read_abort(esr: u64) -> Option<Taken> {
     Some(taken)
 }
 
-/// Translates `va` as the guest's EL1 would for a read, through both stages' stage 1 only (`AT S1E1R`).
+/// Translates `va` as the guest's EL1 would for a read, by the guest's stage 1 alone (`AT S1E1R`).
 ///
 /// For permission faults, where HPFAR_EL2 need not be valid. PAR_EL1 is the guest's, and is put back.
 ///

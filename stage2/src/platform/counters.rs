@@ -28,13 +28,13 @@ macro_rules! events {
 }
 
 events! {
-    /// A level-1 block became a table.
+    /// A level-1 block (or one of level 0, with FEAT_LPA2) became a table.
     Split1G => "split-1g",
     /// A level-2 block became a table.
     Split2M => "split-2m",
     /// A contiguous run lost its Contiguous bits.
     SplitRun => "split-run",
-    /// A level-2 table became a 1 GiB block.
+    /// A level-2 table became a 1 GiB block, or one of level 1 one of 512 GiB.
     Collapse1G => "collapse-1g",
     /// A level-3 table became a 2 MiB block.
     Collapse2M => "collapse-2m",

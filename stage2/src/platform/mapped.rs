@@ -2,6 +2,8 @@
 
 use crate::arch::address::PhysAddr;
 use crate::platform::counters::Counters;
+#[cfg(target_arch = "aarch64")]
+use crate::platform::traits::GROUP;
 use crate::platform::traits::{Dsb, FrameAllocator, Maintenance, Slot, TableMemory, Tlbi, Vmid};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -170,6 +172,41 @@ unsafe impl<A: FrameAllocator> TableMemory for Mapped<A> {
         seen
     }
 
+    // By `LDSETAL`, as for `clear_run`.
+    #[inline(always)]
+    unsafe fn set_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
+        let rounds = if lse && cfg!(target_arch = "aarch64") { count / BULK } else { 0 };
+        #[cfg(target_arch = "aarch64")]
+        for round in 0..rounds {
+            // SAFETY: the caller's promise: aligned slots, and a PE that has the instruction.
+            unsafe {
+                core::arch::asm!(
+                    ".arch_extension lse",
+                    ".rept {round}",
+                    "ldsetal {mask}, {old}, [{at}]",
+                    "add {at}, {at}, #8",
+                    ".endr",
+                    mask = in(reg) mask,
+                    at = inout(reg) self.pointer(Slot { index: first.index + round * BULK, ..first }) => _,
+                    old = out(reg) _,
+                    round = const BULK,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        for index in first.index + rounds * BULK..first.index + count {
+            // SAFETY: the caller's promise.
+            unsafe { self.cell(Slot { index, ..first }) }.fetch_or(mask, Ordering::AcqRel);
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    unsafe fn group_with<const SET: bool>(&self, first: Slot, mask: u64) -> u32 {
+        // SAFETY: the caller's promise.
+        unsafe { group_by_pairs::<SET>(self.pointer(first), mask) }
+    }
+
     #[inline(always)]
     unsafe fn is_filled(&self, table: PhysAddr, first: u64, step: u64) -> bool {
         #[cfg(target_arch = "aarch64")]
@@ -211,6 +248,63 @@ unsafe impl<A: Maintenance> Maintenance for Mapped<A> {
     fn wait(&self) {
         self.allocator.wait();
     }
+}
+
+/// First whether any has such a bit, since mostly none has: one and a half instructions an entry. The carry of the
+/// comparison with 1 says that something is left of an entry.
+///
+/// # Safety
+///
+/// As for [`TableMemory::group_with`]; the slots are mapped at `at`.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+unsafe fn group_by_pairs<const SET: bool>(at: *const u64, mask: u64) -> u32 {
+    let which: u64;
+    macro_rules! look {
+        ($gather:literal, $keep:literal) => {
+            // SAFETY: the caller's promise: aligned slots. LDP is two 64-bit single-copy atomic loads.
+            unsafe {
+                core::arch::asm!(
+                    "mov {which}, #0",
+                    ".set at, 0",
+                    ".rept {pairs}",
+                    "ldp {a}, {b}, [{at}, #at]",
+                    concat!($gather, " {which}, {which}, {a}"),
+                    concat!($gather, " {which}, {which}, {b}"),
+                    ".set at, at + 16",
+                    ".endr",
+                    "ands {which}, {which}, {mask}",
+                    "b.eq 2f",
+                    "mov {which}, #0",
+                    // The first entry's bit is the last to come in.
+                    ".rept {pairs}",
+                    ".set at, at - 16",
+                    "ldp {a}, {b}, [{at}, #at]",
+                    concat!($keep, " {b}, {mask}, {b}"),
+                    "cmp {b}, #1",
+                    "adc {which}, {which}, {which}",
+                    concat!($keep, " {a}, {mask}, {a}"),
+                    "cmp {a}, #1",
+                    "adc {which}, {which}, {which}",
+                    ".endr",
+                    "2:",
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    which = out(reg) which,
+                    at = in(reg) at,
+                    mask = in(reg) mask,
+                    pairs = const GROUP / 2,
+                    options(nostack, readonly)
+                );
+            }
+        };
+    }
+    if SET {
+        look!("orr", "and");
+    } else {
+        look!("orn", "bic");
+    }
+    which as u32
 }
 
 /// Sixteen entries a round, with one branch: the flags stay equal as long as all are.
@@ -329,6 +423,17 @@ mod tests {
             unsafe { memory.store(last, 2) };
             assert_eq!(exchange(2, 3), Ok(()));
             assert!(load(511) == 3 && !filled(0x1000));
+            // SAFETY: see above.
+            let with = |first, mask| unsafe { memory.group_with::<true>(Slot { table, index: first }, mask) };
+            assert_eq!((with(32, 0x1000), with(32, 1 << 17), with(480, 8)), (0xaaaa_aaaa, u32::MAX, 0));
+            // The last slot is 3 now.
+            assert_eq!((with(480, 4), with(480, 0x1000), with(448, 4)), (u32::MAX >> 1, 0x2aaa_aaaa, u32::MAX));
+            // SAFETY: see above.
+            let without = |first, mask| unsafe { memory.group_with::<false>(Slot { table, index: first }, mask) };
+            assert_eq!((without(480, 4), without(448, 7), without(0, 0x1001)), (1 << 31, 0, 0x5555_5555));
+            // SAFETY: see above.
+            unsafe { memory.set_run(Slot { table, index: 1 }, 70, 8, false) };
+            assert_eq!((with(0, 8), with(32, 8), with(64, 8)), (u32::MAX - 1, u32::MAX, 0x7f));
             // SAFETY: see above.
             let seen = unsafe { memory.clear_run::<true>(Slot { table, index: 400 }, 112, 1, false) };
             assert_eq!((seen & 1, load(399), load(400), load(511)), (1, 7 + 0x1000 * 399, 6 + 0x1000 * 400, 2));

@@ -10,7 +10,7 @@ const FRAMES: usize = u64::BITS as usize;
 const ALIGNMENT: u64 = 16 * PAGE_SIZE;
 
 /// Hands out frames of a range of physical memory, at most 64 × `WORDS` of them: the `allocate` and `free` of an
-/// embedder's [`TableMemory`](crate::TableMemory).
+/// embedder's [`FrameAllocator`](crate::FrameAllocator).
 ///
 /// Lock-free, so that it can be called from the fault path of any PE. Cost: one load for each 64 frames in use, one
 /// compare-exchange.

@@ -4,12 +4,16 @@ use crate::arch::address::{Ipa, PhysAddr};
 use crate::arch::geometry::ENTRIES;
 use crate::platform::counters::Counters;
 
+/// Slots that [`TableMemory::group_with`] looks at: pages of half a word of a dirty bitmap.
+pub const GROUP: usize = 32;
+
 /// The place of one descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Slot {
-    /// The 4 KiB frame that holds the table.
+    /// The frame that holds the table, or the first of them; what [`TableMemory::fill`] and [`TableMemory::is_filled`] are asked
+    /// for begins in any of them.
     pub table: PhysAddr,
-    /// Index of the descriptor: below 512.
+    /// Index of the descriptor: below 512, 2048 or 8192 (4, 16, 64 KiB granule).
     pub index: usize,
 }
 
@@ -63,7 +67,8 @@ pub unsafe trait FrameAllocator {
 /// through `load`, `store` and `compare_exchange`, so that an implementation that watches these misses nothing.
 pub unsafe trait TableMemory {
     /// `frames` adjacent frames of 4 KiB, aligned to their total size (`frames` is a power of two, at most 16; 1 but
-    /// for the root). The contents may be anything. `None` when there is no such memory.
+    /// for the root). The contents may be anything. `None` when there is no such memory. With the granule of 16 KiB a table
+    /// is 4 frames and a root at most 64, with that of 64 KiB 16 and 256.
     fn allocate(&self, frames: usize) -> Option<PhysAddr>;
 
     /// Takes back what [`TableMemory::allocate`] gave.
@@ -135,7 +140,41 @@ pub unsafe trait TableMemory {
         seen
     }
 
-    /// Whether the 512 slots of a table hold `first`, `first + step`, `first + 2·step`, … Only where no other PE writes
+    /// Sets the bits of `mask` in `count` adjacent slots, each atomically, ordered on both sides (see the trait). `lse` as
+    /// for [`TableMemory::clear_run`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`TableMemory::clear_run`].
+    #[inline(always)]
+    unsafe fn set_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
+        let _ = lse;
+        for slot in (first.index..first.index + count).map(|index| Slot { index, ..first }) {
+            // SAFETY: the caller's promise.
+            let mut value = unsafe { self.load(slot) };
+            // SAFETY: the caller's promise.
+            while let Err(found) = unsafe { self.compare_exchange(slot, value, value | mask) } {
+                value = found;
+            }
+        }
+    }
+
+    /// Which of [`GROUP`] adjacent slots, from `first` on, have a bit of `mask` that is `SET`, or that is not: bit `n` for
+    /// slot `n` of them. The loads may be relaxed: what is found is only looked at, not followed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`TableMemory::load`], for all of the slots.
+    #[inline(always)]
+    unsafe fn group_with<const SET: bool>(&self, first: Slot, mask: u64) -> u32 {
+        (0..GROUP).fold(0, |which, n| {
+            // SAFETY: the caller's promise.
+            let value = unsafe { self.load(Slot { index: first.index + n, ..first }) };
+            which | u32::from(if SET { value } else { !value } & mask != 0) << n
+        })
+    }
+
+    /// Whether the 512 slots of a frame hold `first`, `first + step`, `first + 2·step`, … Only where no other PE writes
     /// them.
     ///
     /// # Safety
@@ -152,7 +191,7 @@ pub unsafe trait TableMemory {
         })
     }
 
-    /// Stores `first`, `first + step`, `first + 2·step`, … into the 512 slots of a table that is not published yet.
+    /// Stores `first`, `first + step`, `first + 2·step`, … into the 512 slots of a frame of a table that is not published yet.
     ///
     /// # Safety
     ///
@@ -205,14 +244,19 @@ pub enum Tlbi {
         /// Which PEs.
         scope: Scope,
     },
-    /// `RIPAS2E1IS` (FEAT_TLBIRANGE): stage-2 entries that translate any of `(num + 1) << (5 * scale + 1)` pages.
+    /// `RIPAS2E1IS` (FEAT_TLBIRANGE): stage-2 entries that translate any of `(num + 1) << (5 * scale + 1)` pages of the
+    /// granule.
     Range {
-        /// The first page.
+        /// The first page; a multiple of what `unit` says.
         base: Ipa,
         /// SCALE, 0 to 3.
         scale: u8,
         /// NUM, 0 to 31.
         num: u8,
+        /// log2 of the granule's bytes: 12, 14 or 16.
+        granule: u8,
+        /// log2 of the bytes that BaseADDR counts in: the granule's, or 16 whatever the granule where VTCR_EL2.DS is 1.
+        unit: u8,
     },
     /// `VAAE1`: combined entries of any ASID on this PE that translate the guest virtual address `va`.
     VaLocal {
@@ -225,11 +269,26 @@ pub enum Tlbi {
     VmallS12E1(Scope),
 }
 
-/// Pages that [`Tlbi::Range`] with these operands covers.
+/// Pages, of the granule, that [`Tlbi::Range`] with these operands covers.
 #[must_use]
 #[inline(always)]
 pub const fn range_tlbi_pages(scale: u8, num: u8) -> u64 {
     (num as u64 + 1) << (5 * scale as u64 + 1)
+}
+
+/// The operand of [`Tlbi::Ipa`]: IPA\[51:12\] in bits 39:0, whatever the granule; TTL (bits 47:44) = 0, no hint.
+#[must_use]
+#[inline(always)]
+pub const fn ipa_tlbi_operand(ipa: Ipa) -> u64 {
+    ipa.0 >> 12 & 0xff_ffff_ffff
+}
+
+/// The operand of [`Tlbi::Range`]: TG 47:46 (1, 2, 3 for 4, 16, 64 KiB), SCALE 45:44, NUM 43:39, TTL 38:37 = 0, BaseADDR 36:0.
+#[must_use]
+#[inline(always)]
+pub const fn range_tlbi_operand(base: Ipa, scale: u8, num: u8, granule: u8, unit: u8) -> u64 {
+    let tg = ((granule as u64 - 10) / 2) << 46;
+    tg | (scale as u64 & 3) << 44 | (num as u64 & 31) << 39 | base.0 >> unit & 0x1f_ffff_ffff
 }
 
 /// A virtual machine identifier: nonzero.

@@ -6,13 +6,14 @@
 use crate::arch::address::PhysAddr;
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::features::Method;
+use crate::arch::granule::Granule;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, TableMemory};
 use crate::table::Stage2;
 use crate::table::tlb::Pending;
 use crate::table::walk::Entry;
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Replaces a block, no member of a run, by the table `child`, which is filled from `old` and translates the same.
     ///
     /// # Errors
@@ -20,8 +21,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The entry held something else than `old`; nothing was published.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn publish_table(&self, entry: &Entry, old: Descriptor, child: PhysAddr) -> Result<(), u64> {
-        let new = Descriptor::table(child).0;
+    pub(crate) fn publish_table(&self, entry: &Entry<G>, old: Descriptor, child: PhysAddr) -> Result<(), u64> {
+        let new = Descriptor::table_of::<G>(child).0;
         match self.method {
             Method::Direct => {
                 // Orders the child's entries before the entry that leads to them.
@@ -52,7 +53,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// Replaces a table by the block `new`, which translates the same. Needs exclusive use of the engine: no other PE
     /// writes the entry. The caller must keep the table's frame until it has completed `pending`.
-    pub(crate) fn publish_block(&self, entry: &Entry, new: Descriptor, pending: &mut Pending) {
+    pub(crate) fn publish_block(&self, entry: &Entry<G>, new: Descriptor, pending: &mut Pending) {
         match self.method {
             Method::Direct => self.overwrite(entry.slot, new.0),
             Method::Nt => {
@@ -86,7 +87,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     ///
     /// The entry held something else; nothing has changed.
     #[cfg_attr(not(feature = "small"), inline(always))]
-    pub(crate) fn hold_writes(&self, entry: &Entry) -> Result<Descriptor, u64> {
+    pub(crate) fn hold_writes(&self, entry: &Entry<G>) -> Result<Descriptor, u64> {
         // Leaves that hardware marks come with the first log by hardware.
         if self.method == Method::Break || !self.hardware_logged {
             return Ok(entry.value);
@@ -95,7 +96,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     #[cfg_attr(not(feature = "small"), inline(never))]
-    fn hold_marked(&self, entry: &Entry) -> Result<Descriptor, u64> {
+    fn hold_marked(&self, entry: &Entry<G>) -> Result<Descriptor, u64> {
         let marked = entry.value.has_dbm();
         let taken = if marked { bits::DBM | bits::WRITE } else { 0 };
         let held = entry.value.0 & !taken | bits::BUSY;
@@ -122,7 +123,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The entry held something else; nothing has changed.
     #[cold]
     #[inline(never)]
-    pub(crate) fn change_by_break(&self, entry: &Entry, new: Descriptor) -> Result<(), u64> {
+    pub(crate) fn change_by_break(&self, entry: &Entry<G>, new: Descriptor) -> Result<(), u64> {
         // Broken, the entry holds the new leaf: a harvest or a deny beside this, which clear bits of pages without looking,
         // take them from what comes back.
         let mut broken = new.break_entry().0;

@@ -3,7 +3,8 @@
 use crate::arch::address::{Ipa, IpaRange, PhysAddr};
 use crate::arch::descriptor::{Descriptor, bits};
 use crate::arch::error::Error;
-use crate::arch::geometry::{ENTRIES, LeafSize, Level, RUN};
+use crate::arch::geometry::{LeafSize, Level};
+use crate::arch::granule::Granule;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
@@ -13,7 +14,7 @@ use crate::table::walk::{Entry, Next, Visitor};
 /// Where a child table gets no contiguous runs, because a later step would only take them apart again.
 pub(crate) type Plain = [Option<IpaRange>; 2];
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Splits every leaf of `range` that is larger than `to`, so that none is left; a leaf that reaches over the
     /// range's bounds is split too. What is smaller already, or not mapped, stays as it is.
     ///
@@ -38,8 +39,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         &self,
         edge: Ipa,
         edges: IpaRange,
-        wants: impl Fn(&Entry) -> bool,
-        reserve: &mut SpareTables<'_, P>,
+        wants: impl Fn(&Entry<G>) -> bool,
+        reserve: &mut SpareTables<'_, P, G>,
     ) -> Result<(), Error> {
         if edge == self.geometry.range().end() {
             return Ok(());
@@ -64,8 +65,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub(crate) fn split_edges(
         &self,
         range: IpaRange,
-        wants: impl Fn(&Entry) -> bool,
-        reserve: &mut SpareTables<'_, P>,
+        wants: impl Fn(&Entry<G>) -> bool,
+        reserve: &mut SpareTables<'_, P, G>,
     ) -> Result<(), Error> {
         let (mut first, mut second) = (range.start(), range.end());
         if first.0.trailing_zeros() > second.0.trailing_zeros() {
@@ -80,9 +81,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn split_leaf(
         &self,
-        entry: &Entry,
+        entry: &Entry<G>,
         plain: &Plain,
-        reserve: &mut SpareTables<'_, P>,
+        reserve: &mut SpareTables<'_, P, G>,
     ) -> Result<bool, Error> {
         self.split_leaf_to(entry, None, plain, reserve)
     }
@@ -93,10 +94,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn split_leaf_to(
         &self,
-        entry: &Entry,
+        entry: &Entry<G>,
         children: Option<Descriptor>,
         plain: &Plain,
-        reserve: &mut SpareTables<'_, P>,
+        reserve: &mut SpareTables<'_, P, G>,
     ) -> Result<bool, Error> {
         if entry.is_run_member() {
             self.split_run(entry);
@@ -121,30 +122,30 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if marked {
             self.give_dirty_state_back(entry.value, child);
         }
-        self.count(if entry.level == Level::L1 { Event::Split1G } else { Event::Split2M });
+        self.count(if entry.level <= Level::L1 { Event::Split1G } else { Event::Split2M });
         Ok(true)
     }
 
     /// Writes all 512 entries of a child that is not published yet: same output, same attributes.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    fn fill_child(&self, entry: &Entry, value: Descriptor, child: PhysAddr, plain: &Plain) {
+    fn fill_child(&self, entry: &Entry<G>, value: Descriptor, child: PhysAddr, plain: &Plain) {
         let Some(below) = entry.level.below() else { return };
-        let output = value.address().align_down(entry.level.entry_bytes());
-        let first = Descriptor::leaf(below, output, value.0 & !bits::CONTIGUOUS).0;
-        let step = below.entry_bytes();
+        let output = value.address_of::<G>().align_down(entry.level.bytes::<G>());
+        let first = Descriptor::leaf_of::<G>(below, output, value.0 & !bits::CONTIGUOUS).0;
+        let step = below.bytes::<G>();
         let [first_plain, second_plain] = plain.map(|range| range.is_some_and(|range| range.covers(entry.range())));
         let whole = first_plain || second_plain;
         let runs = !whole && self.makes_runs(below, entry.range()) && !entry.value.has_dbm();
         let contiguous = if runs { bits::CONTIGUOUS } else { 0 };
         // SAFETY: the child was taken from the reserve and is reachable by this PE only.
-        unsafe { self.platform.fill(child, first | contiguous, step) };
+        unsafe { self.fill(child, first | contiguous, step) };
         if contiguous == 0 {
             return;
         }
         for range in plain.iter().flatten().filter_map(|range| range.intersection(entry.range())) {
-            let from = below.index(range.start()) / RUN * RUN;
-            let to = (below.index(Ipa(range.end().0 - 1)) / RUN + 1) * RUN;
+            let from = below.index_of::<G>(range.start()) / below.run::<G>() * below.run::<G>();
+            let to = (below.index_of::<G>(Ipa(range.end().0 - 1)) / below.run::<G>() + 1) * below.run::<G>();
             for index in from..to {
                 self.store(Slot { table: child, index }, first + index as u64 * step);
             }
@@ -157,7 +158,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // Orders the table's publication before the permission.
         self.dsb(Dsb::IshSt);
         let dirty_state = parent.0 & (bits::DBM | bits::WRITE);
-        for index in 0..ENTRIES {
+        for index in 0..G::ENTRIES {
             let slot = Slot { table: child, index };
             self.overwrite(slot, self.load(slot) & !bits::BUSY | dirty_state);
         }
@@ -165,9 +166,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 }
 
 /// The runs of the child of `entry` that an edge of `edges` cuts through.
-fn plain_at_edges(entry: &Entry, edges: IpaRange) -> Plain {
+fn plain_at_edges<G: Granule>(entry: &Entry<G>, edges: IpaRange) -> Plain {
     let Some(below) = entry.level.below() else { return [None; 2] };
-    let run = RUN as u64 * below.entry_bytes();
+    let run = below.run::<G>() as u64 * below.bytes::<G>();
     [edges.start(), edges.end()].map(|edge| {
         let inside = entry.range().contains(edge) && !edge.is_aligned(run);
         let start = edge.align_down(run);
@@ -175,35 +176,35 @@ fn plain_at_edges(entry: &Entry, edges: IpaRange) -> Plain {
     })
 }
 
-struct Split<'t, P: TableMemory + Maintenance> {
+struct Split<'t, P: TableMemory + Maintenance, G: Granule> {
     to: LeafSize,
-    reserve: SpareTables<'t, P>,
+    reserve: SpareTables<'t, P, G>,
 }
 
-impl<P: TableMemory + Maintenance> Split<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Split<'_, P, G> {
     /// Splits what the level-2 table at `entry` has to pages: block after block, at a level that the compiler knows,
     /// and all else as the walk would.
-    fn blocks(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<(), Error> {
+    fn blocks(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<(), Error> {
         const PLAIN: u64 = bits::VALID | bits::TABLE | bits::CONTIGUOUS | bits::BUSY | bits::NT;
         for (slot, ipa) in entry.children(IpaRange::new_unchecked(
-            part.start().align_down(Level::L2.entry_bytes()),
-            part.end().offset(Level::L2.entry_bytes() - 1).align_down(Level::L2.entry_bytes()),
+            part.start().align_down(Level::L2.bytes::<G>()),
+            part.end().offset(Level::L2.bytes::<G>() - 1).align_down(Level::L2.bytes::<G>()),
         )) {
-            let block = Entry { slot, level: Level::L2, ipa, value: Descriptor(table.load(slot)) };
+            let block = Entry::at(slot, Level::L2, ipa, Descriptor(table.load(slot)));
             let plain = [Some(block.range()), None];
             let is_block = block.value.0 & PLAIN == bits::VALID && part.covers(block.range());
             if !is_block || !table.split_leaf(&block, &plain, &mut self.reserve)? {
                 let inside = block.range().intersection(part).unwrap_or(part);
-                table.visit_table(entry.value.address(), Level::L2, inside, self)?;
+                table.visit_table(entry.value.address_of::<G>(), Level::L2, inside, self)?;
             }
         }
         Ok(())
     }
 }
 
-impl<P: TableMemory + Maintenance> Visitor<P> for Split<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Split<'_, P, G> {
     #[inline(always)]
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error> {
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error> {
         let Some(below) = entry.level.below().filter(|_| entry.is_leaf() && entry.level != self.to.level()) else {
             // The level is the one asked for, or below: only a run may be too large.
             if entry.is_run_member() && entry.size() > self.to {
@@ -222,7 +223,7 @@ impl<P: TableMemory + Maintenance> Visitor<P> for Split<'_, P> {
     }
 
     #[inline(always)]
-    fn enter(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<bool, Error> {
+    fn enter(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<bool, Error> {
         if !cfg!(feature = "small") && entry.level == Level::L1 && self.to == LeafSize::Page {
             self.blocks(table, entry, part)?;
             return Ok(false);

@@ -1,6 +1,7 @@
 //! A table as people read it: leaves in words, and what lies side by side in one line.
 
-use crate::arch::geometry::LeafSize;
+use crate::arch::geometry::{Bytes, LeafSize};
+use crate::arch::granule::{Granule, Granule4K};
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
 use crate::table::inspect::Leaf;
@@ -8,16 +9,16 @@ use core::fmt;
 
 /// A whole table, a line for each range that is mapped alike: [`Stage2::dump`].
 #[derive(Debug)]
-pub struct Dump<'t, P> {
-    table: &'t Stage2<P>,
+pub struct Dump<'t, P, G: Granule = Granule4K> {
+    table: &'t Stage2<P, G>,
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// All that is mapped, for people: a line for each range whose outputs follow each other, with equal attributes and
     /// tracking, and the sizes of the leaves that it consists of. Lines end with a line feed, but for the last one.
     ///
     /// Runs on while others change the table, as [`Stage2::leaves`] does. Cost: one load a level for each leaf.
-    pub fn dump(&self) -> Dump<'_, P> {
+    pub fn dump(&self) -> Dump<'_, P, G> {
         Dump { table: self }
     }
 }
@@ -28,20 +29,20 @@ struct Line {
     first: Leaf,
     /// Where they end.
     end: u64,
-    /// How many, by size, smallest first.
-    count: [usize; LeafSize::DESCENDING.len()],
+    /// How many, of how many bytes each, smallest first.
+    count: [(usize, Bytes); LeafSize::DESCENDING.len()],
 }
 
 impl Line {
     fn of(first: Leaf) -> Self {
-        let mut line = Self { first, end: first.ipa.0, count: [0; LeafSize::DESCENDING.len()] };
+        let mut line = Self { first, end: first.ipa.0, count: [(0, Bytes(0)); LeafSize::DESCENDING.len()] };
         line.take(&first);
         line
     }
 
     /// Whether `leaf` goes on where the line ends, as it began.
     fn goes_on(&self, leaf: &Leaf) -> bool {
-        let Leaf { ipa, output, size: _, attributes, write_protected, hardware_tracked } = self.first;
+        let Leaf { ipa, output, size: _, attributes, write_protected, hardware_tracked, bytes: _ } = self.first;
         leaf.ipa.0 == self.end
             && leaf.output == output.offset(self.end.wrapping_sub(ipa.0))
             && (leaf.attributes, leaf.write_protected, leaf.hardware_tracked)
@@ -51,7 +52,7 @@ impl Line {
     fn take(&mut self, leaf: &Leaf) {
         self.end = leaf.range().end().0;
         if let Some(count) = self.count.get_mut(leaf.size as usize) {
-            *count += 1;
+            *count = (count.0 + 1, Bytes(leaf.bytes));
         }
     }
 }
@@ -65,7 +66,7 @@ impl fmt::Display for Line {
             ipa.0, self.end, output.0, attributes.permissions, attributes.memory
         )?;
         let mut separator = "";
-        for (size, count) in LeafSize::DESCENDING.into_iter().zip(self.count.into_iter().rev()) {
+        for (count, size) in self.count.into_iter().rev() {
             if count != 0 {
                 write!(f, "{separator} {count} of {size}")?;
                 separator = ",";
@@ -84,7 +85,7 @@ const fn tracking(leaf: &Leaf) -> &'static str {
     }
 }
 
-impl<P: TableMemory + Maintenance> fmt::Display for Dump<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> fmt::Display for Dump<'_, P, G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut leaves = self.table.leaves(self.table.geometry().range());
         let Some(first) = leaves.next() else { return f.write_str("nothing is mapped") };
@@ -103,8 +104,8 @@ impl<P: TableMemory + Maintenance> fmt::Display for Dump<'_, P> {
 
 impl fmt::Display for Leaf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { output, size, attributes, .. } = self;
+        let Self { output, attributes, .. } = self;
         let (range, permissions, memory) = (self.range(), attributes.permissions, attributes.memory);
-        write!(f, "{range} -> {output} {permissions} {memory}: {size}{}", tracking(self))
+        write!(f, "{range} -> {output} {permissions} {memory}: {}{}", Bytes(self.bytes), tracking(self))
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::arch::address::{Ipa, IpaRange, PhysAddr};
 use crate::arch::descriptor::{Attributes, Descriptor, Kind, bits};
-use crate::arch::geometry::{LeafSize, Level, RUN};
+use crate::arch::geometry::{LeafSize, Level};
+use crate::arch::granule::{Granule, Granule4K};
 use crate::platform::{Maintenance, TableMemory};
 use crate::table::Stage2;
 use crate::table::walk::{Entry, slots};
@@ -22,32 +23,36 @@ pub struct Leaf {
     pub write_protected: bool,
     /// Hardware keeps dirty state in it.
     pub hardware_tracked: bool,
+    /// Bytes that it translates, which depend on the granule.
+    pub(crate) bytes: u64,
 }
 
 impl Leaf {
     /// What the leaf translates.
     #[must_use]
     pub fn range(&self) -> IpaRange {
-        IpaRange::new_unchecked(self.ipa, self.ipa.offset(self.size.bytes()))
+        IpaRange::new_unchecked(self.ipa, self.ipa.offset(self.bytes))
     }
 
-    fn of(entry: &Entry) -> Option<Leaf> {
-        let Kind::Leaf { output, .. } = entry.value.kind(entry.level) else {
+    fn of<G: Granule>(entry: &Entry<G>) -> Option<Leaf> {
+        let Kind::Leaf { output, .. } = entry.value.kind_of::<G>(entry.level) else {
             return None;
         };
         let size = entry.size();
+        let bytes = size.bytes_of::<G>();
         Some(Leaf {
-            ipa: entry.ipa.align_down(size.bytes()),
+            ipa: entry.ipa.align_down(bytes),
             size,
-            output: output.align_down(size.bytes()),
+            output: output.align_down(bytes),
             attributes: entry.value.attributes(),
             write_protected: entry.value.is_write_protected(),
             hardware_tracked: entry.value.has_dbm(),
+            bytes,
         })
     }
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// The leaf that translates `ipa`, or `None` where nothing is mapped (or a break is under way).
     ///
     /// Cost: one load a level.
@@ -61,25 +66,25 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 
     /// All leaves that translate any of `range`, in ascending order. Runs on while others change the table: each leaf
     /// is as it was when it was reached.
-    pub fn leaves(&self, range: IpaRange) -> Leaves<'_, P> {
+    pub fn leaves(&self, range: IpaRange) -> Leaves<'_, P, G> {
         Leaves { table: self, next: range.start(), end: range.end().min(self.geometry.range().end()) }
     }
 
     /// Number of tables, the root's included, and of leaves by size in the order of [`LeafSize::DESCENDING`].
     #[must_use]
     pub fn census(&self) -> Census {
-        let mut census = Census { tables: 0, leaves: [0; 5] };
+        let mut census = Census { tables: 0, leaves: [0; LeafSize::DESCENDING.len()] };
         self.census_of(self.root, self.geometry.start_level(), self.geometry.root_tables(), &mut census);
         census
     }
 
     fn census_of(&self, first: PhysAddr, level: Level, tables: usize, census: &mut Census) {
         census.tables += tables;
-        for slot in slots(first, tables) {
+        for slot in slots::<G>(first, tables) {
             let value = Descriptor(self.load(slot));
-            match (value.kind(level), level.below()) {
+            match (value.kind_of::<G>(level), level.below()) {
                 (Kind::Table(next), Some(below)) => self.census_of(next, below, 1, census),
-                (Kind::Leaf { contiguous: true, .. }, _) if slot.index % RUN != 0 => {}
+                (Kind::Leaf { contiguous: true, .. }, _) if slot.index % level.run::<G>() != 0 => {}
                 (Kind::Leaf { contiguous, .. }, _) => {
                     let size = LeafSize::at(level, contiguous);
                     census.leaves[LeafSize::DESCENDING.len() - 1 - size as usize] += 1;
@@ -119,21 +124,21 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
 /// How much there is of what: [`Stage2::census`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Census {
-    /// Tables of 4 KiB, the root's included.
+    /// Tables, of a page each, the root's included.
     pub tables: usize,
     /// Leaves, in the order of [`LeafSize::DESCENDING`].
-    pub leaves: [usize; 5],
+    pub leaves: [usize; LeafSize::DESCENDING.len()],
 }
 
 /// Iterator over leaves: [`Stage2::leaves`].
 #[derive(Debug)]
-pub struct Leaves<'t, P> {
-    table: &'t Stage2<P>,
+pub struct Leaves<'t, P, G: Granule = Granule4K> {
+    table: &'t Stage2<P, G>,
     next: Ipa,
     end: Ipa,
 }
 
-impl<P: TableMemory + Maintenance> Iterator for Leaves<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Iterator for Leaves<'_, P, G> {
     type Item = Leaf;
 
     fn next(&mut self) -> Option<Leaf> {

@@ -8,29 +8,32 @@ pub(crate) mod spare;
 pub(crate) mod tlb;
 pub(crate) mod walk;
 
-use crate::arch::address::{IpaRange, PhysAddr};
+use crate::arch::address::{IpaRange, PAGE_SIZE, PhysAddr};
 use crate::arch::descriptor::Permissions;
 use crate::arch::error::Error;
 use crate::arch::features::{BbmLevel, Features, HardwareUpdate, Method};
-use crate::arch::geometry::{Geometry, LeafSize, Level};
+use crate::arch::geometry::{ENTRIES, Geometry, LeafSize, Level};
+use crate::arch::granule::{Granule, Granule4K};
 use crate::arch::setters;
 use crate::bitmap::logs::Logs;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Slot, TableMemory, Vmid};
 use crate::table::in_flight::InFlight;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 /// How a table is set up: [`Config::new`], and what is to be different.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// Bits of the IPA space, 32 to 48; not more than the CPUs have physical address bits.
+    /// Bits of the IPA space, 32 to 48, or to 52 with 52-bit addresses ([`Granule`]); not more than the CPUs have physical
+    /// address bits.
     pub ipa_bits: u8,
     /// The VMID of every translation. Entries of an earlier user of the number must have been invalidated.
     pub vmid: Vmid,
     /// What the weakest PE that will ever use the table can do ([`Features::weakest`]).
     pub features: Features,
-    /// Whether 64 KiB and 32 MiB contiguous runs are made where they fit.
+    /// Whether contiguous runs are made where they fit, of 64 KiB and 32 MiB with the 4 KiB granule.
     pub contiguous: bool,
     /// The largest leaf that is made.
     pub largest: LeafSize,
@@ -41,15 +44,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// Everything that the features allow, over all of the physical address space.
+    /// Everything that the features allow, over all of the physical address space, as far as 48 bits reach.
     #[must_use]
     pub const fn new(vmid: Vmid, features: Features) -> Self {
         Self {
-            ipa_bits: features.pa_bits,
+            ipa_bits: if features.pa_bits < 48 { features.pa_bits } else { 48 },
             vmid,
             features,
             contiguous: true,
-            largest: LeafSize::Block1G,
+            largest: LeafSize::Block512G,
             fwb: false,
             hardware_dirty: false,
         }
@@ -83,13 +86,13 @@ pub(crate) struct Frozen {
 ///
 /// Dropping a `Stage2` leaks its frames, because hardware may still walk them; see [`Stage2::release`].
 #[derive(Debug)]
-pub struct Stage2<P> {
+pub struct Stage2<P, G: Granule = Granule4K> {
     pub(crate) platform: P,
     pub(crate) root: PhysAddr,
     pub(crate) geometry: Geometry,
     pub(crate) config: Config,
     pub(crate) method: Method,
-    pub(crate) logs: Logs,
+    pub(crate) logs: Logs<G>,
     pub(crate) frozen: Option<Frozen>,
     pub(crate) in_flight: InFlight,
     /// A leaf may forbid reads: some call has asked for it.
@@ -100,10 +103,11 @@ pub struct Stage2<P> {
     pub(crate) hardware_logged: bool,
     /// See [`Stage2::short_invalidation`].
     pub(crate) short_invalidation: bool,
+    granule: PhantomData<G>,
 }
 
 impl<P: TableMemory + Maintenance> Stage2<P> {
-    /// An empty table: every access faults.
+    /// An empty table, with the 4 KiB granule: every access faults.
     ///
     /// Cost: the root's frames, filled once, and one DSB.
     ///
@@ -112,14 +116,27 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// [`Error::BadIpaSize`], also if the features have fewer physical address bits; [`Error::BadVmid`] if the VMID is
     /// wider than the features' VMIDs; [`Error::MissingFeature`] if FWB is asked for, and not had; [`Error::OutOfMemory`].
     pub fn new(platform: P, config: Config) -> Result<Self, Error> {
-        let geometry = Geometry::new(config.ipa_bits)?;
-        fits(&config, config.features)?;
+        Self::with_granule(platform, config)
+    }
+}
+
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
+    /// [`Stage2::new`], with any granule: `Stage2::<_, Granule16K>::with_granule(platform, config)`. Every range that is
+    /// mapped, changed or logged is then one of whole pages of the granule.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::new`], and [`Error::MissingFeature`] if a PE does not have the granule at stage 2.
+    pub fn with_granule(platform: P, config: Config) -> Result<Self, Error> {
+        let geometry = Geometry::with_granule::<G>(config.ipa_bits)?;
+        fits::<G>(&config, config.features)?;
+        let config = config.with_largest(config.largest.min(LeafSize::largest::<G>()));
         let frames = geometry.root_tables();
-        let root = platform.allocate(frames).ok_or(Error::OutOfMemory { ipa: geometry.range().start() })?;
+        let root = platform.allocate(frames * G::FRAMES).ok_or(Error::OutOfMemory { ipa: geometry.range().start() })?;
         platform.counters().add(Event::FrameAllocated, frames as u64);
         for n in 0..frames {
             // SAFETY: the frame was just allocated and nothing leads to it yet.
-            unsafe { platform.fill(root.offset(n as u64 * crate::arch::address::PAGE_SIZE), 0, 0) };
+            unsafe { fill::<P, G>(&platform, root.offset(n as u64 * G::BYTES), 0, 0) };
         }
         // Orders the root's entries before whatever makes it reachable, which is a write of VTTBR_EL2.
         platform.counters().add(Event::DsbIshst, 1);
@@ -137,16 +154,19 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             execute_apart: AtomicBool::new(false),
             hardware_logged: false,
             short_invalidation: Self::short_invalidation(&config.features),
+            granule: PhantomData,
         })
     }
 
-    /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0.
+    /// The value for VTTBR_EL2 (or VSTTBR_EL2): root and VMID, CnP = 0. With 52-bit addresses A\[51:48\] are its bits 5:2.
     #[must_use]
     pub fn vttbr(&self) -> u64 {
-        u64::from(self.config.vmid.get()) << 48 | self.root().0
+        let root = self.root().0;
+        let root = if G::ADDRESS_BITS == 52 { root & !(0xf << 48) | root >> 46 & 0x3c } else { root };
+        u64::from(self.config.vmid.get()) << 48 | root
     }
 
-    /// The value for VTCR_EL2 (D24.2.191): 4 KiB granule, walks inner shareable and write-back.
+    /// The value for VTCR_EL2 (D24.2.191): the granule, walks inner shareable and write-back.
     #[must_use]
     pub fn vtcr(&self) -> u64 {
         const RES1: u64 = 1 << 31;
@@ -156,16 +176,21 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         const VS_16_BITS: u64 = 1 << 19;
         const HA: u64 = 1 << 21;
         const HD: u64 = 1 << 22;
+        const DS: u64 = 1 << 32;
         let ps = match self.config.features.pa_bits {
             ..=35 => 0,
             36..=39 => 1,
             40..=41 => 2,
             42..=43 => 3,
             44..=47 => 4,
+            52.. if G::ADDRESS_BITS == 52 => 6,
             _ => 5,
         };
-        let mut vtcr = RES1 | SH0_INNER | ORGN0_WBWA | IRGN0_WBWA | ps << 16;
+        let mut vtcr = RES1 | G::TG0 << 14 | SH0_INNER | ORGN0_WBWA | IRGN0_WBWA | ps << 16;
         vtcr |= self.geometry.sl0() << 6 | self.geometry.t0sz();
+        if G::DS {
+            vtcr |= DS;
+        }
         if self.config.features.vmid_bits == 16 {
             vtcr |= VS_16_BITS;
         }
@@ -205,7 +230,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         &self.platform
     }
 
-    /// Whether runs of sixteen entries of `level` are made contiguous in `range`. Never in a log: one page of a run can
+    /// Whether runs of entries of `level` are made contiguous in `range`. Never in a log: one page of a run can
     /// neither be made writable alone nor marked alone (R_JKCXG).
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
@@ -216,11 +241,18 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             && LeafSize::at(level, true) <= self.config.largest
     }
 
-    /// Refuses a range that leaves the IPA space.
+    /// Refuses a range that leaves the IPA space, or has a part of a page.
     #[inline(always)]
     pub(crate) fn check(&self, range: IpaRange) -> Result<(), Error> {
         let ipa_bits = self.geometry.ipa_bits();
-        if range.end().0 > 1 << ipa_bits { Err(Error::OutOfRange { end: range.end(), ipa_bits }) } else { Ok(()) }
+        if range.end().0 > 1 << ipa_bits {
+            return Err(Error::OutOfRange { end: range.end(), ipa_bits });
+        }
+        // A range is one of whole pages of 4 KiB in any case.
+        if G::FRAMES > 1 && !(range.start().0 | range.end().0).is_multiple_of(G::BYTES) {
+            return Err(Error::BadRange { start: range.start(), end: range.end() });
+        }
+        Ok(())
     }
 
     /// Refuses permissions that need FEAT_XNX where it is missing, and notes those that do.
@@ -253,7 +285,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn allocate(&self, ipa: crate::arch::address::Ipa) -> Result<PhysAddr, Error> {
-        let frame = self.platform.allocate(1).ok_or(Error::OutOfMemory { ipa })?;
+        let frame = self.platform.allocate(G::FRAMES).ok_or(Error::OutOfMemory { ipa })?;
         self.count(Event::FrameAllocated);
         Ok(frame)
     }
@@ -268,7 +300,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     pub(crate) unsafe fn free(&self, frame: PhysAddr) {
         self.count(Event::FrameFreed);
         // SAFETY: the caller's promise; single frames are allocated by `allocate`.
-        unsafe { self.platform.free(frame, 1) };
+        unsafe { self.platform.free(frame, G::FRAMES) };
     }
 
     // The engine reads and writes descriptors through these four. SAFETY for all: every slot comes from the root or
@@ -297,6 +329,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         result
     }
 
+    /// Stores `first`, `first + step`, … into all slots of a table that is not published yet.
+    ///
+    /// # Safety
+    ///
+    /// The table was allocated and is reachable by this PE only.
+    #[inline(always)]
+    pub(crate) unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
+        // SAFETY: the caller's promise.
+        unsafe { fill::<P, G>(&self.platform, table, first, step) };
+    }
+
     /// Stores to a reachable slot that no other PE writes: one marked busy by this PE, or any under `&mut self`.
     #[inline(always)]
     pub(crate) fn overwrite(&self, slot: Slot, value: u64) {
@@ -305,11 +348,31 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 }
 
+/// [`Stage2::fill`]: a platform fills frames of 4 KiB.
+///
+/// # Safety
+///
+/// The same.
+#[inline(always)]
+unsafe fn fill<P: TableMemory, G: Granule>(platform: &P, table: PhysAddr, first: u64, step: u64) {
+    for (frame, first) in frames_of::<G>(table, first, step) {
+        // SAFETY: the caller's promise: the frame is a part of the table.
+        unsafe { platform.fill(frame, first, step) };
+    }
+}
+
+/// The frames of 4 KiB of a table whose slots hold `first`, `first + step`, …, with what the first slot of each holds.
+#[inline(always)]
+pub(crate) fn frames_of<G: Granule>(table: PhysAddr, first: u64, step: u64) -> impl Iterator<Item = (PhysAddr, u64)> {
+    (0..G::FRAMES as u64)
+        .map(move |n| (table.offset(n * PAGE_SIZE), first.wrapping_add(step.wrapping_mul(n * ENTRIES as u64))))
+}
+
 /// Without FEAT_XNX, execution at one exception level only can't be had.
 pub(crate) const XNX_MISSING: Error = Error::MissingFeature { feature: "FEAT_XNX" };
 
 /// Whether PEs with `features` can use a table that is set up like this.
-pub(crate) fn fits(config: &Config, features: Features) -> Result<(), Error> {
+pub(crate) fn fits<G: Granule>(config: &Config, features: Features) -> Result<(), Error> {
     let vmid = config.vmid.get();
     if features.vmid_bits < 16 && vmid >> features.vmid_bits != 0 {
         return Err(Error::BadVmid { vmid });
@@ -319,6 +382,9 @@ pub(crate) fn fits(config: &Config, features: Features) -> Result<(), Error> {
     }
     if config.fwb && !features.fwb {
         return Err(Error::MissingFeature { feature: "FEAT_S2FWB" });
+    }
+    if !features.has_granule::<G>() {
+        return Err(Error::MissingFeature { feature: "the granule at stage 2" });
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use crate::arch::address::PhysAddr;
 use crate::arch::descriptor::{Descriptor, Kind};
-use crate::arch::geometry::{ENTRIES, Level};
+use crate::arch::geometry::Level;
+use crate::arch::granule::Granule;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
 use crate::table::tlb::Pending;
@@ -13,16 +14,16 @@ const DETACHED: usize = if cfg!(feature = "small") { 8 } else { 32 };
 
 /// Tables that no descriptor leads to any more, but that walk caches may: they are freed after the invalidation, never
 /// before. Use under `&mut self` only.
-pub(crate) struct RetiredTables<'t, P: TableMemory + Maintenance> {
-    table: &'t Stage2<P>,
+pub(crate) struct RetiredTables<'t, P: TableMemory + Maintenance, G: Granule> {
+    table: &'t Stage2<P, G>,
     pub(crate) pending: Pending,
     /// Each with its level in the bits that a frame's address has no use for.
     frames: [MaybeUninit<u64>; DETACHED],
     count: usize,
 }
 
-impl<'t, P: TableMemory + Maintenance> RetiredTables<'t, P> {
-    pub(crate) fn new(table: &'t Stage2<P>) -> Self {
+impl<'t, P: TableMemory + Maintenance, G: Granule> RetiredTables<'t, P, G> {
+    pub(crate) fn new(table: &'t Stage2<P, G>) -> Self {
         Self { table, pending: Pending::new(), frames: [const { MaybeUninit::uninit() }; DETACHED], count: 0 }
     }
 
@@ -45,7 +46,7 @@ impl<'t, P: TableMemory + Maintenance> RetiredTables<'t, P> {
         for packed in self.frames.iter().take(self.count) {
             // SAFETY: `push` has written the first `count`.
             let packed = unsafe { packed.assume_init() };
-            let frame = PhysAddr(packed).align_down(crate::arch::address::PAGE_SIZE);
+            let frame = PhysAddr(packed).align_down(G::BYTES);
             let level = match packed - frame.0 {
                 1 => Level::L1,
                 2 => Level::L2,
@@ -62,13 +63,13 @@ impl<'t, P: TableMemory + Maintenance> RetiredTables<'t, P> {
     }
 }
 
-impl<P: TableMemory + Maintenance> Drop for RetiredTables<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Drop for RetiredTables<'_, P, G> {
     fn drop(&mut self) {
         self.flush();
     }
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Frees all tables that `tables` adjacent tables of `level` lead to, but not these themselves.
     ///
     /// Nothing may lead to the given tables any more, in memory or in a cache.
@@ -78,7 +79,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         let mut path = [(first, 0); Level::L3 as usize + 1];
         let mut level = top;
         while let Some((table, next)) = path.get_mut(level as usize) {
-            let entries = if level == top { tables * ENTRIES } else { ENTRIES };
+            let entries = if level == top { tables * G::ENTRIES } else { G::ENTRIES };
             let Some(below) = level.below().filter(|_| *next < entries) else {
                 // All below the table is free.
                 let Some(above) = level.above().filter(|_| level != top) else { return };
@@ -87,10 +88,10 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 level = above;
                 continue;
             };
-            let part = (*next / ENTRIES) as u64 * crate::arch::address::PAGE_SIZE;
-            let slot = Slot { table: table.offset(part), index: *next % ENTRIES };
+            let part = (*next / G::ENTRIES) as u64 * G::BYTES;
+            let slot = Slot { table: table.offset(part), index: *next % G::ENTRIES };
             *next += 1;
-            if let Kind::Table(frame) = Descriptor(self.load(slot)).kind(level) {
+            if let Kind::Table(frame) = Descriptor(self.load(slot)).kind_of::<G>(level) {
                 if let Some(place) = path.get_mut(below as usize) {
                     *place = (frame, 0);
                 }

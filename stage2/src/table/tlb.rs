@@ -2,6 +2,7 @@
 
 use crate::arch::address::{Ipa, IpaRange};
 use crate::arch::features::Features;
+use crate::arch::granule::Granule;
 use crate::platform::counters::Event;
 use crate::platform::{Dsb, Maintenance, Scope, TableMemory, Tlbi, range_tlbi_pages};
 use crate::table::Stage2;
@@ -109,7 +110,29 @@ pub(crate) fn range_operands(pages: u64) -> Option<(u8, u8)> {
     Some((scale, (pages.div_ceil(unit) - 1) as u8))
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+/// Pages of the granule in `range`, in which range TLBIs count.
+#[inline(always)]
+const fn pages_of<G: Granule>(range: IpaRange) -> u64 {
+    range.bytes() >> G::SHIFT
+}
+
+/// From where a range TLBI that covers `range` begins: with VTCR_EL2.DS = 1, at a multiple of 64 KiB.
+#[inline(always)]
+const fn from_base<G: Granule>(range: IpaRange) -> IpaRange {
+    match G::DS {
+        true => IpaRange::new_unchecked(range.start().align_down(1 << G::BASE_SHIFT), range.end()),
+        false => range,
+    }
+}
+
+/// The range TLBI of these operands.
+#[inline(always)]
+const fn range_tlbi<G: Granule>(range: IpaRange, scale: u8, num: u8) -> Tlbi {
+    let (granule, unit) = (G::SHIFT as u8, G::BASE_SHIFT as u8);
+    Tlbi::Range { base: from_base::<G>(range).start(), scale, num, granule, unit }
+}
+
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn dsb(&self, barrier: Dsb) {
@@ -211,7 +234,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         if !cfg!(feature = "small")
             && let Some([range]) = pending.ranges()
             && self.short_invalidation
-            && (range.bytes() - 1) / (LARGEST * crate::arch::address::PAGE_SIZE) == 0
+            && (from_base::<G>(*range).bytes() - 1) / (LARGEST * G::BYTES) == 0
         {
             // What most operations amount to.
             return self.invalidate_range(*range);
@@ -224,8 +247,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     fn invalidate(&self, pending: Pending) {
         let range_form = self.config.features.tlbi_range;
         let reachable = |range: &IpaRange| match range_form {
-            true => range.pages() <= LARGEST,
-            false => range.pages() <= SINGLY,
+            true => pages_of::<G>(from_base::<G>(*range)) <= LARGEST,
+            false => pages_of::<G>(*range) <= SINGLY,
         };
         let Some(ranges) = pending.ranges().filter(|ranges| ranges.iter().all(reachable)) else {
             return self.invalidate_all();
@@ -233,13 +256,12 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
         self.platform.dsb(Dsb::IshSt);
         for range in ranges {
-            match range_operands(range.pages()) {
-                Some((scale, num)) if range_form && range.pages() > 1 => {
-                    self.tlbi(Tlbi::Range { base: range.start(), scale, num });
-                }
+            let pages = pages_of::<G>(*range);
+            match range_operands(pages_of::<G>(from_base::<G>(*range))) {
+                Some((scale, num)) if range_form && pages > 1 => self.tlbi(range_tlbi::<G>(*range, scale, num)),
                 _ => {
-                    for page in 0..range.pages() {
-                        let ipa = range.start().offset(page * crate::arch::address::PAGE_SIZE);
+                    for page in 0..pages {
+                        let ipa = range.start().offset(page * G::BYTES);
                         self.tlbi(Tlbi::Ipa { ipa, scope: Scope::Broadcast });
                     }
                 }
@@ -255,21 +277,22 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         // Orders the descriptor stores before the invalidation: a walk that starts after it sees them.
         self.platform.dsb(Dsb::IshSt);
         let base = range.start();
-        let operands = if range.pages() > 1 { range_operands(range.pages()) } else { None };
+        let pages = pages_of::<G>(range);
+        let operands = if pages > 1 { range_operands(pages_of::<G>(from_base::<G>(range))) } else { None };
         let Some((scale, num)) = operands else {
             self.platform.tlbi(self.config.vmid, Tlbi::Ipa { ipa: base, scope: Scope::Broadcast });
             self.platform.counters().add_page_broadcast();
             return self.drop_combined_uncounted();
         };
-        self.tlbi(Tlbi::Range { base, scale, num });
+        self.tlbi(range_tlbi::<G>(range, scale, num));
         self.drop_combined();
     }
 
     /// Invalidates one leaf's entries on every PE; `ipa` lies in the leaf, and no smaller entry of it is cached.
     #[cfg_attr(feature = "small", inline(never))]
     pub(crate) fn invalidate_leaf(&self, ipa: Ipa) {
-        let page = ipa.align_down(crate::arch::address::PAGE_SIZE);
-        self.complete(&Pending::of(IpaRange::new_unchecked(page, page.offset(crate::arch::address::PAGE_SIZE))));
+        let page = ipa.align_down(G::BYTES);
+        self.complete(&Pending::of(IpaRange::new_unchecked(page, page.offset(G::BYTES))));
     }
 
     /// Before an invalidation: waits until no run is half taken apart. A member that still has its Contiguous bit would

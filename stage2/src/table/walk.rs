@@ -3,38 +3,46 @@
 use crate::arch::address::{Ipa, IpaRange, PhysAddr};
 use crate::arch::descriptor::{Descriptor, Kind};
 use crate::arch::error::Error;
-use crate::arch::geometry::{LeafSize, Level, RUN};
+use crate::arch::geometry::{LeafSize, Level};
+use crate::arch::granule::Granule;
 use crate::platform::counters::Event;
 use crate::platform::{Maintenance, Slot, TableMemory};
 use crate::table::Stage2;
+use core::marker::PhantomData;
 
 /// A descriptor that a walk came to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<G> {
     pub slot: Slot,
     pub level: Level,
     /// The first address that the entry translates.
     pub ipa: Ipa,
     pub value: Descriptor,
+    granule: PhantomData<G>,
 }
 
-impl Entry {
+impl<G: Granule> Entry<G> {
+    #[inline(always)]
+    fn new(slot: Slot, level: Level, ipa: Ipa, value: Descriptor) -> Self {
+        Self { slot, level, ipa, value, granule: PhantomData }
+    }
+
     /// The entry of `level` that translates `ipa`.
     #[inline(always)]
     pub fn at(slot: Slot, level: Level, ipa: Ipa, value: Descriptor) -> Self {
-        Self { slot, level, ipa: ipa.align_down(level.entry_bytes()), value }
+        Self::new(slot, level, ipa.align_down(level.bytes::<G>()), value)
     }
 
     /// What the entry translates.
     #[inline(always)]
     pub fn range(&self) -> IpaRange {
-        IpaRange::new_unchecked(self.ipa, self.ipa.offset(self.level.entry_bytes()))
+        IpaRange::new_unchecked(self.ipa, self.ipa.offset(self.level.bytes::<G>()))
     }
 
-    /// The run of sixteen entries that it belongs to.
+    /// The run of entries that it belongs to.
     #[inline(always)]
     pub fn run(&self) -> IpaRange {
-        let bytes = RUN as u64 * self.level.entry_bytes();
+        let bytes = self.level.run::<G>() as u64 * self.level.bytes::<G>();
         let start = self.ipa.align_down(bytes);
         IpaRange::new_unchecked(start, start.offset(bytes))
     }
@@ -64,29 +72,29 @@ pub(crate) enum Next {
 }
 
 /// Something that goes over all entries of a range, in ascending order.
-pub(crate) trait Visitor<P> {
+pub(crate) trait Visitor<P, G: Granule> {
     /// A leaf or an invalid entry that `part` of the range lies in. Busy entries have been waited for.
-    fn entry(&mut self, table: &Stage2<P>, entry: &Entry, part: IpaRange) -> Result<Next, Error>;
+    fn entry(&mut self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Result<Next, Error>;
 
     /// A table, before what is in it. `false` leaves out what is in it, and [`Visitor::leave`].
     #[inline(always)]
-    fn enter(&mut self, _: &Stage2<P>, _entry: &Entry, _part: IpaRange) -> Result<bool, Error> {
+    fn enter(&mut self, _: &Stage2<P, G>, _entry: &Entry<G>, _part: IpaRange) -> Result<bool, Error> {
         Ok(true)
     }
 
     /// The table again, after what is in it.
     #[inline(always)]
-    fn leave(&mut self, _: &Stage2<P>, _entry: &Entry, _part: IpaRange) -> Result<(), Error> {
+    fn leave(&mut self, _: &Stage2<P, G>, _entry: &Entry<G>, _part: IpaRange) -> Result<(), Error> {
         Ok(())
     }
 }
 
-impl<P: TableMemory + Maintenance> Stage2<P> {
+impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// The slot in the concatenated root tables.
     #[inline(always)]
     pub(crate) fn root_slot(&self, ipa: Ipa) -> Slot {
         let root_index = self.geometry.root_index(ipa);
-        let index = root_index % crate::arch::geometry::ENTRIES;
+        let index = root_index % G::ENTRIES;
         // The tables are adjacent; by this difference the compiler sees that the slot is, too.
         Slot { table: PhysAddr(self.root.0.wrapping_add(8 * (root_index as u64).wrapping_sub(index as u64))), index }
     }
@@ -94,13 +102,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     /// The slot for `ipa` in `table` of `level`; for the start level, anywhere in the root.
     #[inline(always)]
     pub(crate) fn slot(&self, table: PhysAddr, level: Level, ipa: Ipa) -> Slot {
-        if level == self.geometry.start_level() { self.root_slot(ipa) } else { Slot { table, index: level.index(ipa) } }
+        if level == self.geometry.start_level() {
+            self.root_slot(ipa)
+        } else {
+            Slot { table, index: level.index_of::<G>(ipa) }
+        }
     }
 
     /// Walks to the entry that translates `ipa` (or fails to). The entry may be busy. `ipa` lies in the IPA space.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn lookup(&self, ipa: Ipa) -> Entry {
+    pub(crate) fn lookup(&self, ipa: Ipa) -> Entry<G> {
         let (mut slot, mut level) = (self.root_slot(ipa), self.geometry.start_level());
         while let Some(below) = level.below() {
             match self.step(slot, level, below, ipa) {
@@ -118,10 +130,14 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         self.step(slot, Level::L2, Level::L3, ipa).ok()
     }
 
-    /// The same for the block of 2 MiB.
+    /// The same for the block of level 2.
     #[inline(always)]
     pub(crate) fn level_2_slot(&self, ipa: Ipa) -> Option<Slot> {
         let mut slot = self.root_slot(ipa);
+        // With 4 KiB no walk starts as low as that, and the compiler is told so.
+        if G::FRAMES > 1 && self.geometry.start_level() == Level::L2 {
+            return Some(slot);
+        }
         if self.geometry.start_level() == Level::L0 {
             slot = self.step(slot, Level::L0, Level::L1, ipa).ok()?;
         }
@@ -133,13 +149,17 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     #[inline(always)]
     pub(crate) fn step(&self, slot: Slot, level: Level, below: Level, ipa: Ipa) -> Result<Slot, Descriptor> {
         let value = Descriptor(self.load(slot));
-        if value.is_table(level) { Ok(Slot { table: value.address(), index: below.index(ipa) }) } else { Err(value) }
+        if value.is_table(level) {
+            Ok(Slot { table: value.address_of::<G>(), index: below.index_of::<G>(ipa) })
+        } else {
+            Err(value)
+        }
     }
 
     /// Like [`Stage2::lookup`], after any PE that is changing the entry has finished.
     #[cfg_attr(not(feature = "small"), inline(always))]
     #[cfg_attr(feature = "small", inline(never))]
-    pub(crate) fn lookup_stable(&self, ipa: Ipa) -> Entry {
+    pub(crate) fn lookup_stable(&self, ipa: Ipa) -> Entry<G> {
         loop {
             let entry = self.lookup(ipa);
             if !entry.value.is_busy(entry.level) {
@@ -161,7 +181,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
     }
 
     /// Calls the visitor for each entry of the range that is no table, in ascending order.
-    pub(crate) fn visit(&self, range: IpaRange, visitor: &mut impl Visitor<P>) -> Result<(), Error> {
+    pub(crate) fn visit(&self, range: IpaRange, visitor: &mut impl Visitor<P, G>) -> Result<(), Error> {
         self.visit_table(self.root, self.geometry.start_level(), range, visitor)
     }
 
@@ -174,9 +194,9 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
         table: PhysAddr,
         top: Level,
         range: IpaRange,
-        visitor: &mut impl Visitor<P>,
+        visitor: &mut impl Visitor<P, G>,
     ) -> Result<(), Error> {
-        let (mut table, mut level, mut bytes) = (table, top, top.entry_bytes());
+        let (mut table, mut level, mut bytes) = (table, top, top.bytes::<G>());
         let (mut ipa, mut end) = (range.start(), range.end());
         // The tables that led here, each in its level's place.
         let mut above = [PhysAddr(0); Level::L3 as usize];
@@ -185,8 +205,8 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                 let start = ipa.align_down(bytes);
                 let part = IpaRange::new_unchecked(ipa, start.offset(bytes).min(end));
                 let slot = self.slot(table, level, ipa);
-                let entry = Entry { slot, level, ipa: start, value: Descriptor(self.load(slot)) };
-                match (entry.value.kind(level), level.below()) {
+                let entry = Entry::new(slot, level, start, Descriptor(self.load(slot)));
+                match (entry.value.kind_of::<G>(level), level.below()) {
                     (Kind::Busy, _) => {
                         self.wait_for(entry.slot, entry.level);
                         continue;
@@ -196,7 +216,7 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
                             if let Some(place) = above.get_mut(level as usize) {
                                 *place = table;
                             }
-                            (table, level, bytes, end) = (next, below, below.entry_bytes(), part.end());
+                            (table, level, bytes, end) = (next, below, below.bytes::<G>(), part.end());
                             continue;
                         }
                     }
@@ -211,35 +231,34 @@ impl<P: TableMemory + Maintenance> Stage2<P> {
             // Back up, behind the entry that led to the table.
             let Some(parent) = level.above().filter(|_| level != top) else { return Ok(()) };
             let Some(&led_here) = above.get(parent as usize) else { return Ok(()) };
-            let value = Descriptor::table(table);
-            (table, level, bytes) = (led_here, parent, parent.entry_bytes());
+            let value = Descriptor::table_of::<G>(table);
+            (table, level, bytes) = (led_here, parent, parent.bytes::<G>());
             let last = Ipa(end.0 - 1);
-            let entry = Entry { slot: self.slot(table, level, last), level, ipa: last.align_down(bytes), value };
+            let entry = Entry::new(self.slot(table, level, last), level, last.align_down(bytes), value);
             visitor.leave(self, &entry, IpaRange::new_unchecked(entry.ipa.max(range.start()), end))?;
             end = match level.above().filter(|_| level != top) {
-                Some(above) => entry.ipa.align_down(above.entry_bytes()).offset(above.entry_bytes()).min(range.end()),
+                Some(above) => entry.ipa.align_down(above.bytes::<G>()).offset(above.bytes::<G>()).min(range.end()),
                 None => range.end(),
             };
         }
     }
 }
 
-impl Entry {
+impl<G: Granule> Entry<G> {
     /// The entries of the table that this one leads to, as far as `part` reaches; nothing if it leads to none.
     #[inline(always)]
-    pub fn children(&self, part: IpaRange) -> impl Iterator<Item = (Slot, Ipa)> + use<> {
+    pub fn children(&self, part: IpaRange) -> impl Iterator<Item = (Slot, Ipa)> + use<G> {
         let below = self.level.below().filter(|_| self.value.is_table(self.level));
-        let (level, count) = below.map_or((Level::L3, 0), |level| (level, (part.bytes() >> level.shift()) as usize));
-        let first = level.index(part.start());
-        let table = self.value.address();
-        (0..count).map(move |n| (Slot { table, index: first + n }, part.start().offset(n as u64 * level.entry_bytes())))
+        let (level, count) =
+            below.map_or((Level::L3, 0), |level| (level, (part.bytes() >> level.shift_of::<G>()) as usize));
+        let first = level.index_of::<G>(part.start());
+        let table = self.value.address_of::<G>();
+        (0..count).map(move |n| (Slot { table, index: first + n }, part.start().offset(n as u64 * level.bytes::<G>())))
     }
 }
 
 /// All slots of `tables` adjacent tables.
-pub(crate) fn slots(first: PhysAddr, tables: usize) -> impl Iterator<Item = Slot> {
-    (0..tables * crate::arch::geometry::ENTRIES).map(move |n| Slot {
-        table: first.offset((n / crate::arch::geometry::ENTRIES) as u64 * crate::arch::address::PAGE_SIZE),
-        index: n % crate::arch::geometry::ENTRIES,
-    })
+pub(crate) fn slots<G: Granule>(first: PhysAddr, tables: usize) -> impl Iterator<Item = Slot> {
+    (0..tables * G::ENTRIES)
+        .map(move |n| Slot { table: first.offset((n / G::ENTRIES) as u64 * G::BYTES), index: n % G::ENTRIES })
 }

@@ -82,7 +82,7 @@ pub fn listing(types: &BTreeSet<String>) -> String {
     let lines = lines! {
         Abort, AccessKind, Attributes, BbmLevel, Batch<'_, Mapped<AllThreads>>, Batch<'_, Mapped<OneThread>>, Census, Config,
         ConflictAborts, Counters, Descriptor, Dsb, Dump<'_, Mapped<AllThreads>>, Dump<'_, Mapped<OneThread>>, Errata, Error,
-        Event, Execute, FaultHistory, Features, FramePool<1>, Geometry, HardwareUpdate, IdRegisters, Ipa, IpaRange, Kind, Layout, Leaf,
+        Event, Execute, FaultHistory, Features, FramePool<1>, Geometry, Granule4K, Granule4KLpa2, Granule16K, Granule16KLpa2, Granule64K, Granule64KLpa, HardwareUpdate, IdRegisters, Ipa, IpaRange, Kind, Layout, Leaf,
         LeafSize, Lease, Leaves<'_, Mapped<AllThreads>>, Leaves<'_, Mapped<OneThread>>, Level, Log, LogOptions,
         Mapped<AllThreads>, Mapped<OneThread>, Mechanism, MemoryType, Outcome, PageSet<'_>, Permissions, PhysAddr,
         PhysicalSpace, Scope, SecureControl, Slot, Spaces, Stage2<Mapped<AllThreads>>, Stage2<Mapped<OneThread>>,

@@ -3,6 +3,7 @@
 mod dirty;
 mod errata;
 mod faults;
+mod granules;
 mod host;
 mod operations;
 mod races;

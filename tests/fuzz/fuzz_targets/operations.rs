@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         ipa_bits: [32, 40, 43, 48][usize::from(ipa_bits & 3)],
     };
     let mix = if kind & 32 != 0 { Mix::Logs } else { Mix::Mappings };
-    let operation = operation(machine, mix);
+    let operation = operation::<stage2::Granule4K>(machine, mix);
     let model = Model::new(machine.setup());
     let mut driver = Driver::new(&model, machine);
     for choice in choices.chunks_exact(8).take(STEPS) {

@@ -34,6 +34,7 @@ of_the_engine! { arch "../../../stage2/src/arch" {
     bits "bits.rs"
     error "error.rs"
     geometry "geometry.rs"
+    granule "granule.rs"
     range "range.rs"
 } }
 of_the_engine! { bitmap "../../../stage2/src/bitmap" {

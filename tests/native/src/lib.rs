@@ -113,6 +113,12 @@ impl Arena {
         (self.memory, self.layout.size())
     }
 
+    /// Bytes of the frames that this thread has taken and not given back, of any arena.
+    #[must_use]
+    pub fn bytes_in_use() -> u64 {
+        COUNTERS.with(|counters| (counters.get(Event::FrameAllocated) - counters.get(Event::FrameFreed)) * PAGE_SIZE)
+    }
+
     fn cell(slot: Slot) -> &'static AtomicU64 {
         // SAFETY: slots lie in frames of an arena, which the benchmark keeps while it uses the table.
         unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(slot.address().0 as usize)) }

@@ -101,6 +101,12 @@ fn mapped() {
     // SAFETY: see above.
     black_box(unsafe { memory.load(slot) });
     // SAFETY: see above.
+    black_box(unsafe { memory.group_with::<true>(slot, any()) });
+    // SAFETY: see above.
+    black_box(unsafe { memory.group_with::<false>(slot, any()) });
+    // SAFETY: see above.
+    unsafe { memory.set_run(slot, any() as usize, any(), any() != 0) };
+    // SAFETY: see above.
     unsafe { memory.store(slot, any()) };
     // SAFETY: see above.
     black_box(unsafe { memory.compare_exchange(slot, any(), any()) }).ok();
@@ -143,14 +149,14 @@ fn features() -> Features {
     one.weakest(one.with_pa_bits(any() as u8).with_vmid_bits(any() as u8))
 }
 
-fn tables() -> Result<(), Error> {
+fn tables<G: Granule>() -> Result<(), Error> {
     let config = Config::new(Vmid::new(any() as u16)?, features())
         .with_ipa_bits(any() as u8)
         .with_contiguous(any() != 0)
         .with_largest(size())
         .with_hardware_dirty(any() != 0)
         .with_fwb(any() != 0);
-    let mut table = Stage2::new(Opaque, config)?;
+    let mut table = Stage2::<_, G>::with_granule(Opaque, config)?;
     black_box((table.vttbr(), table.vtcr(), table.bbm_level(), table.census(), table.is_frozen()));
     let range = range().ok_or(Error::TooManyLogs)?;
     let attributes = Attributes { memory: black_box(MemoryType::Normal), permissions: permissions() };
@@ -179,7 +185,7 @@ fn tables() -> Result<(), Error> {
     Ok(())
 }
 
-fn faults(table: &Stage2<Opaque>) {
+fn faults<G: Granule>(table: &Stage2<Opaque, G>) {
     let mut history = FaultHistory::new();
     if let Some(syndrome) = Syndrome::decode(any()) {
         black_box(syndrome.hpfar_is_valid());
@@ -195,7 +201,7 @@ fn faults(table: &Stage2<Opaque>) {
     black_box(table.first_write_to_block(Ipa(any()), any(), &mut history));
 }
 
-fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
+fn logs<G: Granule>(table: &mut Stage2<Opaque, G>, range: IpaRange) -> Result<(), Error> {
     static STORAGE: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
     let storage = black_box(&STORAGE[..]);
     let mut log = table.start_log(range, storage, options())?;
@@ -227,6 +233,8 @@ fn logs(table: &mut Stage2<Opaque>, range: IpaRange) -> Result<(), Error> {
 /// Where the linker starts from.
 #[unsafe(no_mangle)]
 extern "C" fn _start() {
-    black_box(tables()).ok();
+    black_box(tables::<Granule4K>()).ok();
+    // All that is different with others: tables of several frames, 52-bit addresses, walks from any level.
+    black_box(tables::<Granule16KLpa2>()).ok();
     mapped();
 }

@@ -5,11 +5,11 @@ use crate::event::OperationKind;
 use crate::running::Running;
 use crate::span::{Span, plain};
 use crate::state::State;
-use crate::translation::Translation;
+use crate::translation::{Translation, is_busy};
 use crate::verdict::Verdict;
 use core::ops::Range;
+use stage2::Descriptor;
 use stage2::descriptor::bits;
-use stage2::{Descriptor, Level};
 
 /// What an operation may do to the permissions of a leaf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +28,7 @@ impl Running {
         use OperationKind::{Batch, Clear, Collapse, Fault, Harvest, Map, Protect, Start, Stop};
         let span = leaf.span;
         let cached = if leaf.is_contiguous() { span.run() } else { span };
-        let asked = self.operation.range.map_or(0..1 << 48, plain);
+        let asked = self.operation.range.map_or(0..1 << 52, plain);
         let whole = |asked: &Range<u64>| span.is_inside(asked);
         let (what, granted) = match self.operation.kind {
             Map | Protect => (May::Set, whole(&asked)),
@@ -39,7 +39,7 @@ impl Running {
             // the end of the log, which collapses all that was split for it.
             Fault => (May::Track, cached.overlaps(&asked)),
             Collapse => (May::Track, span.overlaps(&asked)),
-            Stop => (May::Track, span.overlaps(&around(&asked))),
+            Stop => (May::Track, span.overlaps(&around(&asked, self.largest))),
             _ => (May::Keep, true),
         };
         if granted { what } else { May::Keep }
@@ -68,8 +68,7 @@ impl Running {
 }
 
 /// The leaves of the largest size that have a part of `range`.
-fn around(range: &Range<u64>) -> Range<u64> {
-    let bytes = Level::L1.entry_bytes();
+fn around(range: &Range<u64>, bytes: u64) -> Range<u64> {
     range.start / bytes * bytes..range.end.next_multiple_of(bytes)
 }
 
@@ -91,7 +90,7 @@ impl State {
             self.report(Verdict::Contract, change.span.range(), None, what);
         }
         // From a busy mark on, the entry is a step of the engine's.
-        let first = !Descriptor(change.old).is_busy(change.place.level);
+        let first = !is_busy(change.place.level, change.old);
         (first && may == May::Keep).then_some((change.span, old))
     }
 

@@ -5,9 +5,9 @@ use crate::event::OperationKind;
 use crate::memory::FrameId;
 use crate::running::{Busy, Running};
 use crate::state::State;
+use crate::translation::is_busy;
 use crate::verdict::Verdict;
 use stage2::descriptor::bits;
-use stage2::geometry::ENTRIES;
 use stage2::{Descriptor, Slot};
 
 /// Whether a change does no more than to take bits that say what the guest may do.
@@ -43,7 +43,7 @@ impl State {
         if let Some(what) = wrong {
             self.report(Verdict::Contract, change.span.range(), None, format!("PE{pe} {what}"));
         }
-        if Descriptor(new).is_busy(place.level) {
+        if is_busy(place.level, new) {
             let since = self.history.now();
             self.busy.entry(key).or_insert(Busy { owner: pe, since });
         } else if mark.is_some() {
@@ -55,8 +55,8 @@ impl State {
     pub fn note_published_busy(&mut self, pe: u8, id: FrameId) {
         let Some(place) = self.memory.frame(id).place else { return };
         let since = self.history.now();
-        for index in 0..ENTRIES {
-            if Descriptor(self.memory.frame(id).values[index]).is_busy(place.level) {
+        for index in 0..self.setup.granule.entries() {
+            if is_busy(place.level, self.memory.frame(id).values[index]) {
                 self.busy.insert((id, index as u16), Busy { owner: pe, since });
             }
         }

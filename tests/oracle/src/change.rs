@@ -3,7 +3,6 @@
 use crate::memory::{FrameId, Memory, Place};
 use crate::span::Span;
 use crate::translation::{Translation, is_leaf, is_table};
-use stage2::Descriptor;
 
 /// How a descriptor was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,18 +27,20 @@ pub(crate) struct Change {
 
 impl Change {
     pub fn old_leaf(&self) -> Option<Translation> {
-        is_leaf(self.place.level, self.old).then(|| Translation::of(self.place.level, self.span, self.old))
+        is_leaf(self.place.shape, self.place.level, self.old)
+            .then(|| Translation::of(self.place.shape, self.place.level, self.span, self.old))
     }
 
     pub fn new_leaf(&self) -> Option<Translation> {
-        is_leaf(self.place.level, self.new).then(|| Translation::of(self.place.level, self.span, self.new))
+        is_leaf(self.place.shape, self.place.level, self.new)
+            .then(|| Translation::of(self.place.shape, self.place.level, self.span, self.new))
     }
 
     pub fn old_table(&self, memory: &Memory) -> Option<FrameId> {
-        is_table(self.place.level, self.old).then(|| memory.find(Descriptor(self.old).address())).flatten()
+        is_table(self.place.level, self.old).then(|| memory.find(self.place.shape.address(self.old))).flatten()
     }
 
     pub fn new_table(&self, memory: &Memory) -> Option<FrameId> {
-        is_table(self.place.level, self.new).then(|| memory.find(Descriptor(self.new).address())).flatten()
+        is_table(self.place.level, self.new).then(|| memory.find(self.place.shape.address(self.new))).flatten()
     }
 }

@@ -4,25 +4,25 @@ use crate::event::{Access, Operation, OperationKind};
 use crate::model::Model;
 use stage2::fault::Status;
 use stage2::{
-    Abort, Attributes, Batch, Config, Error, FaultHistory, Ipa, IpaRange, LeafSize, Maintenance, Outcome, Permissions,
-    PhysAddr, Stage2, TableMemory, Vmid,
+    Abort, Attributes, Batch, Config, Error, FaultHistory, Granule, Granule4K, Ipa, IpaRange, LeafSize, Maintenance,
+    Outcome, Permissions, PhysAddr, Stage2, TableMemory, Vmid,
 };
 
 /// A [`Stage2`] on a [`Model`], or on a platform that wraps one.
 #[derive(Debug)]
-pub struct Checked<'m, P: TableMemory + Maintenance = &'m Model> {
+pub struct Checked<'m, P: TableMemory + Maintenance = &'m Model, G: Granule = Granule4K> {
     pub(crate) model: &'m Model,
-    pub(crate) stage2: Stage2<P>,
+    pub(crate) stage2: Stage2<P, G>,
 }
 
 /// A [`Batch`] that tells the model what it is asked to change.
 #[derive(Debug)]
-pub struct CheckedBatch<'t, P: TableMemory + Maintenance = &'t Model> {
+pub struct CheckedBatch<'t, P: TableMemory + Maintenance = &'t Model, G: Granule = Granule4K> {
     model: &'t Model,
-    batch: Batch<'t, P>,
+    batch: Batch<'t, P, G>,
 }
 
-impl<P: TableMemory + Maintenance> CheckedBatch<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> CheckedBatch<'_, P, G> {
     /// [`Batch::protect`].
     ///
     /// # Errors
@@ -61,15 +61,35 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
     ///
     /// As for [`Stage2::new`].
     pub fn on(model: &'m Model, platform: P, config: Config) -> Result<Self, Error> {
-        let stage2 = model.operation(Operation::whole(OperationKind::New), || Stage2::new(platform, config))?;
-        let root = PhysAddr(stage2.vttbr() & stage2::descriptor::bits::ADDRESS);
-        model.attach(config.vmid, config.ipa_bits, root);
+        Self::with_granule(model, platform, config)
+    }
+}
+
+impl<'m, P: TableMemory + Maintenance, G: Granule> Checked<'m, P, G> {
+    /// A table on `platform`, which passes everything on to `model`, with the granule that [`Setup`](crate::Setup) has.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stage2::with_granule`].
+    ///
+    /// # Panics
+    ///
+    /// If hardware would make something else of the table's VTCR_EL2 and VTTBR_EL2 than the model does.
+    pub fn with_granule(model: &'m Model, platform: P, config: Config) -> Result<Self, Error> {
+        let operation = Operation::whole(OperationKind::New);
+        let stage2 = model.operation(operation, || Stage2::with_granule(platform, config))?;
+        let shape = model.setup().granule;
+        let walk = shape.walk(stage2.vtcr(), stage2.vttbr());
+        let (ipa_bits, level, root) = walk.expect("registers for the model's granule, and a walk that there is");
+        assert_eq!(Some(level), shape.root(ipa_bits).map(|(level, _)| level), "the start level");
+        assert_eq!((ipa_bits, root), (config.ipa_bits, stage2.root()), "the size and the root");
+        model.attach(config.vmid, ipa_bits, root);
         Ok(Self { model, stage2 })
     }
 
     /// The engine, for what needs no judgement.
     #[must_use]
-    pub fn stage2(&self) -> &Stage2<P> {
+    pub fn stage2(&self) -> &Stage2<P, G> {
         &self.stage2
     }
 
@@ -139,7 +159,7 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
     /// # Errors
     ///
     /// What `changes` returns.
-    pub fn batch(&self, changes: impl FnOnce(&mut CheckedBatch<'_, P>) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn batch(&self, changes: impl FnOnce(&mut CheckedBatch<'_, P, G>) -> Result<(), Error>) -> Result<(), Error> {
         self.model.operation(Operation::whole(OperationKind::Batch), || {
             let mut batch = CheckedBatch { model: self.model, batch: self.stage2.batch() };
             let result = changes(&mut batch);
@@ -150,14 +170,14 @@ impl<'m, P: TableMemory + Maintenance> Checked<'m, P> {
 
     /// [`Stage2::fault`].
     pub fn fault(&self, abort: &Abort, history: &mut FaultHistory) -> Outcome {
-        let page = Ipa(abort.ipa.0 & !0xfff);
-        let range = IpaRange::from_size(page, stage2::PAGE_SIZE);
+        let page = abort.ipa.align_down(G::BYTES);
+        let range = IpaRange::from_size(page, G::BYTES);
         let operation = Operation { kind: OperationKind::Fault, range: range.ok() };
         self.model.begin(operation);
         // Every other page goes the short ways first, as in an exit path.
         let store = abort.write && abort.status == Status::Permission && !abort.stage1_walk;
         let short = store
-            && page.0 & stage2::PAGE_SIZE == 0
+            && page.0 & G::BYTES == 0
             && (self.stage2.first_write(page, abort.va, history)
                 || self.stage2.first_write_to_block(page, abort.va, history));
         let outcome = if short { Outcome::Retry } else { self.stage2.fault(abort, history) };

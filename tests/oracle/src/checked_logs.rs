@@ -3,20 +3,21 @@
 use crate::checked::Checked;
 use crate::event::{Operation, OperationKind};
 use core::sync::atomic::{AtomicU64, Ordering};
-use stage2::{Error, Ipa, IpaRange, LeafSize, Log, LogOptions, Maintenance, PageSet, TableMemory};
+use stage2::{Error, Granule, Ipa, IpaRange, Log, LogOptions, Maintenance, PageSet, TableMemory};
 
 /// The pages of `log` whose bits are set in a plain bitmap: a bit a page, from the start of the log's first block on.
-pub fn pages_of<'b>(log: &Log, bitmap: &'b [AtomicU64]) -> impl Iterator<Item = Ipa> + use<'b> {
+pub fn pages_of<'b, G: Granule>(log: &Log<G>, bitmap: &'b [AtomicU64]) -> impl Iterator<Item = Ipa> + use<'b, G> {
     let range = log.range();
-    let base = range.start().align_down(LeafSize::Block2M.bytes());
+    // Words begin with 512 pages.
+    let base = range.start().align_down(512 * G::BYTES);
     let bits = (0u64..).zip(bitmap).flat_map(|(n, word)| {
         let word = word.load(Ordering::Relaxed);
         (0..64).filter(move |bit| word >> bit & 1 != 0).map(move |bit| 64 * n + bit)
     });
-    bits.map(move |bit| base.offset(bit * stage2::PAGE_SIZE)).filter(move |&page| range.contains(page))
+    bits.map(move |bit| base.offset(bit * G::BYTES)).filter(move |&page| range.contains(page))
 }
 
-impl<P: TableMemory + Maintenance> Checked<'_, P> {
+impl<P: TableMemory + Maintenance, G: Granule> Checked<'_, P, G> {
     /// [`Stage2::start_log`](stage2::Stage2::start_log).
     ///
     /// # Errors
@@ -27,7 +28,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
         range: IpaRange,
         storage: &'static [AtomicU64],
         options: LogOptions,
-    ) -> Result<Log, Error> {
+    ) -> Result<Log<G>, Error> {
         let stage2 = &mut self.stage2;
         let operation = Operation::over(OperationKind::Start, range);
         self.model.operation(operation, || stage2.start_log(range, storage, options))
@@ -38,7 +39,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
     /// # Errors
     ///
     /// As there.
-    pub fn harvest(&self, log: &mut Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+    pub fn harvest(&self, log: &mut Log<G>, report: &mut PageSet<'_, G>) -> Result<(), Error> {
         report.clear();
         self.model.operation(Operation::over(OperationKind::Harvest, log.range()), || {
             let result = self.stage2.harvest(log, report);
@@ -52,7 +53,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
     /// # Errors
     ///
     /// As there.
-    pub fn clear(&self, log: &mut Log, set: &PageSet<'_>) -> Result<(), Error> {
+    pub fn clear(&self, log: &mut Log<G>, set: &PageSet<'_, G>) -> Result<(), Error> {
         self.model.operation(Operation::over(OperationKind::Clear, log.range()), || {
             self.tell_pages(set);
             self.stage2.clear(log, set)
@@ -64,7 +65,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
     /// # Errors
     ///
     /// As there.
-    pub fn harvest_into(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<u64, Error> {
+    pub fn harvest_into(&self, log: &mut Log<G>, bitmap: &[AtomicU64]) -> Result<u64, Error> {
         self.model.operation(Operation::over(OperationKind::Harvest, log.range()), || {
             let result = self.stage2.harvest_into(log, bitmap);
             self.tell_bits(log, bitmap);
@@ -77,7 +78,7 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
     /// # Errors
     ///
     /// As there.
-    pub fn clear_from(&self, log: &mut Log, bitmap: &[AtomicU64]) -> Result<(), Error> {
+    pub fn clear_from(&self, log: &mut Log<G>, bitmap: &[AtomicU64]) -> Result<(), Error> {
         self.model.operation(Operation::over(OperationKind::Clear, log.range()), || {
             self.tell_bits(log, bitmap);
             self.stage2.clear_from(log, bitmap)
@@ -89,13 +90,13 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
     /// # Errors
     ///
     /// As there.
-    pub fn peek(&self, log: &Log, report: &mut PageSet<'_>) -> Result<(), Error> {
+    pub fn peek(&self, log: &Log<G>, report: &mut PageSet<'_, G>) -> Result<(), Error> {
         report.clear();
         self.model.operation(Operation::over(OperationKind::Other, log.range()), || self.stage2.peek(log, report))
     }
 
     /// [`Stage2::stop_log_keeping_pages`](stage2::Stage2::stop_log_keeping_pages), which may change nothing either.
-    pub fn stop_log_keeping_pages(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    pub fn stop_log_keeping_pages(&mut self, log: Log<G>) -> Option<&'static [AtomicU64]> {
         self.model.begin(Operation::over(OperationKind::End, log.range()));
         let storage = self.stage2.stop_log_keeping_pages(log);
         self.model.finish(true);
@@ -103,14 +104,14 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
     }
 
     /// The pages of the log whose bits are set.
-    fn tell_bits(&self, log: &Log, bitmap: &[AtomicU64]) {
+    fn tell_bits(&self, log: &Log<G>, bitmap: &[AtomicU64]) {
         let mut words = vec![0; log.layout().words()];
         let Some(mut set) = PageSet::new(log.layout(), &mut words) else { return };
         pages_of(log, bitmap).for_each(|page| set.insert(page));
         self.tell_pages(&set);
     }
 
-    fn tell_pages(&self, set: &PageSet<'_>) {
+    fn tell_pages(&self, set: &PageSet<'_, G>) {
         let mut open: Option<IpaRange> = None;
         let tell = |range: Option<IpaRange>| range.into_iter().for_each(|range| self.model.pages(range));
         set.for_each(|page| {
@@ -118,13 +119,13 @@ impl<P: TableMemory + Maintenance> Checked<'_, P> {
             if grown == page {
                 tell(open);
             }
-            open = IpaRange::new(grown, page.offset(stage2::PAGE_SIZE)).ok();
+            open = IpaRange::new(grown, page.offset(G::BYTES)).ok();
         });
         tell(open);
     }
 
     /// [`Stage2::stop_log_and_collapse`](stage2::Stage2::stop_log_and_collapse).
-    pub fn stop_log_and_collapse(&mut self, log: Log) -> Option<&'static [AtomicU64]> {
+    pub fn stop_log_and_collapse(&mut self, log: Log<G>) -> Option<&'static [AtomicU64]> {
         self.model.begin(Operation::over(OperationKind::Stop, log.range()));
         let storage = self.stage2.stop_log_and_collapse(log);
         self.model.finish(true);

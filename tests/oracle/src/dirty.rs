@@ -10,8 +10,8 @@ use crate::tlb::{Held, Stale};
 use crate::translation::{Translation, is_leaf};
 use crate::verdict::Verdict;
 use core::ops::Range;
+use stage2::Slot;
 use stage2::descriptor::bits;
-use stage2::{Level, Slot};
 
 impl State {
     /// A descriptor that lets writes through, or that says that there was one: its pages are to be reported.
@@ -61,10 +61,11 @@ impl State {
     pub fn mark_dirty(&mut self, pe: u8, slot: Slot) {
         let Some(id) = self.memory.find(slot.table) else { return };
         let value = self.memory.frame(id).values[slot.index];
-        let level = self.memory.frame(id).place.map_or(Level::L0, |place| place.level);
+        let (shape, place) = (self.setup.granule, self.memory.frame(id).place);
+        let is_leaf = place.is_some_and(|place| is_leaf(shape, place.level, value));
         let clean = value & (bits::DBM | bits::WRITE) == bits::DBM;
         let reachable = self.memory.is_reachable(id);
-        if self.setup.hardware_dirty && clean && is_leaf(level, value) && (reachable || self.frozen) {
+        if self.setup.hardware_dirty && clean && is_leaf && (reachable || self.frozen) {
             let value = value | bits::WRITE;
             let range = self.slot_range(id, slot.index);
             self.history.push(pe, Action::HardwareUpdate { slot, value }, range.clone());

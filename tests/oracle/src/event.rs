@@ -1,5 +1,6 @@
 //! What happens: everything the engine does to memory and to TLBs, and the operations that it is asked for.
 
+use crate::shape::Shape;
 use core::fmt;
 use stage2::{Dsb, Ipa, IpaRange, Level, PhysAddr, Scope, Slot, Tlbi, Vmid, platform::range_tlbi_pages};
 
@@ -42,9 +43,9 @@ pub enum Action {
         /// What was there.
         found: u64,
     },
-    /// Software wrote all 512 descriptors: `first`, `first + step`, …
+    /// Software wrote all 512 descriptors of a frame: `first`, `first + step`, …
     Fill {
-        /// The table's frame.
+        /// The frame: a table, or a part of one.
         table: PhysAddr,
         /// The first descriptor.
         first: u64,
@@ -173,6 +174,10 @@ pub enum Form {
         scale: u8,
         /// NUM.
         num: u8,
+        /// log2 of the bytes that TG stands for.
+        granule: u8,
+        /// log2 of the bytes that BaseADDR was counted in.
+        unit: u8,
     },
     /// `VAAE1`.
     Va(u64),
@@ -190,7 +195,9 @@ impl Invalidation {
     pub fn of(vmid: Vmid, tlbi: Tlbi) -> Self {
         let (form, scope) = match tlbi {
             Tlbi::Ipa { ipa, scope } => (Form::Ipa(ipa.0), scope),
-            Tlbi::Range { base, scale, num } => (Form::Range { base: base.0, scale, num }, Scope::Broadcast),
+            Tlbi::Range { base, scale, num, granule, unit } => {
+                (Form::Range { base: base.0, scale, num, granule, unit }, Scope::Broadcast)
+            }
             Tlbi::VaLocal { va } => (Form::Va(va), Scope::Local),
             Tlbi::VmallE1(scope) => (Form::VmallE1, scope),
             Tlbi::VmallS12E1(scope) => (Form::VmallS12E1, scope),
@@ -200,10 +207,13 @@ impl Invalidation {
     }
 
     /// The addresses that a stage-2 form covers.
-    pub(crate) fn stage2_range(&self) -> Option<core::ops::Range<u64>> {
+    pub(crate) fn stage2_range(&self, shape: Shape) -> Option<core::ops::Range<u64>> {
         match self.form {
-            Form::Ipa(ipa) => Some(crate::span::page(Ipa(ipa))),
-            Form::Range { base, scale, num } => Some(base..base + (range_tlbi_pages(scale & 3, num & 31) << 12)),
+            Form::Ipa(ipa) => Some(crate::span::page(shape, Ipa(ipa))),
+            Form::Range { base, scale, num, granule, unit } => {
+                let base = shape.base(base, unit);
+                Some(base..base + (range_tlbi_pages(scale & 3, num & 31) << granule))
+            }
             _ => None,
         }
     }
@@ -307,8 +317,8 @@ impl fmt::Display for Invalidation {
         let last = if last_level { "L" } else { "" };
         match form {
             Form::Ipa(ipa) => write!(f, "TLBI IPAS2{last}E1{is} {ipa:#x}")?,
-            Form::Range { base, scale, num } => {
-                let end = base.wrapping_add(range_tlbi_pages(scale & 3, num & 31) << 12);
+            Form::Range { base, scale, num, granule, .. } => {
+                let end = base.wrapping_add(range_tlbi_pages(scale & 3, num & 31) << granule);
                 write!(f, "TLBI RIPAS2{last}E1{is} {base:#x}-{end:#x} (scale {scale}, num {num})")?;
             }
             Form::Va(va) => write!(f, "TLBI VAAE1{is} {va:#x}")?,

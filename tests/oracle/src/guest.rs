@@ -58,10 +58,10 @@ impl State {
             let what = format!(
                 "PE{pe} faults again at VA {va:#x} after its fault was answered, though the table allows it: {old}"
             );
-            self.report(Verdict::Progress, page(Ipa(refusal.ipa)), None, what);
+            self.report(Verdict::Progress, page(self.setup.granule, Ipa(refusal.ipa)), None, what);
         }
         if same.is_some_and(|trial| trial.answered && trial.excused) {
-            self.order_elsewhere(pe, &page(Ipa(refusal.ipa)));
+            self.order_elsewhere(pe, &page(self.setup.granule, Ipa(refusal.ipa)));
         }
         let excused = self.is_unordered_elsewhere(pe, refusal.ipa);
         if refusal.status == Status::Conflict {
@@ -90,7 +90,9 @@ impl State {
         for pe in 0..self.pes.len() {
             let Some(trial) = self.pes[pe].trial.filter(|_| pe != usize::from(change.pe)) else { continue };
             let ipa = self.stage1[trial.space].translate(trial.va);
-            if change.place.space == trial.space && ipa.is_none_or(|ipa| span.overlaps(&page(Ipa(ipa)))) {
+            if change.place.space == trial.space
+                && ipa.is_none_or(|ipa| span.overlaps(&page(change.place.shape, Ipa(ipa))))
+            {
                 self.pes[pe].trial = Some(Trial { excused: true, ..trial });
             }
         }
@@ -129,7 +131,7 @@ impl State {
         possible.iter().find_map(|&ipa| {
             let now = self.spaces[number].translate(&self.memory, number, ipa).map(|(_, leaf, _)| leaf);
             let table_allows = now.as_ref().is_some_and(|now| self.allows(now, access));
-            let range = page(Ipa(ipa));
+            let range = page(self.setup.granule, Ipa(ipa));
             self.tlbs[number].overlapping(&range).find_map(|(_, stale)| {
                 let walk = stale.tlb & 1 << pe != 0;
                 if !walk && !self.is_combined(stale, pe, number, va) {
@@ -163,7 +165,7 @@ impl State {
 
     /// Whether another PE's change of the page's entry is not ordered: a walk may read the old value once more.
     fn is_unordered_elsewhere(&self, pe: u8, ipa: u64) -> bool {
-        let range = page(Ipa(ipa));
+        let range = page(self.setup.granule, Ipa(ipa));
         self.unordered_by_others(pe).any(|(space, key)| {
             self.tlbs[space].get(key).is_some_and(|s| !intersection(&s.span.range(), &range).is_empty())
         })

@@ -4,7 +4,6 @@ use crate::event::Event;
 use crate::model::{Mapping, Model};
 use crate::setup::Stats;
 use crate::verdict::{Verdict, Violation};
-use stage2::geometry::ENTRIES;
 use stage2::{Ipa, IpaRange, PhysAddr, Slot, Vmid};
 
 impl Model {
@@ -16,7 +15,7 @@ impl Model {
 
     /// The descriptors of all frames in use, to compare before and after.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<(PhysAddr, [u64; ENTRIES])> {
+    pub fn snapshot(&self) -> Vec<(PhysAddr, Box<[u64]>)> {
         self.state.borrow().memory.snapshot()
     }
 

@@ -7,19 +7,21 @@ use crate::tlb::{Held, Key, MAX_PES, Mask, Stale};
 use crate::translation::{Translation, is_leaf, is_table};
 use crate::verdict::Verdict;
 use core::ops::Range;
-use stage2::{Descriptor, Dsb, Scope};
+use stage2::{Dsb, Scope};
 
 impl State {
     /// An invalidation is issued. It acts when a DSB of the same PE has completed it.
     pub fn issue(&mut self, pe: u8, invalidation: Invalidation) {
         self.stats.count_tlbi(&invalidation);
         if let Some(what) = self.malformed(&invalidation) {
-            let range = invalidation.stage2_range().unwrap_or(0..1 << 48);
+            let range = invalidation.stage2_range(self.setup.granule).unwrap_or(0..1 << 52);
             self.report(Verdict::Invalidation, range, None, what);
         }
         let at = self.history.now();
         self.pes[pe as usize].issued.push(Issued { at, early: None, invalidation });
-        if let (Some(range), Some(running)) = (invalidation.stage2_range(), &mut self.pes[pe as usize].running) {
+        if let (Some(range), Some(running)) =
+            (invalidation.stage2_range(self.setup.granule), &mut self.pes[pe as usize].running)
+        {
             running.invalidations.push((at, range));
         }
     }
@@ -31,18 +33,23 @@ impl State {
         let Some(space) = self.spaces.iter().find(|space| space.vmid == invalidation.vmid) else {
             return Some(format!("no table has VMID {}", invalidation.vmid));
         };
-        let end = 1u64 << space.geometry.ipa_bits();
+        let end = 1u64 << space.ipa_bits;
         match invalidation.form {
             Form::Ipa(ipa) if ipa >= end => Some(format!("{ipa:#x} lies outside of the IPA space")),
-            Form::Range { base, .. } if base >= end => Some(format!("{base:#x} lies outside of the IPA space")),
-            Form::Range { base, .. } if base & 0xfff != 0 => {
-                Some(format!("BaseADDR {base:#x} is no multiple of the granule"))
+            Form::Range { base, unit, .. } if self.setup.granule.base(base, unit) >= end => {
+                Some(format!("BaseADDR for {base:#x} means an address outside of the IPA space"))
+            }
+            Form::Range { granule, .. } if granule != self.setup.granule.page => {
+                Some(format!("TG is for pages of {} bytes", 1u64 << granule))
+            }
+            Form::Range { base, unit, .. } if base & ((1 << unit) - 1) != 0 => {
+                Some(format!("BaseADDR {base:#x} is no multiple of what it is counted in"))
             }
             Form::Range { scale, num, .. } if scale > 3 || num > 31 => {
                 Some(format!("SCALE {scale} and NUM {num} do not fit their fields of 2 and 5 bits"))
             }
             Form::Range { base, .. } => invalidation.hint.and_then(|level| {
-                let unaligned = base & (level.entry_bytes() - 1) != 0;
+                let unaligned = base & ((1 << self.setup.granule.shift(level)) - 1) != 0;
                 unaligned.then(|| format!("BaseADDR {base:#x} is not aligned to the level of its hint"))
             }),
             _ => None,
@@ -95,7 +102,7 @@ impl State {
     /// IPAS2E1 and RIPAS2E1: entries of stage 2 that translate any address of the range, and the walk caches on the way
     /// there. An entry that a walk could still bring back after the issue stays.
     fn drop_stage2(&mut self, number: usize, pes: Mask, issued_at: u64, invalidation: &Invalidation) {
-        let Some(range) = invalidation.stage2_range() else { return };
+        let Some(range) = invalidation.stage2_range(self.setup.granule) else { return };
         let hit: Vec<Key> = self.tlbs[number].overlapping(&range).map(|(key, _)| key).collect();
         for key in hit {
             let Some(&stale) = self.tlbs[number].get(key) else { continue };
@@ -176,19 +183,19 @@ impl State {
     /// root has found them, so an invalidation issued since then drops them too.
     fn hold_contents(&mut self, number: usize, id: FrameId, table: &Stale, except: Option<&Range<u64>>) {
         let Some(place) = self.memory.frame(id).place else { return };
-        for index in 0..512 {
+        for index in 0..place.shape.entries() {
             let span = place.entry(index);
             if except.is_some_and(|range| span.is_inside(range)) {
                 continue;
             }
             let value = self.memory.frame(id).values[index];
             let new = |held, span| Stale { held, span, visible: 0, ..*table };
-            if is_leaf(place.level, value) {
+            if is_leaf(place.shape, place.level, value) {
                 if except.is_some_and(|range| span.overlaps(range)) {
                     continue;
                 }
-                let leaf = new(Held::Leaf(Translation::of(place.level, span, value)), span);
-                let run = Translation::of_run(place.level, span, value)
+                let leaf = new(Held::Leaf(Translation::of(place.shape, place.level, span, value)), span);
+                let run = Translation::of_run(place.shape, place.level, span, value)
                     .filter(|run| except.is_none_or(|range| !run.span.overlaps(range)))
                     .map(|run| new(Held::Leaf(run), run.span));
                 for stale in core::iter::once(leaf).chain(run) {
@@ -196,7 +203,7 @@ impl State {
                     self.tlbs[number].note_combined_only(key);
                 }
             } else if is_table(place.level, value)
-                && let Some(child) = self.memory.find(Descriptor(value).address())
+                && let Some(child) = self.memory.find(place.shape.address(value))
             {
                 match except.filter(|range| span.overlaps(range)) {
                     Some(range) => self.hold_contents(number, child, table, Some(range)),

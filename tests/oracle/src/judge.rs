@@ -9,9 +9,6 @@ use crate::verdict::Verdict;
 use core::ops::Range;
 use stage2::{BbmLevel, Descriptor, Level};
 
-/// Entries in a contiguous run.
-const RUN: usize = 16;
-
 /// The first pair of each kind that an entry makes with a new descriptor.
 #[derive(Default)]
 struct Pairs {
@@ -25,6 +22,12 @@ impl State {
     pub fn judge(&mut self, change: &Change) {
         if change.how != How::Hardware {
             self.judge_hardware_dirty_state(change);
+        }
+        if is_leaf(change.place.shape, change.place.level, change.new)
+            && !change.place.shape.has_leaves(change.place.level)
+        {
+            let what = format!("a block at level {}, which the granule does not have", change.place.level as u8);
+            self.report(Verdict::Contract, change.span.range(), None, what);
         }
         if Descriptor(change.new).is_valid() {
             self.judge_against_held(change);
@@ -46,7 +49,9 @@ impl State {
         if self.tlbs[space].is_empty() {
             return;
         }
-        let new_run = change.new_leaf().and_then(|_| Translation::of_run(change.place.level, change.span, change.new));
+        let new_run = change
+            .new_leaf()
+            .and_then(|_| Translation::of_run(change.place.shape, change.place.level, change.span, change.new));
         let reach = new_run.map_or(change.span, |run| run.span).range();
         let held: Vec<Stale> = self.tlbs[space].overlapping(&reach).map(|(_, &stale)| stale).collect();
         for stale in held {
@@ -138,10 +143,11 @@ impl State {
         if place.level == Level::L0 {
             return;
         }
-        let first = index - index % RUN;
-        let mine = is_leaf(place.level, new).then(|| Translation::of(place.level, span, new));
-        let my_run = mine.and_then(|_| Translation::of_run(place.level, span, new));
-        for mate in first..first + RUN {
+        let run = place.run();
+        let first = index - index % run;
+        let mine = is_leaf(place.shape, place.level, new).then(|| Translation::of(place.shape, place.level, span, new));
+        let my_run = mine.and_then(|_| Translation::of_run(place.shape, place.level, span, new));
+        for mate in first..first + run {
             let value = self.memory.frame(frame).values[mate];
             if mate == index || !Descriptor(value).is_valid() {
                 continue;
@@ -149,8 +155,10 @@ impl State {
             if !Descriptor(value).is_contiguous() && my_run.is_none() {
                 continue;
             }
-            let mate_leaf = is_leaf(place.level, value).then(|| Translation::of(place.level, place.entry(mate), value));
-            let mate_run = mate_leaf.and_then(|_| Translation::of_run(place.level, place.entry(mate), value));
+            let mate_leaf = is_leaf(place.shape, place.level, value)
+                .then(|| Translation::of(place.shape, place.level, place.entry(mate), value));
+            let mate_run =
+                mate_leaf.and_then(|_| Translation::of_run(place.shape, place.level, place.entry(mate), value));
             let resized = mate_run.is_some() != my_run.is_some();
             let clash = [(mate_run, mine), (my_run, mate_leaf)]
                 .into_iter()
@@ -227,7 +235,7 @@ impl State {
 
     /// A VMID whose old entries were never invalidated is given to another table.
     pub fn judge_reused_vmid(&mut self, number: usize) {
-        let Some((_, &stale)) = self.tlbs[number].overlapping(&(0..1 << 48)).next() else { return };
+        let Some((_, &stale)) = self.tlbs[number].overlapping(&(0..1 << 52)).next() else { return };
         let vmid = self.spaces[number].vmid;
         let what = format!("VMID {vmid} has a new table, while {stale} may hold entries of the old one");
         self.report(Verdict::Stale, stale.span.range(), None, what);

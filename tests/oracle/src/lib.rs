@@ -71,6 +71,7 @@ pub mod reference;
 mod running;
 pub mod schedule;
 pub mod setup;
+pub mod shape;
 mod span;
 mod stage1;
 mod state;
@@ -85,5 +86,6 @@ pub use event::{Access, Action, Event, Form, Invalidation, Operation, OperationK
 pub use model::{Mapping, Model};
 pub use reference::Reference;
 pub use setup::{Setup, Stats};
+pub use shape::Shape;
 pub use trace::Trace;
 pub use verdict::{Checks, Verdict, Violation};

@@ -1,15 +1,18 @@
 //! Table frames: their descriptors, what leads to them, and software's own walks.
 
+use crate::shape::Shape;
 use crate::span::{Span, intersection};
 use crate::translation::{Translation, is_leaf, is_table};
 use core::cell::Cell;
 use core::ops::Range;
 use rustc_hash::FxHashMap;
-use stage2::geometry::ENTRIES;
-use stage2::{Geometry, Level, PhysAddr, Slot};
+use stage2::{Level, PhysAddr, Slot};
 
 /// Where the pool of table frames begins. Tests map nothing there.
 const POOL: u64 = 0xe0_0000_0000;
+/// And where addresses have 52 bits: no less than two of the highest four are set, in either place that a descriptor has for
+/// them.
+const HIGH_POOL: u64 = POOL | 0xd << 48;
 /// What fresh frames hold: a valid leaf of no memory that anybody mapped. "The contents may be anything."
 const POISON: u64 = 0x0000_dead_b000_07ff;
 
@@ -21,33 +24,39 @@ pub(crate) type FrameId = u32;
 pub(crate) struct Place {
     /// Index of the address space.
     pub space: usize,
+    pub shape: Shape,
     pub level: Level,
     pub base: u64,
 }
 
 impl Place {
     pub fn span(self) -> Span {
-        Span::table(self.level, self.base)
+        Span::table(self.shape, self.level, self.base)
     }
 
     pub fn entry(self, index: usize) -> Span {
-        Span::entry(self.level, self.base, index)
+        Span::entry(self.shape, self.level, self.base, index)
     }
 
     /// What the table behind entry `index` translates.
     pub fn child(self, index: usize) -> Option<Place> {
         let level = self.level.below()?;
-        Some(Place { space: self.space, level, base: self.entry(index).base })
+        Some(Place { level, base: self.entry(index).base, ..self })
+    }
+
+    /// Descriptors in a contiguous run of this table's level.
+    pub fn run(self) -> usize {
+        1 << self.shape.run_shift(self.shape.shift(self.level))
     }
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub address: PhysAddr,
-    pub values: Box<[u64; ENTRIES]>,
-    written: [u64; ENTRIES / 64],
+    pub values: Box<[u64]>,
+    written: Box<[u64]>,
     pub allocated: bool,
-    /// Frames of the allocation that this frame is the first of; 0 for the others.
+    /// Frames of 4 KiB of the allocation that this table is the first of; 0 for the others.
     pub group: usize,
     pub place: Option<Place>,
     /// The descriptor in memory that leads here.
@@ -84,20 +93,22 @@ pub(crate) struct Memory {
     pool_end: u64,
     in_use: usize,
     limit: usize,
+    shape: Shape,
     /// Allocated frames that nothing in memory leads to.
     unattached: Vec<FrameId>,
 }
 
 impl Memory {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: usize, shape: Shape) -> Self {
         Self {
             frames: Vec::new(),
             by_address: FxHashMap::default(),
             last: Cell::new((u64::MAX, 0)),
             free: Vec::new(),
-            pool_end: POOL,
+            pool_end: if shape.address_bits() == 52 { HIGH_POOL } else { POOL },
             in_use: 0,
             limit,
+            shape,
             unattached: Vec::new(),
         }
     }
@@ -133,12 +144,13 @@ impl Memory {
         core::mem::take(&mut self.unattached)
     }
 
-    /// Frames of the pool. The one given back last is given out first: what still leads there is found out.
+    /// So many frames of 4 KiB of the pool. The one given back last is given out first: what still leads there is found out.
     pub fn allocate(&mut self, frames: usize) -> Option<PhysAddr> {
-        if self.in_use + frames > self.limit || !frames.is_power_of_two() {
+        let tables = frames / self.shape.frames();
+        if self.in_use + tables > self.limit || !frames.is_power_of_two() || tables == 0 {
             return None;
         }
-        let first = match self.free.pop().filter(|_| frames == 1) {
+        let first = match self.free.pop().filter(|_| tables == 1) {
             Some(id) => self.frame(id).address,
             None => {
                 let bytes = frames as u64 * 4096;
@@ -154,14 +166,15 @@ impl Memory {
     /// Takes frames as allocated, wherever they are. Returns whether none of them was in use.
     pub fn adopt(&mut self, first: PhysAddr, frames: usize) -> bool {
         let mut fresh = true;
-        for n in 0..frames {
-            let address = first.offset(n as u64 * 4096);
+        let (bytes, entries) = (self.shape.bytes(), self.shape.entries());
+        for n in 0..frames / self.shape.frames() {
+            let address = first.offset(n as u64 * bytes);
             let id = *self.by_address.entry(address.0).or_insert_with(|| {
                 let id = self.frames.len() as FrameId;
                 self.frames.push(Frame {
                     address,
-                    values: Box::new([POISON; ENTRIES]),
-                    written: [0; ENTRIES / 64],
+                    values: vec![POISON; entries].into(),
+                    written: vec![0; entries / 64].into(),
                     allocated: false,
                     group: 0,
                     place: None,
@@ -175,7 +188,7 @@ impl Memory {
             });
             let frame = self.frame_mut(id);
             fresh &= !frame.allocated;
-            frame.written = [0; ENTRIES / 64];
+            frame.written.fill(0);
             frame.values.fill(POISON);
             frame.group = if n == 0 { frames } else { 0 };
             (frame.place, frame.parent, frame.is_root, frame.unordered) = (None, None, false, 0);
@@ -194,10 +207,10 @@ impl Memory {
         frame.allocated = false;
         (frame.place, frame.parent, frame.is_root) = (None, None, false);
         if children {
-            for index in 0..ENTRIES {
+            for index in 0..self.shape.entries() {
                 let value = self.frame(id).values[index];
                 if value & 3 == 3
-                    && let Some(child) = self.find(stage2::Descriptor(value).address())
+                    && let Some(child) = self.find(self.shape.address(value))
                 {
                     self.detach(child, (id, index as u16));
                 }
@@ -253,9 +266,9 @@ impl Memory {
     }
 
     /// All frames in use, with their descriptors.
-    pub fn snapshot(&self) -> Vec<(PhysAddr, [u64; ENTRIES])> {
+    pub fn snapshot(&self) -> Vec<(PhysAddr, Box<[u64]>)> {
         let used = self.frames.iter().filter(|frame| frame.allocated);
-        used.map(|frame| (frame.address, *frame.values)).collect()
+        used.map(|frame| (frame.address, frame.values.clone())).collect()
     }
 
     /// The frame, the table that leads to it, the one that leads to that, …
@@ -274,15 +287,15 @@ impl Memory {
         if wanted.is_empty() {
             return;
         }
-        let shift = place.level.shift();
+        let shift = place.shape.shift(place.level);
         let (first, last) = ((wanted.start - place.base) >> shift, (wanted.end - 1 - place.base) >> shift);
         for index in first as usize..=last as usize {
             let value = self.frame(id).values[index];
-            if is_leaf(place.level, value) {
+            if is_leaf(place.shape, place.level, value) {
                 let span = place.entry(index);
-                each(span, Translation::of(place.level, span, value), self.slot(id, index));
+                each(span, Translation::of(place.shape, place.level, span, value), self.slot(id, index));
             } else if is_table(place.level, value)
-                && let (Some(below), Some(child)) = (place.child(index), self.find(stage2::Descriptor(value).address()))
+                && let (Some(below), Some(child)) = (place.child(index), self.find(self.shape.address(value)))
             {
                 self.leaves(child, below, range, each);
             }
@@ -294,15 +307,17 @@ impl Memory {
 #[derive(Clone, Debug)]
 pub(crate) struct Space {
     pub vmid: u16,
-    pub geometry: Geometry,
+    pub ipa_bits: u8,
+    pub start_level: Level,
+    pub shape: Shape,
     pub roots: Vec<FrameId>,
 }
 
 impl Space {
     /// The place of the root's frame number `n`.
     pub fn root_place(&self, space: usize, n: usize) -> Place {
-        let level = self.geometry.start_level();
-        Place { space, level, base: (n as u64) << (level.shift() + 9) }
+        let level = self.start_level;
+        Place { space, shape: self.shape, level, base: (n as u64) << self.shape.table_shift(level) }
     }
 
     /// The leaves of the whole table that overlap `range`.
@@ -320,21 +335,21 @@ impl Space {
 
     /// The leaf that translates `ipa`, and where its descriptor is.
     pub fn translate(&self, memory: &Memory, number: usize, ipa: u64) -> Option<(Span, Translation, Slot)> {
-        let n = (ipa >> (self.geometry.start_level().shift() + 9)) as usize;
+        let n = (ipa >> self.shape.table_shift(self.start_level)) as usize;
         let mut id = *self.roots.get(n)?;
         let mut place = self.root_place(number, n);
         loop {
-            let index = ((ipa - place.base) >> place.level.shift()) as usize;
+            let index = ((ipa - place.base) >> place.shape.shift(place.level)) as usize;
             let value = memory.frame(id).values[index];
-            if is_leaf(place.level, value) {
+            if is_leaf(place.shape, place.level, value) {
                 let span = place.entry(index);
-                return Some((span, Translation::of(place.level, span, value), memory.slot(id, index)));
+                return Some((span, Translation::of(place.shape, place.level, span, value), memory.slot(id, index)));
             }
             if !is_table(place.level, value) {
                 return None;
             }
             place = place.child(index)?;
-            id = memory.find(stage2::Descriptor(value).address())?;
+            id = memory.find(self.shape.address(value))?;
         }
     }
 }

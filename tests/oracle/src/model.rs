@@ -9,7 +9,7 @@ use crate::turn::before_act;
 use crate::verdict::Verdict;
 use core::cell::{Cell, RefCell};
 use stage2::geometry::ENTRIES;
-use stage2::{Counters, Dsb, Geometry, Ipa, IpaRange, PhysAddr, Slot, Vmid};
+use stage2::{Counters, Dsb, Ipa, IpaRange, PhysAddr, Slot, Vmid};
 
 /// A mapping, as the table in memory has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,7 +79,7 @@ impl Model {
     ///
     /// # Panics
     ///
-    /// If `ipa_bits` is not 32 to 48.
+    /// If `ipa_bits` is not 32 to 48, or 52 where addresses have so many bits.
     pub fn attach(&self, vmid: Vmid, ipa_bits: u8, root: PhysAddr) {
         self.apply(self.pe(), Action::Attach { vmid: vmid.get(), ipa_bits, root });
     }
@@ -168,7 +168,7 @@ impl Model {
                 state.history.push(pe, action, None);
                 if !state.memory.adopt(first, frames) {
                     let what = format!("{:#x} was allocated twice", first.0);
-                    state.report(Verdict::Contract, 0..1 << 48, Some(first), what);
+                    state.report(Verdict::Contract, 0..1 << 52, Some(first), what);
                 }
             }
             Action::Free { first, frames } => {
@@ -177,8 +177,8 @@ impl Model {
             }
             Action::Attach { vmid, ipa_bits, root } => {
                 state.history.push(pe, action, None);
-                let geometry = Geometry::new(ipa_bits).expect("an IPA size of 32 to 48 bits");
-                state.attach(vmid, geometry, root);
+                let shape = state.setup.granule.root(ipa_bits).expect("an IPA size of 32 to 48 (or 52) bits");
+                state.attach(vmid, ipa_bits, shape, root);
             }
             Action::Detach { vmid } => {
                 state.history.push(pe, action, None);
@@ -225,6 +225,7 @@ impl Model {
 
     /// The value that software reads, and perhaps a hardware update right after.
     pub(crate) fn read(&self, slot: Slot) -> u64 {
+        let slot = self.setup().granule.slot(slot);
         if let Some(value) = self.own_store(slot) {
             return value;
         }
@@ -313,12 +314,14 @@ fn apply_to_descriptors(state: &mut State, pe: u8, action: Action) {
             }
         }
         Action::Fill { table, first, step } => {
-            let range = range_of(state, Slot { table, index: 0 });
+            // One frame of 4 KiB, which may be a part of a table.
+            let slot = state.setup.granule.slot(Slot { table, index: 0 });
+            let range = range_of(state, slot);
             state.history.push(pe, action, range);
-            if let Some(id) = state.live_frame(Slot { table, index: 0 }) {
-                for index in 0..ENTRIES {
-                    let value = first.wrapping_add(step.wrapping_mul(index as u64));
-                    state.write(pe, id, index, value, How::Store);
+            if let Some(id) = state.live_frame(slot) {
+                for n in 0..ENTRIES {
+                    let value = first.wrapping_add(step.wrapping_mul(n as u64));
+                    state.write(pe, id, slot.index + n, value, How::Store);
                 }
             }
         }

@@ -26,6 +26,8 @@ pub enum Mutation {
     HalfRange,
     /// Range TLBIs whose base is not aligned to the granule.
     UnalignedRange,
+    /// Range TLBIs whose TG is another granule's.
+    OtherGranule,
     /// A level hint that says page.
     PageHint,
     /// Last-level forms.
@@ -57,15 +59,24 @@ pub enum Mutation {
     NoUnmap,
     /// The nT bit is not set.
     NoNt,
+    /// With FEAT_LPA2, leaves have SH where they have it without: in the place of an address's bits.
+    Shareability,
+    /// With 52-bit addresses, bits 51:48 are left out of descriptors.
+    HighBits,
+    /// With FEAT_LPA2, BaseADDR of range TLBIs counts in pages.
+    BaseInPages,
 }
 
 impl Mutation {
-    /// All but [`Mutation::None`].
-    pub const ALL: [Mutation; 22] = {
+    /// Those that are one with 52-bit addresses only.
+    pub const OF_52_BITS: [Mutation; 3] = [Mutation::Shareability, Mutation::HighBits, Mutation::BaseInPages];
+
+    /// All others but [`Mutation::None`].
+    pub const ALL: [Mutation; 23] = {
         use Mutation::{
             BarrierAfterTlbi, DoubleFree, EarlyCompletion, FillAfterPublish, FreeEarly, HalfRange, LastLevel, Leak,
-            Local, NoBreak, NoCombinedTlbi, NoCompletion, NoNt, NoStage2Tlbi, NoStoreBarrier, NoUnmap, OtherRegime,
-            OtherVmid, PageHint, PlainStore, ShortFill, UnalignedRange,
+            Local, NoBreak, NoCombinedTlbi, NoCompletion, NoNt, NoStage2Tlbi, NoStoreBarrier, NoUnmap, OtherGranule,
+            OtherRegime, OtherVmid, PageHint, PlainStore, ShortFill, UnalignedRange,
         };
         [
             NoStage2Tlbi,
@@ -75,6 +86,7 @@ impl Mutation {
             Local,
             HalfRange,
             UnalignedRange,
+            OtherGranule,
             PageHint,
             LastLevel,
             NoStoreBarrier,
@@ -125,6 +137,19 @@ impl<'m> Mutant<'m> {
         self.model.apply(self.model.pe(), action);
     }
 
+    /// A descriptor as the mistake makes it.
+    fn descriptor(&self, value: u64) -> u64 {
+        let shape = self.model.setup().granule;
+        let (valid, leaf) = (value & bits::VALID != 0, value & bits::ACCESS != 0);
+        if valid && leaf && self.makes(Mutation::Shareability) {
+            value | bits::SHAREABILITY
+        } else if valid && self.makes(Mutation::HighBits) {
+            value & !shape.high_mask()
+        } else {
+            value
+        }
+    }
+
     /// Does what was put off.
     fn release(&self) {
         for action in self.held.take() {
@@ -162,7 +187,7 @@ unsafe impl TableMemory for Mutant<'_> {
             return;
         }
         let value = if self.makes(Mutation::NoNt) && value & 3 == 1 { value & !bits::NT } else { value };
-        self.act(Action::Store { slot, value });
+        self.act(Action::Store { slot, value: self.descriptor(value) });
         if self.makes(Mutation::FillAfterPublish) {
             self.release();
         }
@@ -174,7 +199,7 @@ unsafe impl TableMemory for Mutant<'_> {
             return Ok(());
         }
         let nt = new & 3 == 1 && self.makes(Mutation::NoNt);
-        let new = if nt { new & !bits::NT } else { new };
+        let new = self.descriptor(if nt { new & !bits::NT } else { new });
         if self.makes(Mutation::PlainStore) && found == old {
             self.act(Action::Store { slot, value: new });
             return Ok(());
@@ -187,13 +212,14 @@ unsafe impl TableMemory for Mutant<'_> {
     }
 
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
-        let fill = Action::Fill { table, first, step };
+        let fill = Action::Fill { table, first: self.descriptor(first), step };
         if self.makes(Mutation::FillAfterPublish) {
             self.held.borrow_mut().push(fill);
         } else if self.makes(Mutation::ShortFill) {
+            let slot = self.model.setup().granule.slot(Slot { table, index: 0 });
             for index in 0..498 {
                 let value = first.wrapping_add(step.wrapping_mul(index as u64));
-                self.act(Action::Store { slot: Slot { table, index }, value });
+                self.act(Action::Store { slot: Slot { index: slot.index + index, ..slot }, value });
             }
         } else {
             self.act(fill);
@@ -232,13 +258,22 @@ unsafe impl Maintenance for Mutant<'_> {
             (Mutation::OtherRegime, _) if stage2 => invalidation.form = Form::OtherRegime,
             (Mutation::OtherVmid, _) => invalidation.vmid ^= 1,
             (Mutation::Local, _) => invalidation.scope = Scope::Local,
-            (Mutation::HalfRange, Form::Range { base, scale, num }) => {
+            (Mutation::HalfRange, Form::Range { base, scale, num, granule, unit }) => {
                 let (scale, num) = if num > 0 { (scale, num / 2) } else { (scale.saturating_sub(1), 0) };
-                invalidation.form = Form::Range { base, scale, num };
+                invalidation.form = Form::Range { base, scale, num, granule, unit };
             }
-            (Mutation::HalfRange, Form::Ipa(ipa)) => invalidation.form = Form::Ipa(ipa ^ 0x1000),
-            (Mutation::UnalignedRange, Form::Range { base, scale, num }) => {
-                invalidation.form = Form::Range { base: base + 0x40, scale, num };
+            (Mutation::HalfRange, Form::Ipa(ipa)) => {
+                invalidation.form = Form::Ipa(ipa ^ self.model.setup().granule.bytes())
+            }
+            (Mutation::UnalignedRange, Form::Range { base, scale, num, granule, unit }) => {
+                invalidation.form = Form::Range { base: base + 0x40, scale, num, granule, unit };
+            }
+            (Mutation::OtherGranule, Form::Range { base, scale, num, granule, unit }) => {
+                let granule = if granule == 12 { 14 } else { 12 };
+                invalidation.form = Form::Range { base, scale, num, granule, unit };
+            }
+            (Mutation::BaseInPages, Form::Range { base, scale, num, granule, .. }) => {
+                invalidation.form = Form::Range { base, scale, num, granule, unit: granule };
             }
             (Mutation::PageHint, _) if stage2 => invalidation.hint = Some(Level::L3),
             (Mutation::LastLevel, _) if stage2 => invalidation.last_level = true,

@@ -3,10 +3,11 @@
 use crate::change::{Change, How};
 use crate::event::{Operation, OperationKind};
 use crate::running::{Running, Window};
+use crate::shape::Shape;
 use crate::span::{Span, intersection};
 use crate::state::State;
 use crate::tlb::{Held, Stale};
-use crate::translation::{Translation, is_leaf, noticed};
+use crate::translation::{Translation, is_busy, is_leaf, noticed};
 use crate::verdict::Verdict;
 use core::ops::Range;
 use stage2::descriptor::bits;
@@ -28,7 +29,7 @@ impl State {
             self.pes[pe as usize].trial = None;
         }
         let number = self.operations;
-        let before = self.pes[pe as usize].running.replace(Running::new(operation, number));
+        let before = self.pes[pe as usize].running.replace(Running::new(operation, number, self.setup.granule));
         assert!(before.is_none(), "PE{pe} began {operation} inside of another operation");
     }
 
@@ -63,7 +64,7 @@ impl State {
                 }
                 _ => running.touched.push(range),
             }
-            let run = (frame, index / 16);
+            let run = (frame, index / place.run());
             if place.level != Level::L0 && running.runs.last() != Some(&run) {
                 running.runs.push(run);
             }
@@ -128,7 +129,7 @@ impl State {
         let running = self.pes[pe as usize].running.as_mut();
         let Some(running) = running.filter(|running| !running.may_give_back(span)) else { return };
         // The moment of read-only that hardware dirty state needs (R_RTBRL) is no such window: writers wait for its mark.
-        let held = old.has_dbm() && Descriptor(change.new).is_busy(place.level);
+        let held = old.has_dbm() && is_busy(place.level, change.new);
         // All but the last, which is for writes.
         let only_writes = (0..3).all(|i| !may(&old)[i] || may(&new)[i]);
         if lost(&old, &new) && (!held || !only_writes) {
@@ -277,25 +278,25 @@ impl State {
     /// A run that an operation leaves has sixteen members that agree (D8.7.1).
     fn judge_runs(&mut self, running: &Running) {
         // Hardware may mark one member only (R_JKCXG).
-        const PER_MEMBER: u64 = bits::ADDRESS | bits::ACCESS;
+        let per_member = self.setup.granule.address_mask() | bits::ACCESS;
         for &(id, run) in &running.runs {
             let busy_elsewhere =
                 self.pes.iter().filter_map(|pe| pe.running.as_ref()).any(|r| r.runs.contains(&(id, run)));
             let frame = self.memory.frame(id);
             let Some(place) = frame.place else { continue };
-            let members = &frame.values[run * 16..run * 16 + 16];
-            let is_member = |v: &u64| is_leaf(place.level, *v) && Descriptor(*v).is_contiguous();
+            let members = &frame.values[run * place.run()..(run + 1) * place.run()];
+            let is_member = |v: &u64| is_leaf(place.shape, place.level, *v) && Descriptor(*v).is_contiguous();
             let Some(&one) = members.iter().find(|v| is_member(v)) else { continue };
             if busy_elsewhere || !frame.allocated || !self.memory.is_linked(id) {
                 continue;
             }
-            let span = place.entry(run * 16).run();
+            let span = place.entry(run * place.run()).run();
             if !members.iter().all(is_member) {
-                let what = format!("some of the sixteen members of the run {span} are not contiguous");
+                let what = format!("some of the members of the run {span} are not contiguous");
                 self.report(Verdict::Size, span.range(), None, what);
                 continue;
             }
-            let ignored = PER_MEMBER | if one & bits::DBM != 0 { bits::WRITE } else { 0 };
+            let ignored = per_member | if one & bits::DBM != 0 { bits::WRITE } else { 0 };
             let odd = members.iter().find(|&&v| noticed(v ^ one) & !ignored != 0).copied();
             if let Some(odd) = odd {
                 let what = format!("members of the run {span} differ: {one:#x} and {odd:#x}");
@@ -332,7 +333,7 @@ impl State {
         ok: bool,
     ) -> Option<Wrong> {
         let space = self.memory.frame(window.frame).place?.space;
-        let page = Span { shift: 12, base: at };
+        let page = Span::entry(Shape::PAGE_4K, Level::L3, at, 0);
         match self.spaces[space].translate(&self.memory, space, at) {
             Some((_, now, _)) if leaf.differs(&now) => {
                 let what = || Wrong::Left(Verdict::Contract, format!("{leaf} is {now} now, which was not asked for"));
@@ -360,7 +361,7 @@ impl State {
         }
         for id in self.memory.take_unattached() {
             let address = self.memory.frame(id).address;
-            let range = self.memory.frame(id).place.map_or(0..1 << 48, |place| place.span().range());
+            let range = self.memory.frame(id).place.map_or(0..1 << 52, |place| place.span().range());
             let what = format!("the frame {:#x} is leaked: no table, and not given back", address.0);
             self.report(Verdict::Contract, range, Some(address), what);
         }

@@ -38,7 +38,7 @@ unsafe impl TableMemory for &Model {
 
     unsafe fn fill(&self, table: PhysAddr, first: u64, step: u64) {
         // One event for all: nobody sees the table yet, or the model says that somebody does.
-        self.drain_table(table);
+        self.drain_table(table.align_down(self.setup().granule.bytes()));
         before_act();
         self.apply(self.pe(), Action::Fill { table, first, step });
     }

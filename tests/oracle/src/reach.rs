@@ -8,7 +8,7 @@ use crate::tlb::{Held, Key, MAX_PES, Stale, Tlb};
 use crate::translation::is_table;
 use crate::verdict::Verdict;
 use core::ops::Range;
-use stage2::{Descriptor, Geometry, PhysAddr};
+use stage2::{Level, PhysAddr};
 
 impl State {
     /// What the new descriptor leads to becomes reachable.
@@ -16,7 +16,7 @@ impl State {
         if !is_table(change.place.level, change.new) {
             return;
         }
-        let address = Descriptor(change.new).address();
+        let address = change.place.shape.address(change.new);
         let child = self.memory.find(address).filter(|&id| self.memory.frame(id).allocated);
         let (Some(child), Some(place)) = (child, change.place.child(change.index)) else {
             let what = format!("a table descriptor leads to {:#x}, no allocated frame", address.0);
@@ -38,15 +38,15 @@ impl State {
             self.report(Verdict::Unfilled, place.span().range(), Some(address), what);
         }
         self.memory.attach(id, parent, place);
-        if place.level == stage2::Level::L3 {
+        if place.level == Level::L3 {
             return;
         }
-        for index in 0..512 {
+        for index in 0..place.shape.entries() {
             let value = self.memory.frame(id).values[index];
             if !is_table(place.level, value) {
                 continue;
             }
-            if let (Some(child), Some(below)) = (self.memory.find(Descriptor(value).address()), place.child(index)) {
+            if let (Some(child), Some(below)) = (self.memory.find(place.shape.address(value)), place.child(index)) {
                 let parent = Some((id, index as u16));
                 let known = self.memory.frame(child);
                 if known.allocated && (known.parent != parent || known.place != Some(below)) {
@@ -57,7 +57,8 @@ impl State {
     }
 
     /// The walks of `vmid` start at `root` from now on. Returns the number of the address space.
-    pub fn attach(&mut self, vmid: u16, geometry: Geometry, root: PhysAddr) {
+    pub fn attach(&mut self, vmid: u16, ipa_bits: u8, (start_level, tables): (Level, usize), root: PhysAddr) {
+        let shape = self.setup.granule;
         let known = self.spaces.iter().position(|space| space.vmid == vmid);
         let number = known.unwrap_or(self.spaces.len());
         if known.is_some() {
@@ -67,11 +68,11 @@ impl State {
         } else {
             self.tlbs.push(Tlb::default());
             self.stage1.push(Stage1::default());
-            self.spaces.push(Space { vmid, geometry, roots: Vec::new() });
+            self.spaces.push(Space { vmid, ipa_bits, start_level, shape, roots: Vec::new() });
         }
         let roots: Vec<_> =
-            (0..geometry.root_tables()).filter_map(|n| self.memory.find(root.offset(n as u64 * 4096))).collect();
-        self.spaces[number] = Space { vmid, geometry, roots: roots.clone() };
+            (0..tables).filter_map(|n| self.memory.find(root.offset(n as u64 * shape.bytes()))).collect();
+        self.spaces[number] = Space { vmid, ipa_bits, start_level, shape, roots: roots.clone() };
         for (n, id) in roots.into_iter().enumerate() {
             let place = self.spaces[number].root_place(number, n);
             self.publish(id, None, place);
@@ -101,15 +102,16 @@ impl State {
     /// Frames come back: nothing may lead there.
     pub fn free(&mut self, first: PhysAddr, frames: usize) {
         let group = self.memory.find(first).map_or(0, |id| self.memory.frame(id).group);
-        for n in 0..frames {
-            let address = first.offset(n as u64 * 4096);
+        let shape = self.setup.granule;
+        for n in 0..frames.div_ceil(shape.frames()) {
+            let address = first.offset(n as u64 * shape.bytes());
             let id = self.memory.find(address).filter(|&id| self.memory.frame(id).allocated);
             let Some(id) = id.filter(|_| group == frames) else {
                 let what = format!("{:#x} is given back, but was not allocated as {frames} frame(s)", address.0);
-                return self.report(Verdict::Contract, 0..1 << 48, Some(first), what);
+                return self.report(Verdict::Contract, 0..1 << 52, Some(first), what);
             };
             let place = self.memory.frame(id).place;
-            let range = place.map_or(0..1 << 48, |place| place.span().range());
+            let range = place.map_or(0..1 << 52, |place| place.span().range());
             if self.memory.is_linked(id) {
                 let what = format!("the frame {:#x} is given back while a table descriptor leads to it", address.0);
                 self.report(Verdict::Freed, range.clone(), Some(address), what);
@@ -119,7 +121,7 @@ impl State {
             }
             self.settle_ghosts(id);
             self.forget_ways(id, &range);
-            self.memory.release(id, frames == 1);
+            self.memory.release(id, frames == shape.frames());
         }
     }
 

@@ -46,8 +46,8 @@ struct Raw {
 /// The event's record.
 ///
 /// The small operands are, by kind: a slot's index (bytes 4-5); the barrier (0 ISHST, 1 ISH, 2 NSH); for a TLBI its form,
-/// scope (1 broadcast), hint (0 none, else the level + 1) and last-level flag; for a range TLBI SCALE and NUM are in the
-/// second word; frames; bits of IPA; the kind of an operation, and whether it has a range; whether a guest's page has an IPA;
+/// scope (1 broadcast), hint (0 none, else the level + 1) and last-level flag; for a range TLBI log2 of what BaseADDR counts in
+/// granules, log2 of the granule in 4 KiB, SCALE and NUM are in the second word; frames; bits of IPA; the kind of an operation, and whether it has a range; whether a guest's page has an IPA;
 /// how a guest accesses memory.
 #[must_use]
 pub fn encode(event: &Event) -> [u8; RECORD] {
@@ -119,7 +119,11 @@ fn encode_tlbi(raw: &mut Raw, invalidation: &Invalidation) {
     let Invalidation { vmid, form, scope, hint, last_level } = *invalidation;
     let (code, first, second) = match form {
         Form::Ipa(ipa) => (0, ipa, 0),
-        Form::Range { base, scale, num } => (1, base, u64::from(scale) << 8 | u64::from(num)),
+        Form::Range { base, scale, num, granule, unit } => (
+            1,
+            base,
+            u64::from(unit - granule) << 24 | u64::from(granule - 12) << 16 | u64::from(scale) << 8 | u64::from(num),
+        ),
         Form::Va(va) => (2, va, 0),
         Form::VmallE1 => (3, 0, 0),
         Form::VmallS12E1 => (4, 0, 0),
@@ -180,7 +184,7 @@ impl Raw {
     fn action(&self) -> Option<Action> {
         let [first, second, third] = self.words;
         let index = usize::from(u16::from_le_bytes([self.small[0], self.small[1]]));
-        let slot = (index < 512).then_some(Slot { table: PhysAddr(first), index });
+        let slot = (index < 8192).then_some(Slot { table: PhysAddr(first), index });
         let frames = usize::from(self.small[0]);
         let vmid = self.vmid;
         Some(match self.kind {
@@ -219,7 +223,11 @@ impl Raw {
         let [first, second, _] = self.words;
         let form = match self.small[0] {
             0 => Form::Ipa(first),
-            1 => Form::Range { base: first, scale: (second >> 8) as u8, num: second as u8 },
+            1 => {
+                let granule = 12 + (second >> 16 & 7) as u8;
+                let unit = granule + (second >> 24 & 7) as u8;
+                Form::Range { base: first, scale: (second >> 8) as u8, num: second as u8, granule, unit }
+            }
             2 => Form::Va(first),
             3 => Form::VmallE1,
             4 => Form::VmallS12E1,

@@ -3,6 +3,7 @@
 use crate::change::Change;
 use crate::event::Operation;
 use crate::memory::FrameId;
+use crate::shape::Shape;
 use crate::span::Span;
 use crate::translation::Translation;
 use core::ops::Range;
@@ -39,6 +40,8 @@ pub(crate) struct Busy {
 pub(crate) struct Running {
     pub operation: Operation,
     pub number: u64,
+    /// Bytes of the largest leaf that there is.
+    pub largest: u64,
     /// What it was asked for, or reports, page by page.
     pub pages: Vec<Range<u64>>,
     /// What it has changed.
@@ -64,10 +67,11 @@ pub(crate) struct Running {
 
 impl Running {
     /// An operation that begins.
-    pub fn new(operation: Operation, number: u64) -> Self {
+    pub fn new(operation: Operation, number: u64, shape: Shape) -> Self {
         Self {
             operation,
             number,
+            largest: shape.largest(),
             pages: Vec::new(),
             touched: Vec::new(),
             invalidations: Vec::new(),

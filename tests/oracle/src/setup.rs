@@ -1,6 +1,7 @@
 //! The machine to model, and what happened on it in numbers.
 
 use crate::event::{Form, Invalidation};
+use crate::shape::Shape;
 use crate::verdict::Checks;
 use stage2::{BbmLevel, Scope};
 
@@ -9,11 +10,13 @@ use stage2::{BbmLevel, Scope};
 pub struct Setup {
     /// The BBM level of the weakest PE.
     pub bbm: BbmLevel,
+    /// The translation granule.
+    pub granule: Shape,
     /// VTCR_EL2.HD: hardware marks descriptors with DBM at any moment.
     pub hardware_dirty: bool,
     /// PEs, 1 to 5. Two show whether a local invalidation was enough: all that run no engine are alike.
     pub pes: usize,
-    /// Table frames that there are.
+    /// Tables that there are frames for.
     pub frames: usize,
     /// Which verdicts are given.
     pub checks: Checks,
@@ -35,11 +38,12 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Two PEs of the given level, 4096 frames, every verdict.
+    /// Two PEs of the given level, the 4 KiB granule, 4096 tables, every verdict.
     #[must_use]
     pub const fn new(bbm: BbmLevel) -> Self {
         Self {
             bbm,
+            granule: Shape::PAGE_4K,
             hardware_dirty: false,
             pes: 2,
             frames: 4096,

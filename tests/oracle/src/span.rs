@@ -1,35 +1,36 @@
 //! What one descriptor translates: an aligned range of a power of two of bytes.
 
+use crate::shape::Shape;
 use core::fmt;
 use core::ops::Range;
 use stage2::{Ipa, IpaRange, Level};
-
-/// log2 of the entries in a contiguous run.
-const RUN_SHIFT: u8 = 4;
 
 /// An aligned range of `1 << shift` bytes of IPA space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Span {
     pub shift: u8,
     pub base: u64,
+    /// log2 of the entries in a run of such descriptors.
+    run: u8,
 }
 
 impl Span {
     /// What a descriptor of `level` translates that lies at `index` of a table for `table_base` and on.
-    pub fn entry(level: Level, table_base: u64, index: usize) -> Self {
-        let shift = level.shift() as u8;
-        Self { shift, base: table_base + ((index as u64) << shift) }
+    pub fn entry(shape: Shape, level: Level, table_base: u64, index: usize) -> Self {
+        let shift = shape.shift(level);
+        Self { shift, base: table_base + ((index as u64) << shift), run: shape.run_shift(shift) }
     }
 
     /// What a whole table of `level` translates.
-    pub fn table(level: Level, base: u64) -> Self {
-        Self { shift: level.shift() as u8 + 9, base }
+    pub fn table(shape: Shape, level: Level, base: u64) -> Self {
+        let shift = shape.table_shift(level);
+        Self { shift, base, run: shape.run_shift(shift) }
     }
 
-    /// The run of sixteen that the entry would be cached with if it had the Contiguous bit.
+    /// The run that the entry would be cached with if it had the Contiguous bit.
     pub fn run(self) -> Self {
-        let shift = self.shift + RUN_SHIFT;
-        Self { shift, base: self.base >> shift << shift }
+        let shift = self.shift + self.run;
+        Self { shift, base: self.base >> shift << shift, run: 0 }
     }
 
     pub fn bytes(self) -> u64 {
@@ -71,7 +72,7 @@ pub(crate) fn plain(range: IpaRange) -> Range<u64> {
 }
 
 /// The page of `ipa`.
-pub(crate) fn page(ipa: Ipa) -> Range<u64> {
-    let start = ipa.0 & !0xfff;
-    start..start + 0x1000
+pub(crate) fn page(shape: Shape, ipa: Ipa) -> Range<u64> {
+    let start = ipa.align_down(shape.bytes()).0;
+    start..start + shape.bytes()
 }

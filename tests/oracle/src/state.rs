@@ -82,7 +82,7 @@ impl State {
     pub fn new(setup: Setup) -> Self {
         assert!((1..=MAX_PES).contains(&setup.pes), "a model has 1 to {MAX_PES} PEs");
         Self {
-            memory: Memory::new(setup.frames),
+            memory: Memory::new(setup.frames, setup.granule),
             spaces: Vec::new(),
             tlbs: Vec::new(),
             stage1: Vec::new(),
@@ -126,11 +126,11 @@ impl State {
     pub fn live_frame(&mut self, slot: Slot) -> Option<FrameId> {
         let id = self.memory.find(slot.table);
         match id {
-            Some(id) if self.memory.frame(id).allocated && slot.index < 512 => Some(id),
+            Some(id) if self.memory.frame(id).allocated && slot.index < self.setup.granule.entries() => Some(id),
             _ => {
                 let what =
                     format!("software uses descriptor {} of {:#x}, no allocated frame", slot.index, slot.table.0);
-                let range = id.and_then(|id| self.memory.frame(id).place).map_or(0..1 << 48, |p| p.span().range());
+                let range = id.and_then(|id| self.memory.frame(id).place).map_or(0..1 << 52, |p| p.span().range());
                 self.report(Verdict::Freed, range, Some(slot.table), what);
                 None
             }
@@ -224,7 +224,7 @@ impl State {
         let level = change.place.level;
         if let Some(leaf) = change.old_leaf() {
             self.hold_unordered(change, Held::Leaf(leaf), change.span);
-            if let Some(run) = Translation::of_run(level, change.span, change.old) {
+            if let Some(run) = Translation::of_run(change.place.shape, level, change.span, change.old) {
                 self.hold_unordered(change, Held::Leaf(run), run.span);
             }
         } else if let Some(child) = change.old_table(&self.memory) {

@@ -16,8 +16,8 @@ pub const MAX_PES: usize = 5;
 /// A set of PEs.
 pub(crate) type Mask = u8;
 
-/// Sizes that an entry can have: those of leaves and runs, and of tables (log2 of bytes).
-const SHIFTS: [u8; 8] = [12, 16, 21, 25, 30, 34, 39, 48];
+/// Sizes that an entry can have, whatever the granule: those of leaves and runs, and of tables (log2 of bytes).
+const SHIFTS: [u8; 15] = [12, 14, 16, 21, 25, 29, 30, 34, 36, 39, 41, 42, 47, 48, 55];
 
 /// What a replaced descriptor was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,7 +97,7 @@ impl Tlb {
 
     /// Adds an entry, or says again that a known one may be held. Returns where it is, and what was held there before.
     pub fn insert(&mut self, stale: Stale) -> (Key, Option<Stale>) {
-        let Span { shift, base } = stale.span;
+        let Span { shift, base, .. } = stale.span;
         let here = Key { shift, base, number: 0 }..=Key { shift, base, number: u64::MAX };
         for (&key, known) in self.entries.range_mut(here) {
             if known.held == stale.held {

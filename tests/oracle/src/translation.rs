@@ -1,5 +1,6 @@
 //! A leaf descriptor as a TLB holds it, and what two of them may not have in common.
 
+use crate::shape::Shape;
 use crate::span::Span;
 use core::fmt;
 use stage2::Level;
@@ -14,12 +15,12 @@ pub(crate) const fn noticed(value: u64) -> u64 {
 }
 
 /// Whether `value` is a valid block or page at `level`.
-pub(crate) fn is_leaf(level: Level, value: u64) -> bool {
+pub(crate) fn is_leaf(shape: Shape, level: Level, value: u64) -> bool {
     let descriptor = Descriptor(value);
     // At level 3 a descriptor without bit 1 is reserved, which hardware treats as invalid (D8.3.1.2); so is a block at
-    // level 0.
+    // level 0, but with 4 KiB and 52-bit addresses.
     let format = match level {
-        Level::L0 => false,
+        Level::L0 if !shape.has_leaves(level) => false,
         Level::L3 => value & bits::TABLE != 0,
         _ => !descriptor.is_table(level),
     };
@@ -31,34 +32,48 @@ pub(crate) fn is_table(level: Level, value: u64) -> bool {
     Descriptor(value).is_table(level)
 }
 
+/// Whether a PE has marked `value` busy: by the software's bit, or by nT in a block.
+pub(crate) const fn is_busy(level: Level, value: u64) -> bool {
+    value & bits::BUSY != 0
+        || !matches!(level, Level::L3) && value & (bits::VALID | bits::TABLE | bits::NT) == bits::VALID | bits::NT
+}
+
 /// One leaf, as it may be cached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Translation {
     pub level: Level,
     /// What the cached entry translates: that of its descriptor, or the whole run.
     pub span: Span,
+    /// The descriptor, without its address.
     pub value: u64,
+    /// Where the first byte maps to.
+    output: u64,
+    /// The bits of memory type and shareability.
+    type_mask: u64,
 }
 
 impl Translation {
     /// The leaf of one descriptor.
-    pub fn of(level: Level, span: Span, value: u64) -> Self {
-        Self { level, span, value: noticed(value) }
+    pub fn of(shape: Shape, level: Level, span: Span, value: u64) -> Self {
+        // nT lies where pages and tables have their address.
+        let nt = if level == Level::L3 { 0 } else { value & bits::NT };
+        Self::at(shape, level, span, value, nt)
+    }
+
+    /// The leaf for `span`: what its descriptor has of lower bits of an address is not looked at.
+    fn at(shape: Shape, level: Level, span: Span, value: u64, nt: u64) -> Self {
+        let output = shape.address(value).0 & !(span.bytes() - 1);
+        Self { level, span, value: noticed(value) & !shape.address_mask() | nt, output, type_mask: shape.type_mask() }
     }
 
     /// The leaf that the descriptor is cached as with its run, if it has the Contiguous bit (D8.7.1).
-    pub fn of_run(level: Level, span: Span, value: u64) -> Option<Self> {
-        Descriptor(value).is_contiguous().then(|| {
-            let run = span.run();
-            // The run's output is that of any member, with the member's bits taken off.
-            let address = value & bits::ADDRESS & !(run.bytes() - 1);
-            Self { level, span: run, value: noticed(value) & !bits::ADDRESS | address }
-        })
+    pub fn of_run(shape: Shape, level: Level, span: Span, value: u64) -> Option<Self> {
+        // The run's output is that of any member, with the member's bits taken off.
+        Descriptor(value).is_contiguous().then(|| Self::at(shape, level, span.run(), value, 0))
     }
 
     pub fn output(&self, ipa: u64) -> u64 {
-        let address = self.value & bits::ADDRESS & !(self.span.bytes() - 1);
-        address + (ipa - self.span.base)
+        self.output + (ipa - self.span.base)
     }
 
     pub fn is_contiguous(&self) -> bool {
@@ -120,9 +135,8 @@ impl Translation {
     /// Whether the two, which share an address, differ in what needs break-before-make at every level: output address,
     /// memory type, Shareability, Cacheability (R_WHZWS).
     pub fn differs(&self, other: &Translation) -> bool {
-        const TYPE: u64 = bits::MEM_ATTR | bits::SHAREABILITY;
         let ipa = self.span.base.max(other.span.base);
-        self.output(ipa) != other.output(ipa) || (self.value ^ other.value) & TYPE != 0
+        self.output(ipa) != other.output(ipa) || (self.value ^ other.value) & self.type_mask != 0
     }
 
     /// How the two differ in size.
@@ -162,7 +176,7 @@ impl fmt::Display for Translation {
             flag(self.has_dbm(), 'd'),
             flag(self.is_contiguous(), 'c'),
             flag(self.has_nt(), 'n'),
-            (self.value & (bits::MEM_ATTR | bits::SHAREABILITY)) >> 2,
+            (self.value & self.type_mask) >> 2,
         )
     }
 }

@@ -16,14 +16,9 @@ use std::collections::BTreeSet;
 /// Where the guest maps its RAM once more.
 const ALIASES: u64 = 0x7f00_0000_0000;
 
-/// Runs in CI for a scene and a machine: in order, and at random. `ORACLE_RUNS` multiplies both.
+/// Runs in CI for a scene and a machine: in order, and at random.
 const IN_ORDER: u32 = 300;
 const AT_RANDOM: u32 = 300;
-
-fn runs(count: u32) -> u32 {
-    let more = std::env::var("ORACLE_RUNS").map_or(1, |text| text.parse().expect("ORACLE_RUNS is a number"));
-    scaled(count) * more
-}
 
 fn alias(n: u64) -> u64 {
     ALIASES + n * PAGE_SIZE
@@ -158,8 +153,8 @@ fn two_logs_of_one_block_miss_no_write() {
             [(Mechanism::WriteProtect, false), (Mechanism::HardwarePage, true), (Mechanism::HardwareBlock, true)]
         {
             let machine = machine(bbm, false, hardware);
-            let (orders, _) = explore(1, runs(IN_ORDER) as usize, |c| two_logs(machine, false, mechanism, c));
-            for n in 0..u64::from(runs(AT_RANDOM)) {
+            let (orders, _) = explore(1, scaled(IN_ORDER) as usize, |c| two_logs(machine, false, mechanism, c));
+            for n in 0..u64::from(scaled(AT_RANDOM)) {
                 let seed = seed() + n;
                 println!("two logs, {mechanism:?} at {bbm:?}: ORACLE_SEED={seed}");
                 two_logs(machine, n % 2 == 1, mechanism, &mut Random::new(seed));
@@ -222,8 +217,8 @@ fn what_a_log_that_has_ended_held_back_is_opened_in_any_order() {
             let machine = machine(bbm, contiguous, hardware);
             let mechanism = if hardware { Mechanism::HardwareBlock } else { Mechanism::WriteProtect };
             let (orders, _) =
-                explore(1, runs(IN_ORDER) as usize, |c| after_the_end(machine, false, mechanism, split, c));
-            for n in 0..u64::from(runs(AT_RANDOM)) {
+                explore(1, scaled(IN_ORDER) as usize, |c| after_the_end(machine, false, mechanism, split, c));
+            for n in 0..u64::from(scaled(AT_RANDOM)) {
                 let seed = seed() + n;
                 println!(
                     "after the end of {mechanism:?} at {bbm:?}, runs {contiguous}, split {split}: ORACLE_SEED={seed}"
@@ -272,8 +267,8 @@ fn a_batch_that_splits_beside_accesses_keeps_nobody_for_ever() {
     for bbm in Machine::LEVELS {
         for contiguous in [false, true] {
             let machine = machine(bbm, contiguous, false);
-            let (orders, _) = explore(1, runs(IN_ORDER) as usize, |c| beside_a_change_of_size(machine, false, c));
-            for n in 0..u64::from(runs(AT_RANDOM)) {
+            let (orders, _) = explore(1, scaled(IN_ORDER) as usize, |c| beside_a_change_of_size(machine, false, c));
+            for n in 0..u64::from(scaled(AT_RANDOM)) {
                 let seed = seed() + n;
                 println!("a batch that splits at {bbm:?}, runs {contiguous}: ORACLE_SEED={seed}");
                 beside_a_change_of_size(machine, n % 2 == 1, &mut Random::new(seed));

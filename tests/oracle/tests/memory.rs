@@ -6,7 +6,7 @@ mod common;
 use common::{GIB, MIB, Machine, property, range, scaled, vmid};
 use proptest::prelude::*;
 use stage2::*;
-use stage2_oracle::{Checked, Mapping, Model};
+use stage2_oracle::{Checked, Mapping, Model, Setup, Shape};
 use std::sync::atomic::AtomicU64;
 
 const BASE: u64 = 2 * GIB;
@@ -71,6 +71,50 @@ fn a_failed_allocation_changes_nothing() {
                     }
                 }
             });
+        }
+    }
+}
+
+/// A block of 512 GiB takes three tables an edge, and as many for both edges where these are in the same block, GiB and 2 MiB.
+#[test]
+fn a_failed_allocation_changes_nothing_in_the_largest_blocks() {
+    const BLOCK: u64 = 512 * GIB;
+    let ranges = [
+        (range(2 * BLOCK - 4096, 2 * BLOCK + 4096), 6),
+        (range(BLOCK, 2 * BLOCK + 4096), 3),
+        (range(BLOCK + 4096, 2 * BLOCK), 3),
+        (range(BLOCK + 4096, BLOCK + 0x3000), 3),
+        (range(BLOCK + 4096, BLOCK + 2 * MIB + 4096), 4),
+        (range(BLOCK + 4096, BLOCK + GIB + 4096), 5),
+        (range(BLOCK + GIB, BLOCK + 2 * GIB), 1),
+        (range(BLOCK, 3 * BLOCK), 0),
+    ];
+    for bbm in Machine::LEVELS {
+        for ((name, operation), (range, frames)) in [
+            (
+                "protect",
+                (|t, r| t.protect(r, Permissions::READ)) as fn(&mut Checked<'_, &Model, Granule4KLpa2>, IpaRange) -> _,
+            ),
+            ("unmap", |t, r| t.unmap(r)),
+        ]
+        .into_iter()
+        .flat_map(|operation| ranges.map(|range| (operation, range)))
+        {
+            let machine = Machine { ipa_bits: 52, ..machine(bbm, true) };
+            let model = Model::new(Setup { granule: Shape::of::<Granule4KLpa2>(), ..machine.setup() });
+            let mut table =
+                Checked::<_, Granule4KLpa2>::with_granule(&model, &model, machine.config()).expect("a table");
+            table.map(common::range(BLOCK, 3 * BLOCK), PhysAddr(9 << 48), Attributes::RAM).expect("a mapping");
+            let snapshot = model.snapshot();
+            for allowed in 0..frames {
+                model.fail_allocations(Some(allowed));
+                let result = operation(&mut table, range);
+                assert!(matches!(result, Err(Error::OutOfMemory { .. })), "{name} {range} with {allowed}: {result:?}");
+                assert!(model.snapshot() == snapshot, "{name} of {range} changed");
+            }
+            model.fail_allocations(Some(frames));
+            assert_eq!(operation(&mut table, range), Ok(()), "{name} of {range} at {bbm:?}");
+            model.assert_clean();
         }
     }
 }

@@ -47,7 +47,7 @@ fn mistakes() -> Vec<Mistake> {
             (0..8).for_each(|n| _ = t.store(ROOT, n as usize, leaf(n, rw())));
             t.dsb(Dsb::IshSt).end().begin(Protect, range(0, 8 * GIB));
             (0..8).for_each(|n| _ = t.exchange(ROOT, n as usize, leaf(n, rw()), leaf(n, ro())));
-            t.invalidate(Form::Range { base: 0, scale: 3, num: if bad { 3 } else { 31 } }).end();
+            t.invalidate(Form::Range { base: 0, scale: 3, num: if bad { 3 } else { 31 }, granule: 12, unit: 12 }).end();
         }),
         // A level hint where a table goes.
         mistake(4, Level2, &[Freed, Invalidation], |t, bad| {
@@ -77,7 +77,7 @@ fn mistakes() -> Vec<Mistake> {
             t.begin(Protect, pages(1, 2));
             (1..3).for_each(|n| _ = t.exchange(PAGES, n as usize, page(n, rw()), page(n, ro())));
             let base = BASE + 0x1000 + if bad { 0x800 } else { 0 };
-            t.invalidate(Form::Range { base, scale: 0, num: 1 }).end();
+            t.invalidate(Form::Range { base, scale: 0, num: 1, granule: 12, unit: 12 }).end();
         }),
         // Software walks into a table that it has just freed.
         mistake(7, Level2, &[Freed], |t, bad| {
@@ -161,7 +161,7 @@ fn mistakes() -> Vec<Mistake> {
             t.begin(Clear, pages(0, 63)).pages(pages(2, 2)).pages(pages(5, 5));
             let wanted = |n: &u64| bad || *n == 2 || *n == 5;
             (2..6).filter(wanted).for_each(|n| _ = t.exchange(PAGES, n as usize, page(n, rw()), page(n, ro())));
-            t.invalidate(Form::Range { base: BASE + 0x2000, scale: 0, num: 1 }).end();
+            t.invalidate(Form::Range { base: BASE + 0x2000, scale: 0, num: 1, granule: 12, unit: 12 }).end();
         }),
         // A fault opens the whole block, and one page is reported.
         mistake(15, Level2, &[Dirty], |t, bad| {

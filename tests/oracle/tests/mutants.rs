@@ -3,48 +3,72 @@
 
 mod common;
 
-use common::{GIB, MIB, Machine, range, vmid};
+use common::{GIB, MIB, Machine, Units, range, units, vmid};
 use stage2::*;
 use stage2_oracle::mutant::{Mutant, Mutation};
-use stage2_oracle::{Checked, Checks, Model, Setup, Verdict};
+use stage2_oracle::{Checked, Checks, Model, Setup, Shape, Verdict};
 use std::collections::BTreeSet;
 
 /// Something of everything that needs an invalidation, an order or a break.
-fn work(table: &mut Checked<'_, Mutant<'_>>, hardware: bool) {
-    let all = range(2 * GIB, 3 * GIB);
+fn work<G: Granule>(table: &mut Checked<'_, Mutant<'_>, G>, hardware: bool) {
+    let Units { page, block, .. } = units::<G>();
+    let (base, all) = (all::<G>().start().0, all::<G>());
     table.stage2().platform().arm();
     // Split at the edges, take rights away, one page and many.
-    let _ = table.protect(range(2 * GIB + 5 * 4096, 2 * GIB + 6 * 4096), Permissions::READ);
-    let _ = table.protect(range(2 * GIB + 4 * MIB + 4096, 2 * GIB + 9 * MIB), Permissions::READ_EXECUTE);
+    let _ = table.protect(range(base + 5 * page, base + 6 * page), Permissions::READ);
+    let _ = table.protect(range(base + 2 * block + page, base + 4 * block + block / 2), Permissions::READ_EXECUTE);
     // Put together again: tables go.
     let _ = table.protect(all, Permissions::ALL);
     let _ = table.collapse(all);
     // Other memory, other type.
-    let _ = table.map(range(2 * GIB + 16 * MIB, 2 * GIB + 18 * MIB), PhysAddr(8 * GIB), Attributes::RAM);
-    let _ = table.unmap(range(2 * GIB + 6 * MIB, 2 * GIB + 40 * MIB + 4096));
+    let _ = table.map(range(base + 8 * block, base + 9 * block), PhysAddr(4 * base), Attributes::RAM);
+    let _ = table.unmap(range(base + 3 * block, base + 20 * block + page));
     if hardware {
-        let words: Vec<_> = (0..64).map(|_| core::sync::atomic::AtomicU64::new(0)).collect();
+        let words: Vec<_> = (0..512).map(|_| core::sync::atomic::AtomicU64::new(0)).collect();
         let options = LogOptions { mechanism: Mechanism::HardwareBlock, all_dirty: false };
-        let Ok(_log) = table.start_log(range(2 * GIB, 2 * GIB + 4 * MIB), words.leak(), options) else { return };
-        table.model().guest_write(1, Ipa(2 * GIB + 4096));
-        let _ = table.split(range(2 * GIB, 2 * GIB + 4 * MIB), LeafSize::Page);
+        let Ok(_log) = table.start_log(range(base, base + 2 * block), words.leak(), options) else { return };
+        table.model().guest_write(1, Ipa(base + page));
+        let _ = table.split(range(base, base + 2 * block), LeafSize::Page);
     }
 }
 
 fn verdicts(mutation: Mutation, machine: Machine, checks: Checks) -> BTreeSet<Verdict> {
-    verdicts_with(mutation, machine, checks, Errata::default())
+    verdicts_with::<Granule4K>(mutation, machine, checks, Errata::default())
+}
+
+/// What is mapped: large leaves behind as much again.
+fn all<G: Granule>() -> IpaRange {
+    // Not so much that nothing short of VMALLS12E1 reaches all of it.
+    let large = units::<G>().blocks_run.max(GIB);
+    range(2 * large, 3 * large)
 }
 
 /// The same for an engine that knows of errata.
-fn verdicts_with(mutation: Mutation, machine: Machine, checks: Checks, errata: Errata) -> BTreeSet<Verdict> {
+fn verdicts_with<G: Granule>(
+    mutation: Mutation,
+    machine: Machine,
+    checks: Checks,
+    errata: Errata,
+) -> BTreeSet<Verdict> {
+    verdicts_of::<G>(mutation, machine, checks, errata, Shape::of::<G>())
+}
+
+/// The same for an engine whose granule need not be the machine's.
+fn verdicts_of<G: Granule>(
+    mutation: Mutation,
+    machine: Machine,
+    checks: Checks,
+    errata: Errata,
+    granule: Shape,
+) -> BTreeSet<Verdict> {
     let early_dsb = mutation == Mutation::EarlyCompletion;
-    let model = Model::new(Setup { checks, early_dsb, mark_rate: 0, ..machine.setup() });
+    let model = Model::new(Setup { granule, checks, early_dsb, mark_rate: 0, ..machine.setup() });
     let platform = Mutant::new(&model, mutation);
     let mut config = machine.config();
     config.features.errata = errata;
-    let mut table = Checked::on(&model, platform, config).expect("a table");
-    table.map(range(2 * GIB, 3 * GIB), PhysAddr(2 * GIB), Attributes::RAM).expect("a mapping");
-    model.assert_clean();
+    let mut table = Checked::<_, G>::with_granule(&model, platform, config).expect("a table");
+    let (all, high) = (all::<G>(), units::<G>().high);
+    table.map(all, PhysAddr(all.start().0 + high), Attributes::RAM).expect("a mapping");
     work(&mut table, machine.hardware_dirty);
     assert_eq!(table.vmid(), vmid());
     model.verdicts().into_iter().collect()
@@ -61,8 +85,10 @@ fn without_a_mistake_nothing_is_found() {
     }
 }
 
-/// What each mistake is found by, at the levels where it is one.
-const TABLE: &[(Mutation, &[BbmLevel], &[Verdict])] = {
+/// What a mistake is found by, at the levels where it is one.
+type Row = (Mutation, &'static [BbmLevel], &'static [Verdict]);
+
+const TABLE: &[Row] = {
     use BbmLevel::{Level0, Level1, Level2, Level3};
     use Verdict::{Contract, EarlyMake, Freed, Invalidation, Size, Stale, Translation, Unfilled};
     const ALL: &[BbmLevel] = &Machine::LEVELS;
@@ -78,6 +104,7 @@ const TABLE: &[(Mutation, &[BbmLevel], &[Verdict])] = {
         (Mutation::Local, DIRECT, &[Stale, Freed]),
         (Mutation::HalfRange, ALL, &[Stale, Invalidation]),
         (Mutation::UnalignedRange, ALL, &[Invalidation]),
+        (Mutation::OtherGranule, ALL, &[Invalidation]),
         (Mutation::PageHint, ALL, &[Stale, Invalidation]),
         (Mutation::LastLevel, ALL, &[Freed, Invalidation]),
         (Mutation::NoStoreBarrier, &[Level0], &[Size, Stale, EarlyMake]),
@@ -103,8 +130,9 @@ const TABLE: &[(Mutation, &[BbmLevel], &[Verdict])] = {
 
 #[test]
 fn each_mistake_is_found_for_the_right_reason() {
-    for mutation in Mutation::ALL {
-        assert!(TABLE.iter().any(|row| row.0 == mutation), "{mutation:?} is in no row");
+    let rows: Vec<_> = TABLE.iter().map(|row| row.0).chain(TABLE_52_BITS.iter().map(|row| row.0)).collect();
+    for mutation in Mutation::ALL.into_iter().chain(Mutation::OF_52_BITS) {
+        assert!(rows.contains(&mutation), "{mutation:?} is in no row");
     }
     for &(mutation, levels, expected) in TABLE {
         for &bbm in levels {
@@ -112,6 +140,71 @@ fn each_mistake_is_found_for_the_right_reason() {
             assert!(expected.iter().all(|v| found.contains(v)), "{mutation:?} at {bbm:?}: {found:?}, not {expected:?}");
         }
     }
+}
+
+/// The same with the larger granules, whose tables take several frames.
+#[test]
+fn each_mistake_is_found_with_every_granule() {
+    fn each<G: Granule>(ipa_bits: u8, rows: &[Row]) {
+        let found = |mutation, bbm| {
+            let machine = Machine { ipa_bits, ..machine(bbm) };
+            verdicts_with::<G>(mutation, machine, Checks::ALL, Errata::default())
+        };
+        for bbm in Machine::LEVELS {
+            assert_eq!(found(Mutation::None, bbm), BTreeSet::new(), "{bbm:?}");
+        }
+        let is_one = |row: &&Row| G::DS || G::ADDRESS_BITS == 52 && row.0 == Mutation::HighBits;
+        for &(mutation, levels, expected) in rows.iter().chain(TABLE_52_BITS.iter().filter(is_one)) {
+            for &bbm in levels {
+                let found = found(mutation, bbm);
+                let all = expected.iter().all(|v| found.contains(v));
+                assert!(all, "{mutation:?} at {bbm:?} with {:?}: {found:?}, not {expected:?}", Shape::of::<G>());
+            }
+        }
+    }
+    each::<Granule16K>(40, TABLE);
+    each::<Granule64K>(40, TABLE);
+    each::<Granule4KLpa2>(52, TABLE);
+    // The others take long, and differ from their brothers of 48 bits in the format only.
+    each::<Granule16KLpa2>(52, &[]);
+    each::<Granule64KLpa>(52, &[]);
+}
+
+/// Mistakes in the formats with 52-bit addresses; all but one are mistakes with FEAT_LPA2 only.
+const TABLE_52_BITS: &[Row] = {
+    use BbmLevel::{Level0, Level1, Level2, Level3};
+    use Verdict::{Contract, EarlyMake, Freed, Invalidation, Stale, Translation};
+    const ALL: &[BbmLevel] = &Machine::LEVELS;
+    &[
+        // A break comes before the wrong leaf; without, it contradicts the one that may be held.
+        (Mutation::Shareability, &[Level0], &[Contract]),
+        (Mutation::Shareability, &[Level1, Level2, Level3], &[Translation, EarlyMake]),
+        (Mutation::HighBits, ALL, &[Freed, Contract]),
+        (Mutation::BaseInPages, ALL, &[Stale, Freed, Invalidation]),
+    ]
+};
+
+/// An engine that had the length of a granule's runs wrong would be found out.
+#[test]
+fn a_wrong_constant_of_a_granule_is_found() {
+    fn wrong<G: Granule>(ipa_bits: u8) {
+        let right = Shape::of::<G>();
+        let [pages, blocks] = [G::PAGE_RUN_SHIFT as u8, G::BLOCK_RUN_SHIFT as u8];
+        // Where a mixture of sizes is harmless while it lasts.
+        let machine = Machine { ipa_bits, contiguous: true, ..machine(BbmLevel::Level3) };
+        let found = |shape| verdicts_of::<G>(Mutation::None, machine, Checks::ALL, Errata::default(), shape);
+        assert_eq!(found(right), BTreeSet::new(), "{right:?}");
+        for shape in [right.with_runs(pages + 1, blocks), right.with_runs(pages, blocks + 1)] {
+            let found = found(shape);
+            assert!(found.contains(&Verdict::Size), "{shape:?}: {found:?}");
+        }
+    }
+    wrong::<Granule4K>(40);
+    wrong::<Granule16K>(40);
+    wrong::<Granule64K>(40);
+    wrong::<Granule4KLpa2>(52);
+    wrong::<Granule16KLpa2>(52);
+    wrong::<Granule64KLpa>(52);
 }
 
 /// What the cores of `Errata::repeat_tlbi` do is made good by the repetition, with and without range TLBIs; the repetition does
@@ -122,7 +215,7 @@ fn a_dsb_that_completes_early_is_survived_by_the_repetition_only() {
     for bbm in Machine::LEVELS {
         for tlbi_range in [true, false] {
             let machine = Machine { tlbi_range, ..machine(bbm) };
-            let with = |mutation, errata| verdicts_with(mutation, machine, Checks::ALL, errata);
+            let with = |mutation, errata| verdicts_with::<Granule4K>(mutation, machine, Checks::ALL, errata);
             assert!(!with(Mutation::EarlyCompletion, Errata::default()).is_empty(), "{machine:?}: not found");
             assert_eq!(with(Mutation::EarlyCompletion, repeats), BTreeSet::new(), "{machine:?}");
             assert_eq!(with(Mutation::None, repeats), BTreeSet::new(), "{machine:?}");

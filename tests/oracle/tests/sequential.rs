@@ -6,7 +6,7 @@ mod common;
 use common::driver::Driver;
 use common::operations::{Mix, Op, operations};
 use common::{MIB, Machine, property, range, scaled};
-use stage2::{Attributes, BbmLevel, Mechanism};
+use stage2::{Attributes, BbmLevel, Granule4K, Mechanism};
 use stage2_oracle::Model;
 
 /// Operations in one case: enough for tables to come and go many times.
@@ -18,7 +18,7 @@ fn run(bbm: BbmLevel, contiguous: bool, mix: Mix, cases: u32) {
     {
         let machine = Machine { bbm, contiguous, hardware_dirty, ipa_bits, tlbi_range };
         let name = format!("{bbm:?} contiguous {contiguous} {mix:?} {ipa_bits} bits");
-        property(&name, scaled(cases / 4), operations(machine, mix, STEPS), |steps| {
+        property(&name, scaled(cases / 4), operations::<Granule4K>(machine, mix, STEPS), |steps| {
             let model = Model::new(machine.setup());
             let mut driver = Driver::new(&model, machine);
             steps.iter().for_each(|step| driver.step(step));
@@ -65,8 +65,8 @@ fn a_log_that_starts_all_dirty_invalidates_what_hardware_marks() {
         let machine = Machine { bbm, contiguous: false, hardware_dirty: true, ipa_bits: 43, tlbi_range: true };
         let model = Model::new(machine.setup());
         let mut driver = Driver::new(&model, machine);
-        let at = machine.middle() + 2 * MIB;
-        let page = range(machine.middle() - 8 * MIB, machine.middle() - 8 * MIB + 0x1000);
+        let at = machine.middle::<Granule4K>() + 2 * MIB;
+        let page = range(machine.middle::<Granule4K>() - 8 * MIB, machine.middle::<Granule4K>() - 8 * MIB + 0x1000);
         for step in [
             Op::Start(range(at, at + 6 * MIB), Mechanism::HardwarePage, false),
             Op::Unmap(page),

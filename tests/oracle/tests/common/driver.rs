@@ -2,7 +2,7 @@
 
 use super::logs::LogUnderTest;
 use super::operations::{Change, Op, VIRTUAL};
-use super::{GIB, MIB, Machine, range, vmid};
+use super::{Machine, range, units, vmid};
 use stage2::fault::Status;
 use stage2::*;
 use stage2_oracle::{Access, Action, Checked, CheckedBatch, Form, Invalidation, Model, Reference};
@@ -11,21 +11,28 @@ use stage2_oracle::{Access, Action, Checked, CheckedBatch, Form, Invalidation, M
 const VIRTUAL_BASE: u64 = 0x7f00_0000_0000;
 
 /// A table with everything that is known about it from outside.
-pub struct Driver<'m> {
+pub struct Driver<'m, G: Granule = Granule4K> {
     pub model: &'m Model,
     pub machine: Machine,
-    pub table: Checked<'m>,
+    pub table: Checked<'m, &'m Model, G>,
     pub reference: Reference,
     histories: [FaultHistory; 2],
     /// Pages of IPA that the guest has mapped each of its virtual pages to since it last told its TLBs.
     virtual_pages: [Vec<u64>; VIRTUAL],
-    pub(super) logs: Vec<LogUnderTest>,
+    pub(super) logs: Vec<LogUnderTest<G>>,
 }
 
 impl<'m> Driver<'m> {
-    /// A table with two GiB of RAM around the middle.
+    /// With the 4 KiB granule.
     pub fn new(model: &'m Model, machine: Machine) -> Self {
-        let table = Checked::new(model, machine.config()).expect("a table");
+        Self::with_granule(model, machine)
+    }
+}
+
+impl<'m, G: Granule> Driver<'m, G> {
+    /// A table with two GiB of RAM or more around the middle.
+    pub fn with_granule(model: &'m Model, machine: Machine) -> Self {
+        let table = Checked::with_granule(model, model, machine.config()).expect("a table");
         let mut driver = Self {
             model,
             machine,
@@ -35,14 +42,14 @@ impl<'m> Driver<'m> {
             virtual_pages: Default::default(),
             logs: Vec::new(),
         };
-        (0..VIRTUAL).for_each(|n| _ = driver.remap(n, machine.middle() + n as u64 * PAGE_SIZE, true));
+        (0..VIRTUAL).for_each(|n| _ = driver.remap(n, machine.middle::<G>() + n as u64 * G::BYTES, true));
         driver.step(&Op::Map(driver.everything(), 0, Attributes::RAM));
         driver
     }
 
     pub fn everything(&self) -> IpaRange {
-        let middle = self.machine.middle();
-        range(middle - GIB, middle + GIB)
+        let (middle, large) = (self.machine.middle::<G>(), units::<G>().large);
+        range(middle - large, middle + large)
     }
 
     /// Does one operation; everything that can be checked is.
@@ -82,7 +89,7 @@ impl<'m> Driver<'m> {
                 range
             }
             Op::Batch(ref changes) => {
-                let do_all = |batch: &mut CheckedBatch<'_, &Model>| {
+                let do_all = |batch: &mut CheckedBatch<'_, &Model, G>| {
                     changes.iter().try_for_each(|&change| match change {
                         Change::Protect(range, permissions) => batch.protect(range, permissions),
                         Change::Split(range, size) => batch.split(range, size),
@@ -123,8 +130,8 @@ impl<'m> Driver<'m> {
 
     /// Where most operations are.
     pub(super) fn hot(&self) -> IpaRange {
-        let middle = self.machine.middle();
-        range(middle - 20 * MIB, middle + 20 * MIB)
+        let (middle, block) = (self.machine.middle::<G>(), units::<G>().block);
+        range(middle - 10 * block, middle + 10 * block)
     }
 
     /// A load faults that the table may well allow.
@@ -145,7 +152,7 @@ impl<'m> Driver<'m> {
             Some(_) => Outcome::Retry,
         };
         assert_eq!(outcome, expected, "a spurious fault at {ipa}");
-        range(ipa.0, ipa.0 + PAGE_SIZE)
+        range(ipa.0, ipa.0 + G::BYTES)
     }
 
     fn check_sizes(&self, range: IpaRange, size: LeafSize) {
@@ -166,7 +173,7 @@ impl<'m> Driver<'m> {
         if outcome.is_ok() {
             self.note_written(ipa);
         }
-        range(ipa, ipa + PAGE_SIZE)
+        range(ipa, ipa + G::BYTES)
     }
 
     /// The guest changes its own tables; if it does that properly, it tells its TLBs.
@@ -210,7 +217,7 @@ impl<'m> Driver<'m> {
         if outcome.is_ok() && access == Access::Write {
             self.note_written(ipa);
         }
-        range(ipa, ipa + PAGE_SIZE)
+        range(ipa, ipa + G::BYTES)
     }
 
     /// The whole table is as the reference says; everything unmapped, only the root is left, and then not even that.

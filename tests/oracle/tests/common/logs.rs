@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 /// Logs at once.
 const MOST: usize = 2;
 
-pub struct LogUnderTest {
-    log: Log,
+pub struct LogUnderTest<G: Granule> {
+    log: Log<G>,
     /// Pages that the guest has certainly written since they were last reported.
     written: BTreeSet<u64>,
     /// Pages that a look has shown since.
@@ -19,7 +19,7 @@ pub struct LogUnderTest {
 }
 
 /// A bitmap for the pages of `log`.
-fn bitmap(log: &Log, word: u64) -> Vec<AtomicU64> {
+fn bitmap<G: Granule>(log: &Log<G>, word: u64) -> Vec<AtomicU64> {
     (0..log.layout().page_words()).map(|_| AtomicU64::new(word)).collect()
 }
 
@@ -27,7 +27,7 @@ fn loaded(bitmap: &[AtomicU64]) -> Vec<u64> {
     bitmap.iter().map(|word| word.load(Relaxed)).collect()
 }
 
-impl LogUnderTest {
+impl<G: Granule> LogUnderTest<G> {
     /// What was written, or was seen already, is reported.
     fn check(&mut self, how: &str, reported: &dyn Fn(u64) -> bool) -> IpaRange {
         for (what, pages) in [("wrote", &mut self.written), ("was seen to have written", &mut self.seen)] {
@@ -47,16 +47,16 @@ impl LogUnderTest {
     }
 }
 
-impl Driver<'_> {
+impl<G: Granule> Driver<'_, G> {
     /// A store of the guest's has come to memory.
     pub(super) fn note_written(&mut self, ipa: u64) {
         for log in self.logs.iter_mut().filter(|log| log.log.range().contains(Ipa(ipa))) {
-            log.written.insert(ipa & !(PAGE_SIZE - 1));
+            log.written.insert(ipa & !(G::BYTES - 1));
         }
     }
 
     pub(super) fn start(&mut self, range: IpaRange, mechanism: Mechanism, all_dirty: bool) -> IpaRange {
-        let words = Layout::new(range).words();
+        let words = Layout::<G>::with_granule(range).words();
         let storage: &'static [AtomicU64] = (0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
         let options = LogOptions { mechanism, all_dirty };
         while let Some(n) = self.logs.iter().position(|log| log.log.range().intersection(range).is_some()) {
@@ -78,13 +78,13 @@ impl Driver<'_> {
         let hot = self.hot();
         let Some(first) = self.logs.last() else { return hot };
         let start = first.log.range().end().0;
-        if start + pages * PAGE_SIZE > self.everything().end().0 {
+        if start + pages * G::BYTES > self.everything().end().0 {
             return hot;
         }
-        self.start(range(start, start + pages * PAGE_SIZE), mechanism, all_dirty)
+        self.start(range(start, start + pages * G::BYTES), mechanism, all_dirty)
     }
 
-    fn with_log(&mut self, n: usize, act: impl FnOnce(&mut Self, &mut LogUnderTest) -> IpaRange) -> IpaRange {
+    fn with_log(&mut self, n: usize, act: impl FnOnce(&mut Self, &mut LogUnderTest<G>) -> IpaRange) -> IpaRange {
         if self.logs.is_empty() {
             return self.hot();
         }
@@ -149,9 +149,9 @@ impl Driver<'_> {
     pub(super) fn clear_from(&mut self, n: usize, pages: &[u64]) -> IpaRange {
         self.with_log(n, |driver, log| {
             let bitmap = bitmap(&log.log, 0);
-            let base = log.log.range().start().align_down(LeafSize::Block2M.bytes()).0;
+            let base = log.log.range().start().align_down(512 * G::BYTES).0;
             for page in pages.iter().filter(|&&page| page >= base) {
-                let bit = (page - base) / PAGE_SIZE;
+                let bit = (page - base) / G::BYTES;
                 if let Some(word) = bitmap.get((bit / 64) as usize) {
                     word.fetch_or(1 << (bit % 64), Relaxed);
                 }
@@ -171,7 +171,11 @@ impl Driver<'_> {
         self.finish_log(n, |driver, log| driver.table.stop_log_keeping_pages(log))
     }
 
-    fn finish_log(&mut self, n: usize, act: impl FnOnce(&mut Self, Log) -> Option<&'static [AtomicU64]>) -> IpaRange {
+    fn finish_log(
+        &mut self,
+        n: usize,
+        act: impl FnOnce(&mut Self, Log<G>) -> Option<&'static [AtomicU64]>,
+    ) -> IpaRange {
         if self.logs.is_empty() {
             return self.hot();
         }

@@ -41,14 +41,18 @@ impl Machine {
 
     pub fn config(self) -> Config {
         let features = Features::MINIMAL
-            .with_pa_bits(48)
+            .with_pa_bits(52)
             .with_bbm(self.bbm)
             .with_hardware_update(if self.hardware_dirty { HardwareUpdate::DirtyState } else { HardwareUpdate::None })
             .with_tlbi_range(self.tlbi_range)
             .with_vmid_bits(16)
             .with_lse(true)
             .with_fwb(true)
-            .with_xnx(true);
+            .with_xnx(true)
+            .with_granule::<Granule16K>(true)
+            .with_granule::<Granule64K>(true)
+            .with_granule::<Granule4KLpa2>(true)
+            .with_granule::<Granule16KLpa2>(true);
         Config::new(vmid(), features)
             .with_ipa_bits(self.ipa_bits)
             .with_contiguous(self.contiguous)
@@ -73,13 +77,42 @@ impl Machine {
 
     /// An address that many things meet at: a block, a 1 GiB block and, where there are several, two root tables begin
     /// there; one GiB of IPA space lies below and one above.
-    pub fn middle(self) -> u64 {
-        match self.ipa_bits {
-            32..40 => 3 * GIB,
-            40..44 => 512 * GIB,
-            bits => 1 << (bits - 1),
+    pub fn middle<G: Granule>(self) -> u64 {
+        match (G::SHIFT, self.ipa_bits) {
+            (12, 32..40) => 3 * GIB,
+            (12, 40..44) => 512 * GIB,
+            (14, 37..=40) => 1 << 36,
+            (16, 43..=46) => 1 << 42,
+            (_, bits) => 1 << (bits - 1),
         }
     }
+}
+
+/// Sizes of a granule's, which ranges are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Units {
+    pub page: u64,
+    pub pages_run: u64,
+    pub block: u64,
+    pub blocks_run: u64,
+    /// A few of the largest leaves.
+    pub large: u64,
+    /// Added to an address, what makes it one of more than 48 bits; 0 where addresses have no more.
+    pub high: u64,
+    /// Pages of the blocks around the middle that most operations are in: fewer blocks where these have more pages.
+    pub near: u64,
+}
+
+pub fn units<G: Granule>() -> Units {
+    let [pages_run, block, blocks_run] =
+        [LeafSize::Contiguous64K, LeafSize::Block2M, LeafSize::Contiguous32M].map(|size| size.bytes_of::<G>());
+    let near = if G::SHIFT == 12 { 8 } else { 2 } * block;
+    let (large, high) = match (G::SHIFT, G::ADDRESS_BITS) {
+        (_, 48) => (blocks_run.max(GIB), 0),
+        (12, _) => (LeafSize::Block512G.bytes(), 6 << 48),
+        _ => (LeafSize::Block1G.bytes_of::<G>(), 6 << 48),
+    };
+    Units { page: G::BYTES, pages_run, block, blocks_run, large, high, near: near / G::BYTES }
 }
 
 /// The seed of all random choices: `ORACLE_SEED`, or the same as ever.
@@ -90,9 +123,10 @@ pub fn seed() -> u64 {
     }
 }
 
-/// The full number of cases in CI, where `CI` is set, and a tenth elsewhere.
+/// The full number of cases in CI, where `CI` is set, and a tenth elsewhere; `ORACLE_RUNS` multiplies it.
 pub fn scaled(cases: u32) -> u32 {
-    if std::env::var_os("CI").is_some() { cases } else { cases.div_ceil(10) }
+    let more = std::env::var("ORACLE_RUNS").map_or(1, |text| text.parse().expect("ORACLE_RUNS is a number"));
+    more * if std::env::var_os("CI").is_some() { cases } else { cases.div_ceil(10) }
 }
 
 /// Runs `test` on `cases` values of `strategy`, and shrinks the first that fails.

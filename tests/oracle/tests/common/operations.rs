@@ -1,6 +1,6 @@
 //! Random operations, weighted towards what is difficult: edges of leaves, and the same few blocks again and again.
 
-use super::{GIB, MIB, Machine, range};
+use super::{GIB, Machine, Units, range, units};
 use core::fmt;
 use proptest::prelude::*;
 use stage2::*;
@@ -109,35 +109,38 @@ pub enum Mix {
     Logs,
 }
 
-fn ranges(middle: u64) -> impl Strategy<Value = IpaRange> {
-    let low = middle - 20 * MIB;
+fn ranges(middle: u64, units: Units) -> impl Strategy<Value = IpaRange> {
+    let Units { page: bytes, pages_run, block, blocks_run, near, .. } = units;
+    let (low, around) = (middle - 10 * block, middle - near / 2 * bytes);
+    let pages = block / bytes;
     prop_oneof![
         // Pages in one of a few blocks around the middle.
-        24 => (0..4096u64, 1..64u64).prop_map(move |(page, n)| {
-            let start = middle - 8 * MIB + page * PAGE_SIZE;
-            range(start, start + n * PAGE_SIZE)
+        24 => (0..near, 1..64u64).prop_map(move |(page, n)| {
+            let start = around + page * bytes;
+            range(start, start + n * bytes)
         }),
-        // Runs of sixteen pages.
-        6 => (0..256u64, 1..34u64).prop_map(move |(run, n)| range(middle - 8 * MIB + (run << 16), middle - 8 * MIB + ((run + n) << 16))),
+        // Runs of pages.
+        6 => (0..near * bytes / pages_run, 1..34u64).prop_map(move |(run, n)| range(around + run * pages_run, around + (run + n) * pages_run)),
         // Blocks.
-        6 => (0..18u64, 1..8u64).prop_map(move |(block, n)| range(low + 2 * MIB * block, low + 2 * MIB * (block + n))),
+        6 => (0..18u64, 1..8u64).prop_map(move |(first, n)| range(low + block * first, low + block * (first + n))),
         // Ragged edges far apart.
-        3 => (1..511u64, 1..1024u64).prop_map(move |(a, b)| {
-            range(middle - 6 * MIB + a * PAGE_SIZE, middle - 4 * MIB + b * PAGE_SIZE)
+        3 => (1..pages - 1, 1..2 * pages).prop_map(move |(a, b)| {
+            range(middle - 3 * block + a * bytes, middle - 2 * block + b * bytes)
         }),
-        // Runs of sixteen blocks.
-        1 => (0..2u64).prop_map(move |n| range(middle - 32 * MIB * n, middle - 32 * MIB * n + 32 * MIB)),
+        // Runs of blocks.
+        1 => (0..2u64).prop_map(move |n| range(middle - blocks_run * n, middle - blocks_run * n + blocks_run)),
     ]
 }
 
-/// Now and then a whole GiB or two.
-fn wide(middle: u64) -> impl Strategy<Value = IpaRange> {
+/// Now and then a whole GiB or two, or the largest leaves.
+fn wide(middle: u64, units: Units) -> impl Strategy<Value = IpaRange> {
+    let large = units.large;
     prop_oneof![
-        60 => ranges(middle),
+        60 => ranges(middle, units),
         1 => (0..3u64).prop_map(move |n| match n {
-            0 => range(middle - GIB, middle),
-            1 => range(middle, middle + GIB),
-            _ => range(middle - GIB, middle + GIB),
+            0 => range(middle - large, middle),
+            1 => range(middle, middle + large),
+            _ => range(middle - large, middle + large),
         }),
     ]
 }
@@ -169,30 +172,39 @@ fn attributes(machine: Machine) -> impl Strategy<Value = Attributes> {
 }
 
 /// Offset from IPA to output: mostly such that large leaves fit.
-fn offset() -> impl Strategy<Value = u64> {
-    prop_oneof![6 => Just(0), 2 => Just(16 * GIB), 1 => Just(6 * MIB), 1 => Just(64 << 10), 1 => Just(PAGE_SIZE)]
+fn offset(units: Units) -> impl Strategy<Value = u64> {
+    let Units { page, pages_run, block, high, .. } = units;
+    let far = if high == 0 { 16 * GIB } else { high };
+    prop_oneof![6 => Just(0), 2 => Just(far), 1 => Just(3 * block), 1 => Just(pages_run), 1 => Just(page)]
 }
 
-/// Splits down to pages are kept to a few blocks: each costs 512 descriptors a block, in every later operation too.
-fn splits(middle: u64) -> impl Strategy<Value = Op> {
+/// The offset, unless it would make so large a range one of pages that there are no tables for them all.
+fn fitting(range: IpaRange, offset: u64, units: Units) -> u64 {
+    let pages = !offset.is_multiple_of(units.block);
+    if pages && range.bytes() > 1024 * units.block { 0 } else { offset }
+}
+
+/// Splits down to pages are kept to a few blocks: each costs 512 descriptors a block or more, in every later operation too.
+fn splits(middle: u64, units: Units) -> impl Strategy<Value = Op> {
+    let most = units.near * units.page * 3 / 16;
     use LeafSize as L;
     let low = prop_oneof![3 => Just(L::Page), 2 => Just(L::Contiguous64K)];
     let high = prop_oneof![2 => Just(L::Block2M), 1 => Just(L::Contiguous32M)];
     prop_oneof![
-        3 => (ranges(middle), low).prop_map(|(r, size)| {
-            let end = r.end().0.min(r.start().0 + 3 * MIB);
+        3 => (ranges(middle, units), low).prop_map(move |(r, size)| {
+            let end = r.end().0.min(r.start().0 + most);
             Op::Split(range(r.start().0, end), size)
         }),
-        2 => (ranges(middle), high).prop_map(|(r, size)| Op::Split(r, size)),
+        2 => (ranges(middle, units), high).prop_map(|(r, size)| Op::Split(r, size)),
     ]
 }
 
-fn changes(middle: u64) -> impl Strategy<Value = Op> {
-    let split = splits(middle).prop_map(|op| match op {
+fn changes(middle: u64, units: Units) -> impl Strategy<Value = Op> {
+    let split = splits(middle, units).prop_map(|op| match op {
         Op::Split(range, size) => Change::Split(range, size),
         _ => unreachable!("a split"),
     });
-    let protect = (ranges(middle), permissions()).prop_map(|(r, p)| Change::Protect(r, p));
+    let protect = (ranges(middle, units), permissions()).prop_map(|(r, p)| Change::Protect(r, p));
     prop::collection::vec(prop_oneof![4 => protect, 1 => split], 2..8).prop_map(Op::Batch)
 }
 
@@ -201,24 +213,25 @@ fn accesses() -> impl Strategy<Value = Op> {
     (0..2u8, 0..VIRTUAL, access).prop_map(|(pe, n, access)| Op::Access(pe, n, access))
 }
 
-fn pages(middle: u64) -> impl Strategy<Value = u64> {
-    (0..4096u64).prop_map(move |page| middle - 8 * MIB + page * PAGE_SIZE)
+fn pages(middle: u64, units: Units) -> impl Strategy<Value = u64> {
+    let Units { page: bytes, near, .. } = units;
+    (0..near).prop_map(move |page| middle - near / 2 * bytes + page * bytes)
 }
 
 /// One operation.
-pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
-    let m = machine.middle();
+pub fn operation<G: Granule>(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
+    let (m, u) = (machine.middle::<G>(), units::<G>());
     let mappings = prop_oneof![
-        5 => (wide(m), offset(), attributes(machine)).prop_map(|(r, o, a)| Op::Map(r, o, a)),
-        3 => wide(m).prop_map(Op::Unmap),
-        8 => (ranges(m), permissions()).prop_map(|(r, p)| Op::Protect(r, p)),
-        8 => splits(m),
-        8 => wide(m).prop_map(Op::Collapse),
-        2 => changes(m),
-        4 => pages(m).prop_map(Op::Store),
-        2 => (0..VIRTUAL, pages(m), any::<bool>()).prop_map(|(n, ipa, told)| Op::Remap(n, ipa, told)),
+        5 => (wide(m, u), offset(u), attributes(machine)).prop_map(move |(r, o, a)| Op::Map(r, fitting(r, o, u), a)),
+        3 => wide(m, u).prop_map(Op::Unmap),
+        8 => (ranges(m, u), permissions()).prop_map(|(r, p)| Op::Protect(r, p)),
+        8 => splits(m, u),
+        8 => wide(m, u).prop_map(Op::Collapse),
+        2 => changes(m, u),
+        4 => pages(m, u).prop_map(Op::Store),
+        2 => (0..VIRTUAL, pages(m, u), any::<bool>()).prop_map(|(n, ipa, told)| Op::Remap(n, ipa, told)),
         4 => accesses(),
-        1 => pages(m).prop_map(Op::Spurious),
+        1 => pages(m, u).prop_map(Op::Spurious),
     ];
     if mix == Mix::Mappings {
         return mappings.boxed();
@@ -232,14 +245,14 @@ pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
     };
     prop_oneof![
         24 => mappings,
-        4 => (ranges(m), mechanism.clone(), any::<bool>()).prop_map(|(r, m, a)| Op::Start(r, m, a)),
+        4 => (ranges(m, u), mechanism.clone(), any::<bool>()).prop_map(|(r, m, a)| Op::Start(r, m, a)),
         2 => (1..64u64, mechanism, any::<bool>()).prop_map(|(n, m, a)| Op::Beside(n, m, a)),
-        12 => pages(m).prop_map(Op::Store),
+        12 => pages(m, u).prop_map(Op::Store),
         3 => any::<usize>().prop_map(Op::Harvest),
         2 => (any::<usize>(), noise).prop_map(|(n, noise)| Op::HarvestInto(n, noise)),
         1 => any::<usize>().prop_map(Op::Peek),
-        3 => (any::<usize>(), prop::collection::vec(pages(m), 1..40)).prop_map(|(n, p)| Op::Clear(n, p)),
-        2 => (any::<usize>(), prop::collection::vec(pages(m), 1..40)).prop_map(|(n, p)| Op::ClearFrom(n, p)),
+        3 => (any::<usize>(), prop::collection::vec(pages(m, u), 1..40)).prop_map(|(n, p)| Op::Clear(n, p)),
+        2 => (any::<usize>(), prop::collection::vec(pages(m, u), 1..40)).prop_map(|(n, p)| Op::ClearFrom(n, p)),
         1 => any::<usize>().prop_map(Op::Stop),
         1 => any::<usize>().prop_map(Op::End),
         1 => Just(Op::FreezeAndThaw),
@@ -248,6 +261,6 @@ pub fn operation(machine: Machine, mix: Mix) -> BoxedStrategy<Op> {
 }
 
 /// A run of up to twice `count` operations, and that many on average.
-pub fn operations(machine: Machine, mix: Mix, count: usize) -> impl Strategy<Value = Vec<Op>> {
-    prop::collection::vec(operation(machine, mix), 1..2 * count)
+pub fn operations<G: Granule>(machine: Machine, mix: Mix, count: usize) -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(operation::<G>(machine, mix), 1..2 * count)
 }

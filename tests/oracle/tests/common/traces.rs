@@ -89,7 +89,7 @@ pub fn invalidate_local(t: &mut Trace, n: u64, va: Option<u64>) {
 }
 
 pub fn everything() -> Form {
-    Form::Range { base: BASE, scale: 1, num: 7 }
+    Form::Range { base: BASE, scale: 1, num: 7, granule: 12, unit: 12 }
 }
 
 /// A mistake, made (`true`) or not.
