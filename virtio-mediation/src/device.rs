@@ -1,10 +1,13 @@
 //! The device as its driver sees it: the register frame, and the rules for what is written there.
 
+mod quiesce;
+
 use crate::environment::Environment;
 use crate::features::{Kind, feature};
 use crate::queue::{NotWritable, Queue};
 use crate::registers::{MAGIC, VERSION, interrupt, offset, status};
 use crate::rings::{MAX_SIZE, Rings};
+use crate::saved::{CONFIG_WORDS, QUEUES};
 use crate::unusable::Unusable;
 use crate::violation::Violation;
 
@@ -24,8 +27,19 @@ pub enum Written {
 const PATIENCE: usize = 100;
 /// Status bits that a driver writes.
 const DRIVERS: u32 = status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK | status::FEATURES_OK | status::FAILED;
-/// Queues of any kind of device.
-const QUEUES: usize = 2;
+
+/// What the device is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// What its driver asks for.
+    Working,
+    /// Its driver has told it to reset, and it has not yet said that it is quiet.
+    Resetting,
+    /// The same for [`Device::quiesce`].
+    Quiescing,
+    /// It is quiet until [`Device::resume`].
+    Quiet,
+}
 
 /// A mediated device. One caller at a time: it is the lock that orders what is in flight and what is reported.
 #[derive(Debug)]
@@ -43,8 +57,9 @@ pub struct Device<'m> {
     interrupt: u32,
     /// A rule was broken.
     needs_reset: bool,
-    /// The device was told to reset and has not yet said that it is quiet.
-    resetting: bool,
+    phase: Phase,
+    /// The configuration space when the device was last quiesced.
+    config: [u32; CONFIG_WORDS],
     violations: u64,
     queues: [Option<Queue<'m>>; QUEUES],
 }
@@ -70,7 +85,7 @@ impl<'m> Device<'m> {
             id => Kind::of_id(id).ok_or(Unusable::Kind(id))?,
         };
         write(offset::STATUS, 0);
-        if !(0..PATIENCE).any(|_| read(offset::STATUS) == 0) {
+        if !is_quiet(environment) {
             return Err(Unusable::NoReset);
         }
         let half = |select| {
@@ -100,7 +115,8 @@ impl<'m> Device<'m> {
             status: 0,
             interrupt: 0,
             needs_reset: false,
-            resetting: false,
+            phase: Phase::Working,
+            config: [0; CONFIG_WORDS],
             violations: 0,
             queues,
         })
@@ -120,6 +136,8 @@ impl<'m> Device<'m> {
 
     /// What a load of `bytes` bytes at `at` of the frame returns. A width or an alignment that a register does not have reads as
     /// 0, as does what is not there.
+    // Inlined, as `write` is: each has one caller that counts, an exit of the guest's.
+    #[inline(always)]
     pub fn read(&mut self, environment: &impl Environment, at: u64, bytes: u8) -> u64 {
         if !at.is_multiple_of(bytes.max(1).into()) {
             return 0;
@@ -162,14 +180,15 @@ impl<'m> Device<'m> {
 
     /// Does what a store of `bytes` bytes at `at` of the frame asks for. What has another width than a register, or a
     /// place where there is none, does nothing.
+    #[inline(always)]
     pub fn write(&mut self, environment: &impl Environment, at: u64, bytes: u8, value: u64) -> Written {
         let value = value as u32;
         match (at, bytes) {
             (offset::QUEUE_NOTIFY, 4) => return self.notify(environment, value),
             (offset::INTERRUPT_ACK, 4) => return self.acknowledge(environment, value),
             (offset::STATUS, 4) => self.write_status(environment, value),
-            // A device that is being reset forgets the rest.
-            _ if self.resetting => {}
+            // A device that is being reset forgets the rest; the caller keeps the driver from one that is held.
+            _ if self.phase != Phase::Working => {}
             (offset::CONFIG.., 1) if self.kind.may_write_config(at - offset::CONFIG, bytes, self.accepted) => {
                 environment.write_register(at, bytes, value & 0xff);
             }
@@ -219,7 +238,7 @@ impl<'m> Device<'m> {
 
     /// Whether the driver may hand over buffers.
     fn is_live(&self) -> bool {
-        self.status & status::DRIVER_OK != 0 && !self.needs_reset && !self.resetting
+        self.status & status::DRIVER_OK != 0 && !self.needs_reset && self.phase == Phase::Working
     }
 
     fn write_ready(&mut self, environment: &impl Environment, value: u32) -> Written {
@@ -243,16 +262,7 @@ impl<'m> Device<'m> {
             Err(violation) => return self.stop(environment, violation),
         };
         let size = queue.placement.size;
-        // The rings are as they are to be before the device looks at them.
-        environment.order_stores();
-        environment.write_register(offset::QUEUE_SEL, 4, select);
-        environment.write_register(offset::QUEUE_NUM, 4, size);
-        let places = [offset::QUEUE_DESC_LOW, offset::QUEUE_DRIVER_LOW, offset::QUEUE_DEVICE_LOW];
-        for (place, ring) in places.into_iter().zip(rings) {
-            environment.write_register(place, 4, ring as u32);
-            environment.write_register(place + 4, 4, (ring >> 32) as u32);
-        }
-        environment.write_register(offset::QUEUE_READY, 4, 1);
+        give_rings(environment, select, size, rings);
         Written::Done
     }
 
@@ -313,6 +323,10 @@ impl<'m> Device<'m> {
     /// again: when this is next called, or when it is done with it.
     pub fn report_in_flight(&mut self, environment: &impl Environment) -> Written {
         let result = self.drain(environment);
+        // A quiet device writes nothing, and what it may have written before was marked then.
+        if self.phase == Phase::Quiet {
+            return result;
+        }
         self.queues.iter().flatten().for_each(|queue| queue.report_in_flight(environment));
         result
     }
@@ -337,22 +351,25 @@ impl<'m> Device<'m> {
 
     fn read_status(&mut self, environment: &impl Environment) -> u32 {
         let own = environment.read_register(offset::STATUS, 4);
-        if self.resetting {
+        if self.phase == Phase::Resetting {
             self.end_reset(environment);
             // The driver waits for 0.
-            return if self.resetting { own.max(status::DEVICE_NEEDS_RESET) } else { 0 };
+            return if self.phase == Phase::Resetting { own.max(status::DEVICE_NEEDS_RESET) } else { 0 };
         }
         let needs_reset = if self.needs_reset { status::DEVICE_NEEDS_RESET } else { own & status::DEVICE_NEEDS_RESET };
         self.status | needs_reset
     }
 
     fn write_status(&mut self, environment: &impl Environment, value: u32) {
+        if self.is_held() {
+            return;
+        }
         if value == 0 {
             environment.write_register(offset::STATUS, 4, 0);
-            self.resetting = true;
+            self.phase = Phase::Resetting;
             return self.end_reset(environment);
         }
-        if self.resetting {
+        if self.phase == Phase::Resetting {
             return;
         }
         // A driver takes no bit back but by a reset (2.1.1).
@@ -385,16 +402,39 @@ impl<'m> Device<'m> {
 
     /// Ends a reset if the device is quiet; asks it some times, so that no CPU waits for it here.
     fn end_reset(&mut self, environment: &impl Environment) {
-        if !(0..PATIENCE).any(|_| environment.read_register(offset::STATUS, 4) == 0) {
-            return;
+        if is_quiet(environment) {
+            self.forget(environment);
         }
+    }
+
+    /// What a reset means, of a device that is quiet.
+    fn forget(&mut self, environment: &impl Environment) {
         // What it has written is marked after it was written.
         environment.order_loads();
         self.queues.iter_mut().flatten().for_each(|queue| queue.abandon(environment));
         (self.status, self.interrupt, self.accepted) = (0, 0, 0);
         (self.device_features_select, self.driver_features_select, self.queue_select) = (0, 0, 0);
-        (self.needs_reset, self.resetting) = (false, false);
+        (self.needs_reset, self.phase) = (false, Phase::Working);
     }
+}
+
+/// Whether the device, which was told to reset, says that it has.
+fn is_quiet(environment: &impl Environment) -> bool {
+    (0..PATIENCE).any(|_| environment.read_register(offset::STATUS, 4) == 0)
+}
+
+/// Tells the device where the rings of a queue are.
+fn give_rings(environment: &impl Environment, number: u32, size: u32, rings: [u64; 3]) {
+    // The rings are as they are to be before the device looks at them.
+    environment.order_stores();
+    environment.write_register(offset::QUEUE_SEL, 4, number);
+    environment.write_register(offset::QUEUE_NUM, 4, size);
+    let places = [offset::QUEUE_DESC_LOW, offset::QUEUE_DRIVER_LOW, offset::QUEUE_DEVICE_LOW];
+    for (place, ring) in places.into_iter().zip(rings) {
+        environment.write_register(place, 4, ring as u32);
+        environment.write_register(place + 4, 4, (ring >> 32) as u32);
+    }
+    environment.write_register(offset::QUEUE_READY, 4, 1);
 }
 
 fn set_low(whole: &mut u64, half: u32) {

@@ -22,6 +22,9 @@ pub mod feature {
 
 use feature::*;
 
+/// Where the block device's `writeback` is in its configuration space (5.2.4).
+pub(crate) const WRITEBACK: u64 = 0x20;
+
 /// A kind of device that is mediated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -63,6 +66,15 @@ impl Kind {
         }
     }
 
+    /// Words of the configuration space that its features give a meaning (5.1.4, 5.2.4).
+    pub(crate) const fn config_words(self) -> usize {
+        match self {
+            Self::Network => 2,
+            Self::Block => 9,
+            Self::Entropy => 0,
+        }
+    }
+
     /// What a guest may be offered. All that changes what a ring or a descriptor means is missing: INDIRECT_DESC, EVENT_IDX,
     /// RING_PACKED, RING_RESET, NOTIFICATION_DATA, ACCESS_PLATFORM, IN_ORDER; and what adds queues or requests that carry
     /// addresses of their own.
@@ -89,6 +101,6 @@ impl Kind {
     /// Whether the driver may write the byte at `offset` of the configuration space, with these features: the block
     /// device's `writeback` (5.2.4) alone.
     pub(crate) const fn may_write_config(self, offset: u64, bytes: u8, features: u64) -> bool {
-        matches!(self, Self::Block) && offset == 0x20 && bytes == 1 && features & BLK_CONFIG_WCE != 0
+        matches!(self, Self::Block) && offset == WRITEBACK && bytes == 1 && features & BLK_CONFIG_WCE != 0
     }
 }

@@ -11,7 +11,10 @@
 //! - QueueNotify *feeds*: what the guest has made available is checked and handed to the device;
 //! - InterruptACK *drains*: what the device has used is handed to the guest, and every page that the device was allowed to
 //!   write is marked as written. Whoever may not wait for the guest calls [`Device::drain`];
-//! - before dirty pages are reported, [`Device::report_in_flight`] marks all that the device may write at this moment.
+//! - before dirty pages are reported, [`Device::report_in_flight`] marks all that the device may write at this moment;
+//! - before the guest is saved, or its last dirty pages are taken, [`Device::quiesce`] makes the device write nothing more, and
+//!   [`Device::resume`] lets it go on where it was; between the two it can be [saved](Device::save) and
+//!   [restored](Device::restore), here or elsewhere.
 //!
 //! The logic needs no instruction of its own: memory, registers and barriers are behind [`Environment`], so that a host tests it
 //! with a guest that changes its memory between two loads.
@@ -26,6 +29,7 @@ mod features;
 mod queue;
 pub mod registers;
 mod rings;
+mod saved;
 mod unusable;
 mod violation;
 
@@ -34,5 +38,6 @@ pub use environment::Environment;
 pub use features::{Kind, feature};
 pub use queue::NotWritable;
 pub use rings::{MAX_SIZE, Rings};
+pub use saved::{Heads, Placement, SAVED_BYTES, Saved, SavedQueue};
 pub use unusable::Unusable;
 pub use violation::Violation;

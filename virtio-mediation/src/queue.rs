@@ -2,7 +2,9 @@
 
 use crate::environment::Environment;
 use crate::rings::{Descriptor, MAX_SIZE, NEXT, Rings, WRITE};
+use crate::saved::{Heads, Placement, SavedQueue};
 use crate::violation::Violation;
+use core::cmp::Reverse;
 
 /// A segment that the device would write where the guest may not, as the guest's table has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,15 +53,6 @@ impl Bits {
     }
 }
 
-/// Where the guest has its rings, and how many descriptors.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Placement {
-    pub(crate) size: u32,
-    pub(crate) descriptors: u64,
-    pub(crate) driver: u64,
-    pub(crate) device: u64,
-}
-
 impl Placement {
     /// The three rings: address, bytes, alignment (2.7).
     fn parts(&self) -> [(u64, u64, u64); 3] {
@@ -102,14 +95,20 @@ pub(crate) struct Queue<'m> {
     /// What the driver has written; while the queue works, what was checked.
     pub(crate) placement: Placement,
     state: State,
-    /// How far the guest's available ring was copied, and the device's goes.
+    /// How far the guest's available ring was copied.
     available: u16,
-    /// How far the device's used ring was copied, and the guest's goes.
+    /// How far the device's available ring goes; its low 16 bits are the index there. A device that was quiesced begins anew.
+    posted: u32,
+    /// How far the device's used ring was copied.
+    taken: u16,
+    /// How far the guest's used ring goes.
     used: u16,
     /// Descriptors that the device has, or had when it was last looked at.
     in_flight: Bits,
     /// Those of them that a chain begins with.
     heads: Bits,
+    /// For each of the heads, what `posted` was.
+    order: [u32; MAX_SIZE as usize],
 }
 
 impl<'m> Queue<'m> {
@@ -120,9 +119,12 @@ impl<'m> Queue<'m> {
             placement: Placement::default(),
             state: State::Idle,
             available: 0,
+            posted: 0,
+            taken: 0,
             used: 0,
             in_flight: Bits::default(),
             heads: Bits::default(),
+            order: [0; MAX_SIZE as usize],
         }
     }
 
@@ -138,7 +140,7 @@ impl<'m> Queue<'m> {
     pub(crate) fn make_ready(&mut self, environment: &impl Environment) -> Result<[u64; 3], Violation> {
         self.placement.check(environment, self.max)?;
         self.rings.clear();
-        (self.available, self.used) = (0, 0);
+        (self.available, self.posted, self.taken, self.used) = (0, 0, 0, 0);
         self.state = State::Ready;
         Ok(self.rings.addresses())
     }
@@ -172,15 +174,25 @@ impl<'m> Queue<'m> {
             let slot = self.slot(self.available);
             let head = environment.load_u16(self.placement.driver.wrapping_add(4 + 2 * u64::from(slot)));
             self.copy_chain(environment, head)?;
-            self.rings.set_available(slot, head);
+            self.post(head);
             self.available = self.available.wrapping_add(1);
             Ok(())
         });
         let any = self.available != begun;
         if any {
-            self.rings.publish(environment, self.available);
+            self.rings.publish(environment, self.posted as u16);
         }
         (any, result)
+    }
+
+    /// Puts a head, whose chain is copied, into the device's available ring. The device does not see it before the index.
+    #[inline]
+    fn post(&mut self, head: u16) {
+        self.rings.set_available(self.slot(self.posted as u16), head);
+        if let Some(order) = self.order.get_mut(usize::from(head)) {
+            *order = self.posted;
+        }
+        self.posted = self.posted.wrapping_add(1);
     }
 
     /// The slot of a ring that `index` leads to. The size is a power of two.
@@ -261,14 +273,14 @@ impl<'m> Queue<'m> {
             return Ok(false);
         }
         let index = self.rings.used_index();
-        if index == self.used {
+        if index == self.taken {
             return Ok(false);
         }
         // What the device has written is loaded after the index that covers it.
         environment.order_loads();
         let begun = self.used;
         let mut result = Ok(());
-        while self.used != index && result.is_ok() {
+        while self.taken != index && result.is_ok() {
             result = self.drain_one(environment);
         }
         if self.used != begun && self.is_ready() {
@@ -284,16 +296,16 @@ impl<'m> Queue<'m> {
 
     #[inline]
     fn drain_one(&mut self, environment: &impl Environment) -> Result<(), Violation> {
-        let slot = self.slot(self.used);
-        let (id, written) = self.rings.used(slot);
+        let (id, written) = self.rings.used(self.slot(self.taken));
         let head = u16::try_from(id).ok().filter(|&head| self.heads.take(head)).ok_or(Violation::NotGiven(id))?;
         self.take_chain(environment, head);
         // A queue that was taken back has no ring any more: its memory is the guest's to use.
         if self.is_ready() {
-            let at = self.placement.device.wrapping_add(4 + 8 * u64::from(slot));
+            let at = self.placement.device.wrapping_add(4 + 8 * u64::from(self.slot(self.used)));
             environment.store_u32(at, id);
             environment.store_u32(at.wrapping_add(4), written);
         }
+        self.taken = self.taken.wrapping_add(1);
         self.used = self.used.wrapping_add(1);
         Ok(())
     }
@@ -327,6 +339,60 @@ impl<'m> Queue<'m> {
         let [.., (ring, bytes, _)] = self.placement.parts();
         self.is_ready() && overlaps(ring, bytes)
             || self.written().any(|descriptor| overlaps(descriptor.address, descriptor.bytes.into()))
+    }
+
+    /// What the device has, in the order in which it got it.
+    pub(crate) fn heads_in_order(&self) -> Heads {
+        let age = |head: &u16| self.order.get(usize::from(*head)).map_or(0, |order| self.posted.wrapping_sub(*order));
+        let mut heads: Heads = self.heads.iter().collect();
+        heads.sort_unstable_by_key(|head| Reverse(age(head)));
+        heads
+    }
+
+    /// Posts again what the device had before it was reset, from the copies of then. Returns where the rings are.
+    pub(crate) fn post_again(&mut self, environment: &impl Environment) -> [u64; 3] {
+        let heads = self.heads_in_order();
+        self.rings.restart();
+        (self.posted, self.taken) = (0, 0);
+        heads.iter().for_each(|&head| self.post(head));
+        self.rings.publish(environment, self.posted as u16);
+        self.rings.addresses()
+    }
+
+    /// What is to be kept of it. The device is quiet.
+    pub(crate) fn save(&self) -> SavedQueue {
+        SavedQueue {
+            ready: self.is_ready(),
+            placement: self.placement,
+            available: self.available,
+            used: self.used,
+            heads: self.heads_in_order(),
+        }
+    }
+
+    /// Makes a queue without any state one that was saved. What the device had is copied from the guest's memory, and
+    /// checked, as if it came for the first time.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(crate) fn restore(&mut self, environment: &impl Environment, saved: &SavedQueue) -> Result<(), Violation> {
+        self.placement = saved.placement;
+        if !saved.ready {
+            return Ok(());
+        }
+        self.make_ready(environment)?;
+        (self.available, self.used) = (saved.available, saved.used);
+        // Everything that was made available is used, or in flight.
+        let in_flight = saved.available.wrapping_sub(saved.used);
+        if usize::from(in_flight) != saved.heads.len() || u32::from(in_flight) > saved.placement.size {
+            return Err(Violation::IndexJump(in_flight));
+        }
+        saved.heads.iter().try_for_each(|&head| {
+            self.copy_chain(environment, head)?;
+            self.post(head);
+            Ok(())
+        })
     }
 
     /// The device was reset and is quiet: whatever it had may have been written.

@@ -75,6 +75,11 @@ impl<'m> Rings<'m> {
     /// Makes everything zero. The device does not use it.
     pub(crate) fn clear(&self) {
         self.descriptors.iter().for_each(|word| word.store(0, Relaxed));
+        self.restart();
+    }
+
+    /// Makes the available and the used ring zero. The device does not use them.
+    pub(crate) fn restart(&self) {
         self.available.iter().for_each(|word| word.store(0, Relaxed));
         self.used.iter().for_each(|word| word.store(0, Relaxed));
     }

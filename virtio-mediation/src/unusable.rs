@@ -1,5 +1,6 @@
 //! What cannot be mediated.
 
+use crate::violation::Violation;
 use core::fmt;
 
 /// Why a transport cannot be mediated.
@@ -21,6 +22,14 @@ pub enum Unusable {
     Queue(u32),
     /// There is no memory for its rings.
     NoMemory,
+    /// The state is that of a device with another ID.
+    OtherKind(u32),
+    /// The state has features that the device does not have.
+    OtherFeatures(u64),
+    /// The state is none that a device can have.
+    NoState(Violation),
+    /// The device works, and so can't be given a state.
+    InUse,
 }
 
 impl fmt::Display for Unusable {
@@ -42,6 +51,12 @@ impl fmt::Display for Unusable {
             Self::NoReset => f.write_str("the device does not reset"),
             Self::Queue(queue) => write!(f, "the device's queue {queue} is not there, or in use after a reset"),
             Self::NoMemory => f.write_str("there is no memory for its rings"),
+            Self::OtherKind(id) => write!(f, "the saved state is that of a device with ID {id}"),
+            Self::OtherFeatures(missing) => {
+                write!(f, "the saved state's device offered features that this one does not have: {missing:#x}")
+            }
+            Self::NoState(why) => write!(f, "the saved state does not fit the guest's memory or the device: {why}"),
+            Self::InUse => f.write_str("the device is in use: a state is restored to one that is quiet"),
         }
     }
 }

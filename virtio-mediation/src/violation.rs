@@ -37,6 +37,10 @@ pub enum Violation {
     Order(u16),
     /// The device has used what it was not given.
     NotGiven(u32),
+    /// The device does not become quiet.
+    NotQuiet,
+    /// The device does not take the features that it had taken before it was quiesced.
+    Features,
 }
 
 impl fmt::Display for Violation {
@@ -60,6 +64,8 @@ impl fmt::Display for Violation {
             Self::Order(number) => {
                 write!(f, "descriptor {number} is one that the device reads, behind one that it writes")
             }
+            Self::NotQuiet => f.write_str("the device was told to reset and does not become quiet"),
+            Self::Features => f.write_str("the device does not take the features that it had taken before"),
             Self::NotGiven(id) => write!(f, "the device has used descriptor {id}, which it was not given"),
         }
     }

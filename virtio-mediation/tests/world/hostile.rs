@@ -1,8 +1,8 @@
 //! Bytes become what a hostile guest, its device and the management core do, in any order.
 
-use super::{Driver, RAM, World};
+use super::{Chain, Driver, RAM, World};
 use virtio_mediation::registers::offset;
-use virtio_mediation::{Violation, Written};
+use virtio_mediation::{Saved, Violation, Written};
 
 /// The bytes, one after the other; zeros at the end.
 struct Choices<'b>(&'b [u8]);
@@ -108,13 +108,14 @@ fn step(world: &World, driver: &mut Driver<'_>, choices: &mut Choices<'_>) {
             let _ = driver.device.drain(world);
         }
         13 => assert_eq!(driver.missed(), []),
-        14 => match choices.byte() % 4 {
+        14 => match choices.byte() % 5 {
             0 => {
                 world.busy.set(false);
                 driver.start();
             }
             1 => deny(world, driver, choices),
             2 => world.busy.set(choices.byte() & 1 != 0),
+            3 => hold(world, driver, choices.byte()),
             _ => {
                 let _ = driver.write(offset::STATUS, 0);
             }
@@ -127,6 +128,65 @@ fn step(world: &World, driver: &mut Driver<'_>, choices: &mut Choices<'_>) {
             decide(world, driver, written);
         }
     }
+}
+
+/// Holds the device quiet, and lets it go on; perhaps with a save and a restore between.
+fn hold(world: &World, driver: &mut Driver<'_>, how: u8) {
+    world.fetch();
+    let had = [0, 1].map(|queue| chains(world, queue));
+    if driver.device.quiesce(world).is_ready() {
+        assert_eq!(driver.missed(), []);
+        assert!(world.chains().is_empty() && world.real_status() == 0);
+        let _ = driver.device.report_in_flight(world);
+        assert!(world.take_marked().is_empty(), "a quiet device is said to write");
+        let saved = driver.device.save().expect("it is quiet");
+        let restored = how & 1 == 0 || restore(world, driver, &saved, how & 2 != 0);
+        let ready = |queue: &usize| restored && saved.queues[*queue].ready;
+        resume(world, driver);
+        world.fetch();
+        for queue in [0, 1].into_iter().filter(ready) {
+            let has = chains(world, queue);
+            assert_eq!(heads(&has), heads(&had[queue]), "what was in flight, in its order");
+            assert!(how & 1 != 0 || has == had[queue], "the copies that were checked");
+        }
+    } else {
+        assert!(world.busy.get(), "a device that is not busy does not become quiet");
+        resume(world, driver);
+    }
+    // What was made available meanwhile.
+    for queue in 0..driver.device.queues() {
+        let written = driver.device.notify(world, queue);
+        decide(world, driver, written);
+    }
+}
+
+fn resume(world: &World, driver: &mut Driver<'_>) {
+    let written = driver.device.resume(world);
+    decide(world, driver, written);
+}
+
+/// Gives a state to the device itself, or to one that was just taken over. Whether it has it: the guest's memory may say something
+/// else by now, and then its driver has to begin anew.
+fn restore(world: &World, driver: &mut Driver<'_>, saved: &Saved, other: bool) -> bool {
+    let bytes = postcard::to_stdvec(saved).unwrap();
+    assert_eq!(postcard::from_bytes::<Saved>(&bytes).as_ref(), Ok(saved));
+    if other {
+        driver.device = world.device();
+    }
+    let restored = driver.device.restore(world, saved);
+    assert!(restored.is_err() || driver.device.save().as_ref() == Some(saved));
+    restored.is_ok()
+}
+
+/// What the device has of a queue: each chain's head, and what the segments are.
+fn chains(world: &World, queue: usize) -> Vec<(u16, Vec<(u64, u32)>)> {
+    let segments = |chain: &Chain| chain.segments.iter().map(|segment| (segment.address, segment.bytes)).collect();
+    let of_queue = world.chains().into_iter().filter(|chain| chain.queue == queue);
+    of_queue.map(|chain| (chain.head, segments(&chain))).collect()
+}
+
+fn heads(chains: &[(u16, Vec<(u64, u32)>)]) -> Vec<u16> {
+    chains.iter().map(|(head, _)| *head).collect()
 }
 
 /// Forbids writes to a range that no device may be writing to.

@@ -65,7 +65,8 @@ struct Real {
     queue_select: u32,
     queues: [RealQueue; 2],
     chains: VecDeque<Chain>,
-    config: u32,
+    /// It was told to reset, and is still at work.
+    resetting: bool,
 }
 
 /// Called before each load of the guest's memory.
@@ -89,6 +90,10 @@ pub struct World {
     pub device_id: Cell<u32>,
     pub version: Cell<u32>,
     pub features: Cell<u64>,
+    /// The device does not take the features that its driver wants.
+    pub refuses_features: Cell<bool>,
+    /// The configuration space.
+    pub config: RefCell<[u8; 64]>,
 }
 
 impl World {
@@ -107,6 +112,8 @@ impl World {
             device_id: Cell::new(device_id),
             version: Cell::new(2),
             features: Cell::new(u64::MAX),
+            refuses_features: Cell::new(false),
+            config: RefCell::new([0; 64]),
         }
     }
 
@@ -163,7 +170,7 @@ impl World {
     /// The device looks at its rings, and checks what they say.
     pub fn fetch(&self) {
         let mut real = self.real.borrow_mut();
-        if real.status & status::DRIVER_OK == 0 {
+        if real.status & status::DRIVER_OK == 0 || real.resetting {
             return;
         }
         let Real { queues, chains, .. } = &mut *real;
@@ -296,6 +303,9 @@ impl Environment for World {
 
     fn read_register(&self, at: u64, bytes: u8) -> u32 {
         assert!(at.is_multiple_of(bytes.into()) && at + u64::from(bytes) <= 0x200);
+        if at == offset::STATUS && !self.busy.get() && self.real.borrow().resetting {
+            *self.real.borrow_mut() = Real::default();
+        }
         let real = self.real.borrow();
         let queue = real.queues.get(real.queue_select as usize);
         let features = self.features.get();
@@ -310,7 +320,13 @@ impl Environment for World {
             offset::INTERRUPT_STATUS => real.interrupt,
             offset::STATUS if self.busy.get() => real.status | 1,
             offset::STATUS => real.status,
-            offset::CONFIG.. => real.config,
+            offset::CONFIG.. => {
+                let at = (at - offset::CONFIG) as usize;
+                let config = self.config.borrow();
+                (0..usize::from(bytes))
+                    .rev()
+                    .fold(0, |word, byte| word << 8 | config.get(at + byte).map_or(0, |&byte| byte.into()))
+            }
             _ => 0,
         }
     }
@@ -328,9 +344,13 @@ impl Environment for World {
             }
             offset::QUEUE_SEL => real.queue_select = value,
             offset::INTERRUPT_ACK => real.interrupt &= !value,
+            // A device at work goes on until it has done: what it had may still be written, and used.
+            offset::STATUS if value == 0 && self.busy.get() => real.resetting = true,
             offset::STATUS if value == 0 => *real = Real::default(),
+            _ if real.resetting => {}
+            offset::STATUS if self.refuses_features.get() => real.status = value & !status::FEATURES_OK,
             offset::STATUS => real.status = value,
-            offset::CONFIG.. => real.config = value,
+            offset::CONFIG.. => self.config.borrow_mut()[(at - offset::CONFIG) as usize] = value as u8,
             offset::QUEUE_NOTIFY => {}
             _ => {
                 let queue = &mut real.queues[select];
