@@ -12,6 +12,7 @@
 //! - `absent=ADDRESS`: a page where nothing answers, though it is the guest's: RAM or registers that the machine's tree
 //!   promises and the machine has not; tests of external aborts use it;
 //! - `mediated`: the tree has a disk that the hypervisor mediates, and no other device that writes memory;
+//! - `saves`: the tool saves the guest when it asks for that, and has it go on elsewhere (group `saved`);
 //! - `must-fail`: run the tests that have to fail, which show that failures are noticed;
 //! - `strategy=pages|blocks|hardware`: measure one way to keep a dirty log (see `bench/strategy.rs`);
 //! - `bench`: measure what the hypervisor costs, instead of testing (see `bench/mod.rs`);
@@ -73,6 +74,8 @@ pub struct Options {
     pub absent: Option<u64>,
     /// The tree has a disk that the hypervisor mediates.
     pub mediated: bool,
+    /// The tool saves the guest when it asks for that.
+    pub saves: bool,
     /// Run the tests that have to fail.
     pub must_fail: bool,
     /// Measure instead of testing.
@@ -98,6 +101,7 @@ pub fn init(bootargs: &'static str) {
         aim: None,
         absent: None,
         mediated: false,
+        saves: false,
         must_fail: false,
         bench: false,
         strategy: None,
@@ -124,6 +128,7 @@ pub fn init(bootargs: &'static str) {
             }
             "bare" => core::mem::replace(&mut options.bare, true) || value.is_empty(),
             "mediated" => core::mem::replace(&mut options.mediated, true) || value.is_empty(),
+            "saves" => core::mem::replace(&mut options.saves, true) || value.is_empty(),
             "must-fail" => core::mem::replace(&mut options.must_fail, true) || value.is_empty(),
             "strategy" => Strategy::of(value).map(|strategy| options.strategy = Some(strategy)).is_some(),
             "bench" => core::mem::replace(&mut options.bench, true) || value.is_empty(),

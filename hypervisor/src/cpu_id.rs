@@ -94,7 +94,7 @@ impl CpuId {
     }
 
     /// FEAT_MTE2: memory has tags.
-    const fn has_memory_tags(&self) -> bool {
+    pub const fn has_memory_tags(&self) -> bool {
         field(self.pfr1, 8) >= 2
     }
 
@@ -103,13 +103,43 @@ impl CpuId {
         field(self.pfr1, 36) != 0
     }
 
-    /// FEAT_PAuth, in any of its algorithms.
-    const fn has_pointer_authentication(&self) -> bool {
+    /// FEAT_PAuth for addresses, in any of its algorithms.
+    pub const fn has_address_authentication(&self) -> bool {
         field(self.isar1, 4) != 0 || field(self.isar1, 8) != 0 || field(self.isar2, 12) != 0
     }
 
+    /// FEAT_PAuth for generic data, in any of its algorithms.
+    pub const fn has_generic_authentication(&self) -> bool {
+        field(self.isar1, 24) != 0 || field(self.isar1, 28) != 0 || field(self.isar2, 8) != 0
+    }
+
+    /// AArch32 at EL0.
+    pub const fn has_aarch32_el0(&self) -> bool {
+        field(self.pfr0, 0) == 2
+    }
+
+    /// FEAT_RAS.
+    pub const fn has_ras(&self) -> bool {
+        field(self.pfr0, 28) != 0
+    }
+
+    /// FEAT_DoubleLock.
+    pub const fn has_double_lock(&self) -> bool {
+        field(self.dfr0, 36) == 0
+    }
+
+    /// How many breakpoints there are.
+    pub const fn breakpoints(&self) -> u64 {
+        field(self.dfr0, 12) + 1
+    }
+
+    /// How many watchpoints there are.
+    pub const fn watchpoints(&self) -> u64 {
+        field(self.dfr0, 20) + 1
+    }
+
     /// FEAT_CSV2_2 or FEAT_CSV2_1p2: SCXTNUM_EL1 and SCXTNUM_EL0.
-    const fn has_software_context(&self) -> bool {
+    pub const fn has_software_context(&self) -> bool {
         field(self.pfr0, 56) >= 2 || (field(self.pfr0, 56) == 1 && field(self.pfr1, 32) == 2)
     }
 
@@ -199,7 +229,7 @@ impl CpuId {
         if self.has_limited_ordering_regions() {
             hcr |= TLOR;
         }
-        if self.has_pointer_authentication() {
+        if self.has_address_authentication() {
             hcr |= APK_API;
         }
         if self.has_software_context() {

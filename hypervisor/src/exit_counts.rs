@@ -42,12 +42,18 @@ pub const NAMED: [(Exit, &str); KINDS] = [
 
 /// One CPU's counts. An increment is a plain load and store: only the CPU itself may count, any CPU may read.
 #[derive(Debug)]
+#[repr(transparent)]
 pub struct ExitCounts([AtomicU64; KINDS]);
 
 impl ExitCounts {
     /// All zero.
     pub const fn new() -> Self {
         Self([const { AtomicU64::new(0) }; KINDS])
+    }
+
+    /// Where one of the counts lies, in bytes from the first.
+    pub const fn offset_of(exit: Exit) -> usize {
+        size_of::<AtomicU64>() * exit as usize
     }
 
     /// Counts one exit.

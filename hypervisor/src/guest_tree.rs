@@ -17,7 +17,7 @@ use crate::range::PhysRange;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use console::DEFAULT_CLOCK_HZ;
+pub use console::DEFAULT_CLOCK_HZ;
 use error::MAX_SIZE;
 use vm_fdt::FdtWriter;
 use writer::{CLOCK, Writer, Written, unit};

@@ -1,5 +1,6 @@
 //! CPUs that come to EL2 when the guest runs already, and have less than the ones that were compared before it started.
 
+use crate::granule::Granule;
 use stage2::Features;
 
 /// What is to happen to a CPU that has less: the option `late-cpu`.
@@ -26,6 +27,7 @@ pub enum Answer {
 
 /// Compares what a CPU has with what is in use.
 pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
+    let (in_use, found) = (in_use.used_by::<Granule>(), found.used_by::<Granule>());
     let common = in_use.weakest(found);
     if common == in_use {
         return Answer::Join;
@@ -35,7 +37,9 @@ pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
     }
     // What the table's registers, or code that was chosen at boot, rely on can't be taken back from the other CPUs.
     if common.with_bbm(in_use.bbm).with_tlbi_range(in_use.tlbi_range).with_errata(in_use.errata) != in_use {
-        return Answer::Refuse("it lacks address bits, VMID bits, FEAT_LSE or hardware dirty state that are in use");
+        return Answer::Refuse(
+            "it lacks address bits, the granule, VMID bits, FEAT_LSE or hardware dirty state that are in use",
+        );
     }
     match choice {
         Choice::Repaint => Answer::Repaint,
@@ -50,6 +54,7 @@ pub fn answer(choice: Choice, in_use: Features, found: Features) -> Answer {
 mod tests {
     use super::*;
     use stage2::features::{BbmLevel, Errata, HardwareUpdate};
+    use stage2::{Granule4KLpa2, Granule16K};
 
     const IN_USE: Features = Features::MINIMAL
         .with_pa_bits(40)
@@ -64,6 +69,8 @@ mod tests {
         for choice in [Choice::Refuse, Choice::Repaint] {
             assert_eq!(answer(choice, IN_USE, IN_USE), Answer::Join);
             assert_eq!(answer(choice, IN_USE, more), Answer::Join);
+            let wide = more.with_pa_bits(52).with_granule::<Granule4KLpa2>(true).with_granule::<Granule16K>(true);
+            assert_eq!(answer(choice, wide, more), Answer::Join, "nobody uses 52-bit addresses, or another granule");
         }
     }
 

@@ -11,6 +11,7 @@ mod sync {
 pub mod cpu_id;
 pub mod efi;
 pub mod exit_counts;
+pub mod granule;
 pub mod guest_tree;
 pub mod id_registers;
 pub mod image;
@@ -20,7 +21,6 @@ pub mod machine;
 pub mod mmio;
 pub mod not_frozen;
 pub mod options;
-pub mod page_hash;
 pub mod policy;
 pub mod power_state;
 pub mod range;

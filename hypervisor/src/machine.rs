@@ -59,6 +59,7 @@ impl Machine {
         let chosen_bytes = |name| chosen.and_then(|chosen| chosen.property(name)).unwrap_or_default();
         let notes = [modules.notes, devices.notes, withheld(&devices.hidden)].concat();
         let machine = Self {
+            page: crate::granule::PAGE,
             ram,
             reserved,
             cpus,
@@ -80,6 +81,15 @@ impl Machine {
         };
         machine.check_devices()?;
         Ok(machine)
+    }
+
+    /// The guest's kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::NoKernel`].
+    pub fn kernel(&self) -> Result<&Module, MachineError> {
+        self.kernel.as_ref().ok_or(MachineError::NoKernel)
     }
 }
 

@@ -12,13 +12,18 @@ impl<G> NotFrozen<G> {
     #[inline(always)]
     pub fn read(read: impl Fn() -> G, is_frozen: impl Fn(&G) -> bool, wait: impl Fn()) -> Self {
         loop {
-            let held = read();
-            if !is_frozen(&held) {
-                return Self(held);
+            if let Some(held) = Self::of(read(), &is_frozen) {
+                return held;
             }
-            drop(held);
             wait();
         }
+    }
+
+    /// What is held, or nothing if it is frozen: then it is let go.
+    #[inline(always)]
+    pub fn of(held: G, is_frozen: impl FnOnce(&G) -> bool) -> Option<Self> {
+        let frozen = is_frozen(&held);
+        (!frozen).then_some(Self(held))
     }
 }
 
@@ -75,6 +80,15 @@ mod tests {
             assert_eq!((waits, held.0.0.frozen_for.get(), lock.held.get()), (frozen_for, 0, 1));
             drop(held);
             assert_eq!(lock.held.get(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_frozen_is_let_go_by_one_that_does_not_wait() {
+        for frozen_for in [0, 1] {
+            let lock = Lock { held: Cell::new(0), frozen_for: Cell::new(frozen_for) };
+            let held = NotFrozen::of(lock.read(), |held| held.0.frozen_for.get() > 0);
+            assert_eq!((held.is_some(), lock.held.get()), (frozen_for == 0, 1 - frozen_for));
         }
     }
 }

@@ -15,10 +15,14 @@ pub struct Options {
     pub log: LevelFilter,
     /// How the size of a stage-2 leaf is changed.
     pub bbm: SizeChangeChoice,
+    /// What the guest's RAM is mapped with.
+    pub leaves: Leaves,
     /// Addresses of virtio-mmio transports that the guest is given, DMA and all.
     pub grant_dma: Vec<u64>,
     /// Addresses of virtio-mmio transports that the guest is given by way of EL2.
     pub mediate: Vec<u64>,
+    /// The address of the virtio-mmio transport of the disk that a guest is saved in, or comes from.
+    pub store: Option<u64>,
     /// Whether instructions at EL2 are counted, which makes sense under QEMU's `-icount` only.
     pub icount: bool,
     /// A crash on purpose as the guest starts, to test the crash report.
@@ -33,6 +37,10 @@ pub struct Options {
     pub weaken: Option<u64>,
     /// The management core leaves every so manyth dirty page out of its reports, to test that an audit finds it.
     pub drop_dirty: Option<u64>,
+    /// Whether the guest is one that was saved, and starts when the management core is told to.
+    pub resume: bool,
+    /// The register that a guest that was saved does not get back, to test that it is missed.
+    pub leave_out: Option<String>,
     /// What mediated devices write is not marked in one of two cases, to test that an audit finds it.
     pub unmarked: Option<Unmarked>,
 }
@@ -42,8 +50,10 @@ impl Default for Options {
         Self {
             log: LevelFilter::Info,
             bbm: SizeChangeChoice::Auto,
+            leaves: Leaves::Runs,
             grant_dma: Vec::new(),
             mediate: Vec::new(),
+            store: None,
             icount: false,
             crash: None,
             manager: None,
@@ -51,6 +61,8 @@ impl Default for Options {
             late_cpu: late_cpu::Choice::Refuse,
             weaken: None,
             drop_dirty: None,
+            resume: false,
+            leave_out: None,
             unmarked: None,
         }
     }
@@ -67,6 +79,17 @@ pub enum SizeChangeChoice {
     NoTranslation,
     /// In one store (FEAT_BBML2).
     Direct,
+}
+
+/// The value of `leaves`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaves {
+    /// Pages alone, to compare with.
+    Pages,
+    /// Blocks where they fit, without contiguous runs.
+    Blocks,
+    /// Blocks where they fit, and runs of sixteen blocks or pages.
+    Runs,
 }
 
 /// The value of `crash`.
@@ -98,7 +121,7 @@ struct Key {
 }
 
 /// All keys; messages list them in this order.
-const KEYS: [Key; 12] = [
+const KEYS: [Key; 16] = [
     Key {
         name: "log",
         values: "off|error|warn|info|debug|trace",
@@ -134,6 +157,15 @@ const KEYS: [Key; 12] = [
         },
     },
     Key {
+        name: "leaves",
+        values: "pages|blocks|runs",
+        set: |options, value| {
+            let leaves = [("pages", Leaves::Pages), ("blocks", Leaves::Blocks), ("runs", Leaves::Runs)];
+            options.leaves = choose(value, leaves)?;
+            Some(())
+        },
+    },
+    Key {
         name: "grant-dma",
         values: "ADDRESS in hexadecimal",
         set: |options, value| {
@@ -151,6 +183,14 @@ const KEYS: [Key; 12] = [
                     options.mediate.push(device);
                 }
             }
+            Some(())
+        },
+    },
+    Key {
+        name: "store",
+        values: "virtio_mmio@ADDRESS, or the address in hexadecimal",
+        set: |options, value| {
+            options.store = Some(transport(value)?);
             Some(())
         },
     },
@@ -210,6 +250,22 @@ const KEYS: [Key; 12] = [
         set: |options, value| {
             options.drop_dirty = Some(value.parse().ok().filter(|&every| every > 0)?);
             Some(())
+        },
+    },
+    Key {
+        name: "resume",
+        values: "on|off",
+        set: |options, value| {
+            options.resume = switch(value)?;
+            Some(())
+        },
+    },
+    Key {
+        name: "leave-out",
+        values: "REGISTER as the Arm ARM calls it",
+        set: |options, value| {
+            options.leave_out = Some(value.to_string()).filter(|name| !name.is_empty());
+            options.leave_out.is_some().then_some(())
         },
     },
     Key {
@@ -305,103 +361,4 @@ impl Options {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn an_empty_line_leaves_the_defaults() {
-        assert_eq!(Options::parse(" \t "), Ok(Options::default()));
-    }
-
-    #[test]
-    fn every_option_is_read() {
-        let line = "log=debug bbm=break grant-dma=0xa003e00 grant-dma=A003C00 mediate=virtio_mmio@a000000,0xa000200 \
-                    mediate=a000000 icount=on crash=overflow manager=off \
-                    hypercalls=on late-cpu=repaint weaken=0x1 drop-dirty=1000 unmarked=completed";
-        assert_eq!(
-            Options::parse(line),
-            Ok(Options {
-                log: LevelFilter::Debug,
-                bbm: SizeChangeChoice::BreakBeforeMake,
-                grant_dma: Vec::from([0xa00_3e00, 0xa00_3c00]),
-                mediate: Vec::from([0xa00_0000, 0xa00_0200]),
-                icount: true,
-                crash: Some(Crash::Overflow),
-                manager: Some(false),
-                hypercalls: true,
-                late_cpu: late_cpu::Choice::Repaint,
-                weaken: Some(1),
-                drop_dirty: Some(1000),
-                unmarked: Some(Unmarked::Completed),
-            })
-        );
-    }
-
-    /// Goes through the lists that users are shown: each value in them is taken, and changes something or is the
-    /// default.
-    #[test]
-    fn the_listed_values_are_the_legal_ones() {
-        for key in &KEYS {
-            let mut seen = Vec::new();
-            for value in key.values.split('|').filter(|value| !value.contains(' ')) {
-                let options = Options::parse(&alloc::format!("{}={value}", key.name)).unwrap();
-                assert!(!seen.contains(&options), "{}={value} does what another value does", key.name);
-                seen.push(options);
-            }
-        }
-    }
-
-    #[test]
-    fn the_last_of_two_counts() {
-        assert_eq!(Options::parse("bbm=nt bbm=direct").unwrap().bbm, SizeChangeChoice::Direct);
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_and_the_known_ones_are_listed() {
-        let sentence = Options::parse("log=info lgo=info").unwrap_err().to_string();
-        assert!(sentence.contains("no option lgo=info"), "{sentence}");
-        assert!(KEYS.iter().all(|key| sentence.contains(key.name) && sentence.contains(key.values)), "{sentence}");
-    }
-
-    #[test]
-    fn a_bad_value_is_named_and_the_legal_ones_are_listed() {
-        for word in [
-            "log=loud",
-            "log",
-            "log=",
-            "bbm=2",
-            "mediate=",
-            "mediate=a000000,",
-            "mediate=virtio_mmio@",
-            "mediate=virtio@a000000",
-            "icount=yes",
-            "crash=off",
-            "manager=1",
-            "weaken=x",
-            "drop-dirty=0",
-        ] {
-            let error = Options::parse(word).unwrap_err();
-            let name = word.split('=').next();
-            let values = KEYS.iter().find(|key| Some(key.name) == name).unwrap().values;
-            assert_eq!(error, OptionError::BadValue { word: word.to_string(), values });
-            assert!(error.to_string().contains(word) && error.to_string().contains(values));
-        }
-    }
-
-    #[test]
-    fn an_address_is_unsigned_and_has_64_bits() {
-        for word in ["grant-dma=", "grant-dma=0x", "grant-dma=+1", "grant-dma=-1", "grant-dma=10000000000000000"] {
-            assert!(matches!(Options::parse(word), Err(OptionError::BadValue { .. })), "{word}");
-        }
-        assert_eq!(Options::parse("grant-dma=ffffffffffffffff").unwrap().grant_dma, [u64::MAX]);
-    }
-
-    proptest! {
-        #[test]
-        fn no_line_panics(line in "\\PC*", words in "((log|bbm|grant-dma|crash)=?[a-z0-9x+-]{0,18} ?){0,8}") {
-            let _ = Options::parse(&line);
-            let _ = Options::parse(&words);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,5 @@
-//! What the guest may do with the first page of a GICv3 redistributor (Arm IHI 0069, 12.11).
+//! What the guest may do with the first page of a GICv3 redistributor (Arm IHI 0069, 12.11): 4 KiB of its first frame, 16, or
+//! all 64.
 //!
 //! The page has the registers that make the redistributor read and write tables of LPIs in memory, at physical addresses
 //! that stage 2 does not check. They are hidden, and LPIs with them; the rest is passed on.
@@ -23,8 +24,11 @@ const STATUSR: u64 = 0x10;
 /// GICR_WAKER.
 const WAKER: u64 = 0x14;
 
-/// GICR_PIDR2, beyond the first page.
+/// GICR_PIDR2, beyond the first 4 KiB.
 pub const PIDR2: u64 = 0xffe8;
+/// The identification registers, of which it is one, and the last of them.
+const ID: u64 = 0xffd0;
+const LAST_ID: u64 = 0xfffc;
 
 /// GICR_CTLR without EnableLPIs (bit 0), CES (1) and IR (2), which have to do with LPIs.
 const CTLR_MASK: u64 = 0xffff_fff8;
@@ -39,7 +43,7 @@ pub const fn read(offset: u64, bytes: u8) -> Answer {
         (TYPER, 8) => Answer::Masked(TYPER_MASK),
         (TYPER, 4) => Answer::Masked(TYPER_MASK & 0xffff_ffff),
         (0x0c, 4) => Answer::Masked(TYPER_MASK >> 32),
-        (IIDR | STATUSR | WAKER, 4) => Answer::Masked(0xffff_ffff),
+        (IIDR | STATUSR | WAKER | ID..=LAST_ID, 4) => Answer::Masked(0xffff_ffff),
         _ => Answer::Nothing,
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Only those parts of `fdt` are used that cannot panic on a [`CheckedTree`]: finding the root, going through children
 //! and properties. Cells and strings are decoded here.
+//!
+//! All nodes and properties are listed once, when a tree is opened: `fdt` finds a property, or the next node, by reading all
+//! that comes before it, names and all, and a boot asks for thousands.
 
 #[cfg(any(test, feature = "edit"))]
 pub mod edit;
@@ -14,24 +17,60 @@ use crate::range::PhysRange;
 use crate::tree_check::CheckedTree;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use fdt::Fdt;
 use fdt::node::FdtNode;
 
 /// A checked tree, opened for reading.
 pub struct Tree<'a> {
     fdt: Option<Fdt<'a>>,
+    /// In the tree's order, the root first.
+    nodes: Vec<Listed<'a>>,
+    /// Of all nodes, in the tree's order.
+    properties: Vec<(&'a str, &'a [u8])>,
+}
+
+/// A node in the list.
+struct Listed<'a> {
+    name: &'a str,
+    /// Its properties' places.
+    properties: Range<u32>,
+    /// The place behind all that is below it.
+    end: u32,
 }
 
 impl<'a> Tree<'a> {
     /// Opens `tree`.
     pub fn open(tree: &'a CheckedTree) -> Self {
         // A checked tree has a header that `fdt` accepts; were it otherwise, the tree would read as an empty one.
-        Self { fdt: Fdt::new(tree.bytes()).ok() }
+        let fdt = Fdt::new(tree.bytes()).ok();
+        let mut this = Self { fdt: None, nodes: Vec::new(), properties: Vec::new() };
+        if let Some(root) = fdt.as_ref().and_then(|fdt| fdt.find_node("/")) {
+            this.list(root);
+        }
+        Self { fdt, ..this }
+    }
+
+    /// Recursion ends where the checked tree does, which is not deep.
+    fn list(&mut self, raw: FdtNode<'_, 'a>) {
+        let (own, first) = (self.nodes.len(), self.properties.len() as u32);
+        self.properties.extend(raw.properties().map(|property| (property.name, property.value)));
+        let properties = first..self.properties.len() as u32;
+        self.nodes.push(Listed { name: raw.name, properties, end: 0 });
+        raw.children().for_each(|child| self.list(child));
+        let end = self.nodes.len() as u32;
+        if let Some(node) = self.nodes.get_mut(own) {
+            node.end = end;
+        }
     }
 
     /// The root node.
     pub fn root(&self) -> Option<Node<'_, 'a>> {
-        self.fdt.as_ref()?.find_node("/").map(|raw| Node { raw })
+        self.node(0)
+    }
+
+    fn node(&self, place: u32) -> Option<Node<'_, 'a>> {
+        self.nodes.get(place as usize).map(|listed| Node { tree: self, listed, place })
     }
 
     /// The entries of the memory reservation block.
@@ -44,13 +83,15 @@ impl<'a> Tree<'a> {
 /// One node.
 #[derive(Clone, Copy)]
 pub struct Node<'b, 'a> {
-    raw: FdtNode<'b, 'a>,
+    tree: &'b Tree<'a>,
+    listed: &'b Listed<'a>,
+    place: u32,
 }
 
 impl<'b, 'a> Node<'b, 'a> {
     /// Its name with the unit address, `pl011@9000000`.
     pub fn name(self) -> &'a str {
-        self.raw.name
+        self.listed.name
     }
 
     /// Its name without the unit address, `pl011`.
@@ -60,7 +101,8 @@ impl<'b, 'a> Node<'b, 'a> {
 
     /// Its children.
     pub fn children(self) -> impl Iterator<Item = Node<'b, 'a>> {
-        self.raw.children().map(|raw| Node { raw })
+        let below = move |place| self.tree.node(place).filter(|node| node.place < self.listed.end);
+        core::iter::successors(below(self.place + 1), move |child| below(child.listed.end))
     }
 
     /// The child of this base name.
@@ -70,7 +112,8 @@ impl<'b, 'a> Node<'b, 'a> {
 
     /// Its properties, in the tree's order.
     pub fn properties(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
-        self.raw.properties().map(|property| (property.name, property.value))
+        let Range { start, end } = self.listed.properties;
+        self.tree.properties.get(start as usize..end as usize).unwrap_or_default().iter().copied()
     }
 
     /// The bytes of a property.

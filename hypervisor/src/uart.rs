@@ -1,10 +1,12 @@
 //! UARTs, as far as sending needs: where each kind has its transmitter, and how to tell that there is room in it.
 //!
-//! Firmware has set the UART up, and the guest's driver will: EL2 changes nothing but the register for data. No library does
+//! Firmware has set the UART up, and the guest's driver will: EL2 changes nothing but the register for data, and, for a moment,
+//! what shows a 16550's divisor. No library does
 //! this for all kinds, with registers as far apart and as wide as a device tree says, and without waiting for ever.
 
 use crate::transmitter::Transmitter;
 
+mod clock;
 #[cfg(test)]
 mod tests;
 

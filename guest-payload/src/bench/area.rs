@@ -50,7 +50,16 @@ impl Area {
     ///
     /// If there are not as many.
     pub fn allocate(bytes: u64) -> Result<Self, Failure> {
-        let start = memory::allocate(bytes, BLOCK).ok_or("the machine has too little memory")?;
+        Self::allocate_aligned(bytes, BLOCK)
+    }
+
+    /// The same, at a multiple of `alignment`.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn allocate_aligned(bytes: u64, alignment: u64) -> Result<Self, Failure> {
+        let start = memory::allocate(bytes, alignment).ok_or("the machine has too little memory")?;
         Ok(Self { start, bytes })
     }
 
@@ -104,6 +113,27 @@ impl Area {
     /// If the call fails.
     pub fn protect(self, permissions: u64) -> Result<u64, Failure> {
         self.call(function::PROTECT, permissions, "protect failed")
+    }
+
+    /// Takes it from the guest and gives it back: instructions of each.
+    ///
+    /// # Errors
+    ///
+    /// If the call fails.
+    pub fn remap(self) -> Result<(u64, u64), Failure> {
+        let timed = call(function::REMAP, [self.start, self.bytes, 0], "remap failed")?;
+        Ok((timed.answer[1], timed.answer[2]))
+    }
+
+    /// Makes all of it one block of 1 GiB.
+    ///
+    /// # Errors
+    ///
+    /// If the call fails, or it is none.
+    pub fn make_gib(self) -> Result<(), Failure> {
+        self.collapse()?;
+        let leaf = call(function::LEAF, [self.start, 0, 0], "nothing is mapped")?.answer;
+        if (leaf[1], leaf[2]) == (self.start, leaf::BLOCK_1G) { Ok(()) } else { Err("no block of 1 GiB was made") }
     }
 
     fn call(self, function: u32, argument: u64, what: Failure) -> Result<u64, Failure> {

@@ -11,6 +11,8 @@ pub struct Timed {
     pub answer: [u64; 3],
     /// Instructions, the HVC counted in.
     pub instructions: u64,
+    /// The reading of the counter before the HVC.
+    pub began: u64,
 }
 
 /// Calls the hypervisor, and nothing else in between the readings.
@@ -37,7 +39,7 @@ pub fn call(function: u32, arguments: [u64; 3]) -> Timed {
         );
     }
     // The second reading is an instruction too.
-    Timed { answer, instructions: after - before - 1 }
+    Timed { answer, instructions: after - before - 1, began: before }
 }
 
 /// Stores to `address`, and returns the instructions of the exit that this caused: 0 if it caused none.

@@ -12,7 +12,8 @@
 //! bench: end
 //! ```
 //!
-//! `filter=TEXT` measures the rows whose name contains TEXT, and no counts.
+//! `filter=TEXT` measures the rows whose name contains TEXT, and counts of these alone; `filter=vcpus` first writes of all CPUs at
+//! once, and nothing else.
 //!
 //! `call`: the instruction that exits to EL2 and all that is executed before the next one. `page`: the same for one or two
 //! calls on many pages, by their number.
@@ -21,8 +22,10 @@ mod area;
 mod bystander;
 mod counts;
 mod measure;
+mod paths;
 mod rows;
 pub mod strategy;
+mod vcpus;
 
 use crate::calls::hypercall;
 use crate::machine::{cpu, memory, smp};
@@ -38,7 +41,8 @@ pub fn run() {
     } else {
         let mark = memory::mark();
         // An interrupt would be measured along.
-        let rows = cpu::without_interrupts(rows::print);
+        let together = options::get().filter == "vcpus";
+        let rows = cpu::without_interrupts(if together { vcpus::print } else { rows::print });
         memory::release_to(&mark);
         // A filter is for rows.
         if options::get().filter.is_empty() { rows.and_then(|()| counts::print()) } else { rows }

@@ -2,7 +2,8 @@
 
 use super::area::{Area, BLOCK, PAGE};
 use super::measure::{self, Failure, print_calls, print_pages};
-use crate::machine::disk::{self, Disk};
+use super::paths;
+use crate::machine::disk::{self, Descriptor, Disk, NEXT, WRITE};
 use crate::machine::timer;
 use crate::options;
 use hypervisor_abi::permissions;
@@ -27,7 +28,9 @@ const SAMPLES: usize = (AREA / PAGE) as usize;
 /// If the machine is too small or a call fails.
 pub fn print() -> Result<(), Failure> {
     let buffer = Area::allocate(BLOCK)?;
-    let large = Area::allocate(LARGE)?;
+    // A block more, for a GiB that no block of 1 GiB can map.
+    let gib_and_more = Area::allocate_aligned(LARGE + BLOCK, LARGE)?;
+    let large = gib_and_more.first(LARGE);
     let area = large.first(AREA);
     let samples = Area::allocate((SAMPLES * size_of::<u64>()) as u64)?;
     // SAFETY: memory that was just taken, aligned and large enough.
@@ -69,8 +72,28 @@ pub fn print() -> Result<(), Failure> {
     if wanted("stop") {
         stop(area, buffer)?;
     }
+    if wanted("start-log-blocks") {
+        start_log("start-log-blocks", large, buffer, Area::make_blocks)?;
+    }
+    if wanted("start-log-gib") {
+        start_log("start-log-gib", large, buffer, Area::make_gib)?;
+    }
+    if wanted("stop-and-collapse") {
+        stop_and_collapse(area, buffer)?;
+    }
+    if wanted("unmap-gib") || wanted("map-gib") {
+        remap(Area { start: large.start + BLOCK, ..large })?;
+    }
+    if wanted("unmapped-fetch") {
+        paths::aborted_fetches()?;
+    }
+    if wanted("cpu-on") {
+        paths::cpu_on()?;
+    }
     if wanted("disk-read") && disk::place().is_some() {
         disk_reads()?;
+        disk_mib("disk-read-mib", false)?;
+        disk_mib("disk-write-mib", true)?;
     }
     if wanted("collapse-512") {
         collapse(area, samples)?;
@@ -254,41 +277,109 @@ fn stop(area: Area, buffer: Area) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The start of a log of a GiB, in such leaves as `make` makes.
+fn start_log(row: &str, large: Area, buffer: Area, make: impl Fn(Area) -> Result<(), Failure>) -> Result<(), Failure> {
+    let mut samples = [0; REPEATS];
+    for sample in &mut samples {
+        make(large)?;
+        let log = large.log(buffer)?;
+        *sample = log.start;
+        log.stop()?;
+    }
+    print_calls(row, &mut samples);
+    Ok(())
+}
+
+/// The end of a log of 32 blocks, all of whose pages were written: they are blocks again.
+fn stop_and_collapse(area: Area, buffer: Area) -> Result<(), Failure> {
+    let mut samples = [0; REPEATS];
+    for sample in &mut samples {
+        area.make_blocks()?;
+        let log = area.log(buffer)?;
+        area.make_pages()?;
+        (0..area.pages()).for_each(|page| _ = area.store(page));
+        *sample = log.stop_and_collapse()?;
+    }
+    print_calls("stop-and-collapse", &mut samples);
+    Ok(())
+}
+
+/// A GiB of 512 blocks, taken away and given back.
+fn remap(area: Area) -> Result<(), Failure> {
+    let (mut unmap, mut map) = ([0; REPEATS], [0; REPEATS]);
+    for (unmap, map) in unmap.iter_mut().zip(&mut map) {
+        area.make_blocks()?;
+        (*unmap, *map) = area.remap()?;
+    }
+    print_calls("unmap-gib", &mut unmap);
+    print_calls("map-gib", &mut map);
+    Ok(())
+}
+
+const NO_DISK: Failure = "the disk does not work";
+
 /// A page from a disk, again and again: the notification, and the two accesses that the interrupt's handler makes.
 fn disk_reads() -> Result<(), Failure> {
-    const WHY: Failure = "the disk does not work";
     let buffer = Area::allocate(BLOCK)?.start;
-    let mut disk = Disk::open(16).map_err(|_| WHY)?;
-    let register = |offset| disk::place().map_or(0, |place| place.registers.base() + offset);
+    let mut disk = Disk::open(16).map_err(|_| NO_DISK)?;
     let mut samples = [0; MANY_REPEATS];
     let mut rest = samples.iter_mut();
     // The first ones find caches and tables as they are left by others.
     for warm in (0..MANY_REPEATS + 8).map(|round| round >= 8) {
         disk.prepare(0, false, 0, buffer, PAGE as u32);
-        disk.offer(0);
-        // SAFETY: the disk reads and writes what was prepared.
-        let notify = unsafe { measure::store_register(register(disk::register::QUEUE_NOTIFY), 0) };
-        // The status byte comes before the interrupt: what is measured behind it is repeated if it came too early.
-        let (mut pending, mut acknowledge) = (0, 0);
-        let done = timer::wait_until(5000, || {
-            if disk.status(0) != 0 {
-                return false;
-            }
-            // SAFETY: loads of InterruptStatus have no effect.
-            pending = unsafe { measure::load_register(register(disk::register::INTERRUPT_STATUS)) };
-            // SAFETY: the handler's acknowledgement.
-            acknowledge = unsafe { measure::store_register(register(disk::register::INTERRUPT_ACK), 1) };
-            disk.look_used().is_some()
-        });
-        if !done {
-            return Err(WHY);
-        }
+        let instructions = exits_of_request(&mut disk)?;
         if warm && let Some(sample) = rest.next() {
-            *sample = notify + pending + acknowledge;
+            *sample = instructions;
         }
     }
     print_calls("disk-read", &mut samples);
     Ok(())
+}
+
+/// A MiB from a disk or to it, in requests of 64 KiB whose 16 pages lie apart, as those of a page cache.
+fn disk_mib(row: &str, write: bool) -> Result<(), Failure> {
+    const SEGMENTS: u16 = 16;
+    const REQUESTS: u64 = (1 << 20) / (SEGMENTS as u64 * PAGE);
+    let buffer = Area::allocate(BLOCK)?.start;
+    let mut disk = Disk::open(32).map_err(|_| NO_DISK)?;
+    let mut samples = [0; REPEATS];
+    for sample in &mut samples {
+        for _ in 0..REQUESTS {
+            let flags = NEXT | if write { 0 } else { WRITE };
+            disk.prepare(0, write, 0, buffer, PAGE as u32);
+            let status = disk.rings + 3 * PAGE + 16;
+            for segment in 0..SEGMENTS {
+                let address = buffer + 2 * PAGE * u64::from(segment);
+                disk.set(1 + segment, Descriptor { address, bytes: PAGE as u32, flags, next: 2 + segment });
+            }
+            disk.set(1 + SEGMENTS, Descriptor { address: status, bytes: 1, flags: WRITE, next: 0 });
+            *sample += exits_of_request(&mut disk)?;
+        }
+    }
+    print_calls(row, &mut samples);
+    println!("count: {row}-exits {}", 3 * REQUESTS);
+    Ok(())
+}
+
+/// Offers the request at descriptor 0, waits for it, and returns the instructions of its three exits.
+fn exits_of_request(disk: &mut Disk) -> Result<u64, Failure> {
+    let register = |offset| disk::place().map_or(0, |place| place.registers.base() + offset);
+    disk.offer(0);
+    // SAFETY: the disk reads and writes what was prepared.
+    let notify = unsafe { measure::store_register(register(disk::register::QUEUE_NOTIFY), 0) };
+    // The status byte comes before the interrupt: what is measured behind it is repeated if it came too early.
+    let (mut pending, mut acknowledge) = (0, 0);
+    let done = timer::wait_until(5000, || {
+        if disk.status(0) != 0 {
+            return false;
+        }
+        // SAFETY: loads of InterruptStatus have no effect.
+        pending = unsafe { measure::load_register(register(disk::register::INTERRUPT_STATUS)) };
+        // SAFETY: the handler's acknowledgement.
+        acknowledge = unsafe { measure::store_register(register(disk::register::INTERRUPT_ACK), 1) };
+        disk.look_used().is_some()
+    });
+    if done { Ok(notify + pending + acknowledge) } else { Err(NO_DISK) }
 }
 
 /// 512 pages that are all alike become a block: one call a block.

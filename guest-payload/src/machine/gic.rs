@@ -16,6 +16,9 @@ pub const WAKE_SGI: u32 = 0;
 /// The interrupt that ends what a CPU is running.
 pub const ABANDON_SGI: u32 = 1;
 
+/// The interrupt that nobody here uses.
+const SPARE_SGI: u32 = 15;
+
 /// The controller's registers.
 enum Gic {
     V2 { distributor: Registers, cpu_interface: Registers },
@@ -149,7 +152,9 @@ fn init_private(registers: &Registers, offset: u64, group: u32) {
     for register in 0..8 {
         registers.write(offset + gicd::IPRIORITYR + register * 4, 0x8080_8080);
     }
-    registers.write(offset + gicd::ISENABLER, 0xffff);
+    // All but one, which a hypervisor may use to wake a CPU that sleeps.
+    registers.write(offset + gicd::ICENABLER, 1 << SPARE_SGI);
+    registers.write(offset + gicd::ISENABLER, 0xffff & !(1 << SPARE_SGI));
 }
 
 /// Where a CPU's redistributor is in the region.

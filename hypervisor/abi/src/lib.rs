@@ -10,8 +10,12 @@
 pub mod events;
 #[cfg(feature = "manager")]
 pub mod manager;
+#[cfg(feature = "saved")]
+pub mod page_hash;
 #[cfg(feature = "events")]
 pub mod recorded;
+#[cfg(feature = "saved")]
+pub mod saved;
 
 /// Function identifiers.
 pub mod function {
@@ -52,6 +56,11 @@ pub mod function {
     /// and then all is as before; `x2` = 0 ends a test early. `x1` is the number of requests that were refused since this
     /// was called last.
     pub const REFUSE_FRAMES: u32 = 0xc600_0006;
+    /// How often this guest has gone on from a save in `x1`, and in `x2` how often this machine has stopped it to save it.
+    pub const RESUMED: u32 = 0xc600_0007;
+    /// Takes the range `x1`, `x2` of RAM from the guest and gives it back with all permissions, while all others wait: how many
+    /// ticks of CNTPCT_EL0 the first took in `x1`, and the second in `x2`.
+    pub const REMAP: u32 = 0xc600_0008;
     /// Gives the range `x1`, `x2` the [`permissions`](super::permissions) `x3`.
     pub const PROTECT: u32 = 0xc600_0010;
     /// Splits the range `x1`, `x2` to leaves no larger than [`leaf`](super::leaf) `x3`.

@@ -15,7 +15,7 @@ pub use frame::{Frame, Frames, decode, encode};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. Hosts and hypervisors of different versions do not talk.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 6;
 
 /// The most bytes that a message may take before it is framed.
 pub const MAX_MESSAGE: usize = 4096;
@@ -61,6 +61,15 @@ pub enum Policy {
     Deny,
 }
 
+/// Which pages are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Share {
+    /// All, into a file that begins anew.
+    All,
+    /// Those that the log has found dirty since it was asked last, behind what the file has.
+    Dirty,
+}
+
 /// What the host can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -102,6 +111,14 @@ pub enum Request {
     Freeze,
     /// Lets them go on: [`Reply::Done`].
     Thaw,
+    /// Makes mediated devices quiet, for a save or a log's last harvest: what they have written is in the log, they write nothing
+    /// more, and the guest's accesses to them wait: [`Reply::Done`].
+    Quiesce,
+    /// Lets them go on where they were; the guest is not frozen: [`Reply::Done`].
+    Resume {
+        /// Each device by way of the state that a save keeps of it.
+        restored: bool,
+    },
     /// Splits all of the guest's memory to pages and collapses it again: [`Reply::Done`].
     Storm,
     /// Splits, protects and collapses ranges of the guest's memory at random, so many times: [`Reply::Done`].
@@ -121,6 +138,23 @@ pub enum Request {
         /// Milliseconds.
         milliseconds: u32,
     },
+    /// Writes pages of the guest's memory to the store, as the format of `hypervisor_abi::saved` has them: [`Reply::Sent`].
+    Send {
+        /// Which.
+        share: Share,
+        /// The guest is stopped first, and stays so; its state and the file's end follow the pages.
+        stop: bool,
+    },
+    /// Takes the memory and the state of a guest from the store, on a machine that was started with `resume=on`, from where
+    /// it was when this was asked last: [`Reply::Loaded`].
+    Load {
+        /// Bytes of the file that there are by now.
+        end: u64,
+    },
+    /// Lets the guest run: one that was loaded whole, or one that was stopped to be sent: [`Reply::Done`].
+    Go,
+    /// Ends the machine of a guest that was stopped to be sent: it goes on elsewhere: [`Reply::Done`].
+    Release,
     /// The host wants nothing more; a guest that has ended may end the machine: [`Reply::Done`].
     Bye,
 }
@@ -147,6 +181,19 @@ pub struct Findings {
     pub over_reported: u64,
     /// Address of the first missed page.
     pub first_missed: Option<u64>,
+}
+
+/// What it took to send the last part of a guest, in ticks of CNTPCT_EL0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Downtime {
+    /// From the first CPU that was stopped to the last byte of the file.
+    pub ticks: u64,
+    /// Of these, for the hash of all memory.
+    pub hash_ticks: u64,
+    /// Ticks in a second.
+    pub frequency: u64,
+    /// The hash of all memory (`hash` of `hypervisor_abi::saved::End`).
+    pub hash: u64,
 }
 
 /// An answer.
@@ -178,7 +225,7 @@ pub enum Reply<'a> {
         census: Census,
     },
     /// Words of the dirty bitmap, [`WORD_BYTES`] bytes each, little-endian: the address of the page that bit 0 stands for,
-    /// then 64 pages' bits. [`words`] reads them.
+    /// then 64 pages' bits. [`words`] reads them. All pages here are of 4 KiB, whatever the granule of the guest's table.
     Pages(#[serde(borrow)] &'a [u8]),
     /// The last answer to [`Request::Harvest`].
     Harvested {
@@ -246,6 +293,26 @@ pub enum Reply<'a> {
     Waited {
         /// Whether the guest has turned the machine off, or reset it: it waits for [`Request::Bye`].
         ended: bool,
+    },
+    /// The answer to [`Request::Send`].
+    Sent {
+        /// Pages that were sent.
+        pages: u64,
+        /// Pages that are zero: they were named only.
+        zero_pages: u64,
+        /// Bytes of the file now.
+        end: u64,
+        /// Pages that the log has found dirty meanwhile; nothing if no log runs, or the guest is stopped.
+        left: Option<u64>,
+        /// What it took while the guest was stopped, once it was.
+        stopped: Option<Downtime>,
+    },
+    /// The answer to [`Request::Load`].
+    Loaded {
+        /// Pages that were read.
+        pages: u64,
+        /// The hash of all memory, once all has come: it is what the file's end says.
+        hash: Option<u64>,
     },
     /// Done.
     Done,

@@ -119,7 +119,10 @@ unsafe impl<P: Maintenance, R: Recorder> Maintenance for Recorded<P, R> {
         let is_broadcast = |scope| scope == Scope::Broadcast;
         let invalidation = match tlbi {
             Tlbi::Ipa { ipa, scope } => Invalidation::Ipas2E1 { ipa: ipa.0, broadcast: is_broadcast(scope) },
-            Tlbi::Range { base, scale, num } => Invalidation::Ripas2E1 { base: base.0, scale, num },
+            // A hypervisor that keeps events has one granule: 4 KiB.
+            Tlbi::Range { base, scale, num, granule: _, unit: _ } => {
+                Invalidation::Ripas2E1 { base: base.0, scale, num }
+            }
             Tlbi::VaLocal { va } => Invalidation::Vaae1 { va },
             Tlbi::VmallE1(scope) => Invalidation::VmallE1 { broadcast: is_broadcast(scope) },
             Tlbi::VmallS12E1(scope) => Invalidation::VmallS12E1 { broadcast: is_broadcast(scope) },

@@ -210,7 +210,7 @@ fn barriers_and_invalidations_are_kept_for_the_vmid_that_is_held() {
         ),
         (Tlbi::Ipa { ipa: Ipa(0x6000), scope: Scope::Local }, Invalidation::Ipas2E1 { ipa: 0x6000, broadcast: false }),
         (
-            Tlbi::Range { base: Ipa(0x7000), scale: 1, num: 2 },
+            Tlbi::Range { base: Ipa(0x7000), scale: 1, num: 2, granule: 12, unit: 12 },
             Invalidation::Ripas2E1 { base: 0x7000, scale: 1, num: 2 },
         ),
         (Tlbi::VaLocal { va: 0x8000 }, Invalidation::Vaae1 { va: 0x8000 }),

@@ -275,8 +275,8 @@ fn what_the_image_loaded_stands_in_chosen() {
         assert!(!has_modules(&Tree::open(&checked)));
         let written = write(&checked, &gibibyte(), Some(&LOADED)).unwrap();
         let machine = read(&written).unwrap();
-        assert_eq!((machine.bootargs.as_str(), machine.kernel.range), ("log=info", LOADED.kernel));
-        assert_eq!(machine.kernel.bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
+        assert_eq!((machine.bootargs.as_str(), machine.kernel.as_ref().unwrap().range), ("log=info", LOADED.kernel));
+        assert_eq!(machine.kernel.as_ref().unwrap().bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
         assert_eq!(machine.initrd.map(|initrd| initrd.range), LOADED.initrd);
         let written = CheckedTree::new(&written).unwrap();
         assert!(has_modules(&Tree::open(&written)));

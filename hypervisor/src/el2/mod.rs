@@ -7,6 +7,7 @@ mod boot;
 mod exits;
 mod manager;
 mod mediation;
+mod saving;
 // The end of EL2 itself.
 mod crash;
 mod guest_memory;

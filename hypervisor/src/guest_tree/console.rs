@@ -6,10 +6,9 @@ use crate::uart::Kind;
 use alloc::format;
 use alloc::string::String;
 
-/// The rate of QEMU's and most boards' peripheral clock, for a console that names none that is fixed.
-pub(super) const DEFAULT_CLOCK_HZ: u32 = 24_000_000;
-/// What SBSA's binding wants to be told where the machine's tree does not: nothing is set to it.
-const DEFAULT_SPEED: u32 = 115_200;
+/// The rate of QEMU's and most boards' peripheral clock, for a console whose own is not known. Linux's drivers do not start without
+/// a rate.
+pub const DEFAULT_CLOCK_HZ: u32 = 24_000_000;
 
 /// The clocks that Linux's drivers want, by the name that they have in the UART's binding.
 fn clock_names(uart: &Uart) -> &'static [&'static str] {
@@ -60,8 +59,9 @@ impl Writer {
                 Kind::Ns16550 if clock_names(uart).is_empty() => {
                     tree.cell("clock-frequency", uart.clock_hz.unwrap_or(DEFAULT_CLOCK_HZ))?;
                 }
+                // SBSA's binding wants to be told; nothing is set to it.
                 Kind::Sbsa if !uart.cells.iter().any(|(name, _)| *name == "current-speed") => {
-                    tree.cell("current-speed", DEFAULT_SPEED)?;
+                    tree.cell("current-speed", uart.speed())?;
                 }
                 _ => {}
             }

@@ -70,7 +70,7 @@ fn the_guests_command_line_is_bytes_and_the_hypervisors_is_text() {
     let machine = read(|tree| {
         tree.at(KERNEL).set("bootargs", *b"name=caf\xe9 quiet\0");
     });
-    assert_eq!(machine.unwrap().kernel.bootargs.as_deref(), Some(&b"name=caf\xe9 quiet"[..]));
+    assert_eq!(machine.unwrap().kernel.as_ref().unwrap().bootargs.as_deref(), Some(&b"name=caf\xe9 quiet"[..]));
     let error = read(|tree| {
         tree.at("chosen").set("bootargs", *b"bbm=break \xff\0");
     })
@@ -110,7 +110,7 @@ fn modules_by_xens_older_names_are_read() {
         (b"xen,multiboot-module\0", b"multiboot,ramdisk\0multiboot,module\0"),
     ] {
         let machine = names(kernel, initrd).unwrap();
-        assert_eq!(machine.kernel.range.start(), 0x4800_0000);
+        assert_eq!(machine.kernel.as_ref().unwrap().range.start(), 0x4800_0000);
         assert_eq!(machine.initrd.unwrap().range.start(), 0x4c00_0000);
     }
     // A policy of Xen's is told and left alone; of a kind that nobody knows, refused.
@@ -130,7 +130,7 @@ fn modules_below_a_node_of_their_own_are_read() {
         chosen.add(modules);
     })
     .unwrap();
-    assert_eq!(machine.kernel.name, "/chosen/modules/module@0x48000000");
+    assert_eq!(machine.kernel.as_ref().unwrap().name, "/chosen/modules/module@0x48000000");
     assert!(machine.initrd.is_some());
 }
 
@@ -150,7 +150,7 @@ fn command_lines_are_given_out_as_xen_does() {
             }
         })
         .unwrap();
-        let guest = machine.kernel.bootargs.map(|bytes| String::from_utf8(bytes).unwrap());
+        let guest = machine.kernel.unwrap().bootargs.map(|bytes| String::from_utf8(bytes).unwrap());
         (machine.bootargs, guest.unwrap_or_default())
     };
     let (own, guest, plain) = ("xen,xen-bootargs", "xen,dom0-bootargs", "bootargs");

@@ -56,6 +56,9 @@ const CELLS: [&str; 7] =
     ["reg-shift", "reg-io-width", "reg-offset", "fifo-size", "tx-threshold", "current-speed", "arm,primecell-periphid"];
 const FLAGS: [&str; 3] = ["no-loopback-test", "auto-flow-control", "fsl,dte-mode"];
 
+/// The speed of a console that says none.
+const DEFAULT_SPEED: u32 = 115_200;
+
 /// The UART that is the console.
 pub(super) struct Console {
     /// Its node.
@@ -110,6 +113,16 @@ impl Console {
             line: line(index, self.place),
             options: self.options.clone(),
         }
+    }
+}
+
+impl Uart {
+    /// Bits a second that firmware has set it to: what `stdout-path` or the node says, or else what nearly all boards have.
+    pub fn speed(&self) -> u32 {
+        let options = self.options.as_deref().unwrap_or("");
+        let digits = options.find(|char: char| !char.is_ascii_digit()).unwrap_or(options.len());
+        let said = self.cells.iter().find(|(name, _)| *name == "current-speed").map(|(_, speed)| *speed);
+        options[..digits].parse().ok().or(said).unwrap_or(DEFAULT_SPEED)
     }
 }
 

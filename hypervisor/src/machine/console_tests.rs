@@ -173,3 +173,22 @@ fn how_the_boot_loader_set_it_up_and_numbers_it_is_kept() {
     });
     assert_eq!(old.uart.unwrap().options.as_deref(), Some("9600"));
 }
+
+#[test]
+fn its_speed_is_what_firmware_has_been_told_by_the_same_tree() {
+    let speed = |stdout: &[u8], cells: &[(&str, u32)]| {
+        let machine = read(|tree| {
+            tree.at("chosen").set("stdout-path", stdout);
+            for (name, cell) in cells {
+                tree.at(UART).set_cells(name, &[*cell]);
+            }
+        });
+        machine.uart.unwrap().speed()
+    };
+    assert_eq!(speed(b"/pl011@9000000:1500000n8\0", &[]), 1_500_000);
+    assert_eq!(speed(b"/pl011@9000000:9600\0", &[("current-speed", 19_200)]), 9600);
+    assert_eq!(speed(b"/pl011@9000000\0", &[("current-speed", 19_200)]), 19_200);
+    for options in [&b"/pl011@9000000\0"[..], b"/pl011@9000000:n8\0", b"/pl011@9000000:99999999999\0"] {
+        assert_eq!(speed(options, &[]), 115_200, "{options:?}");
+    }
+}

@@ -123,6 +123,8 @@ pub enum MachineError {
         device: String,
         /// Its registers.
         registers: PhysRange,
+        /// Bytes of a page.
+        page: u64,
     },
     /// No redistributor is where one must be.
     NoRedistributor {
@@ -200,11 +202,7 @@ impl fmt::Display for MachineError {
                 "the device tree has {device} at {registers} in the same pages as {other} at {range}, and the guest \
                  would be given both: correct the tree"
             ),
-            Self::PartOfPage { device, registers } => write!(
-                f,
-                "the device tree has {device} at {registers}, which are not whole pages of 4 KiB, and the guest would be \
-                 given what else is there: correct the tree"
-            ),
+            Self::PartOfPage { device, registers, page } => part_of_page(f, device, *registers, *page),
             Self::NoRedistributor { address } => write!(
                 f,
                 "the device tree says that a GICv3 redistributor is at {address:#x}, but its GICR_PIDR2 is none: correct \
@@ -212,6 +210,17 @@ impl fmt::Display for MachineError {
             ),
         }
     }
+}
+
+/// [`MachineError::PartOfPage`].
+fn part_of_page(f: &mut fmt::Formatter<'_>, device: &str, registers: PhysRange, page: u64) -> fmt::Result {
+    write!(
+        f,
+        "the device tree has {device} at {registers}, which are not whole pages of {} KiB, and the guest would be given what \
+         else is there: correct the tree",
+        page >> 10
+    )?;
+    if page > 4096 { f.write_str(", or take the hypervisor with pages of 4 KiB") } else { Ok(()) }
 }
 
 impl core::error::Error for MachineError {}

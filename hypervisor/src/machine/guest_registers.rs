@@ -4,10 +4,11 @@
 //! are the frames in [`Machine`], which end where the architecture ends them, and of redistributors what GICR_TYPER says;
 //! whatever else a node's `reg` covers, and whatever another node covers, disabled or not, is not the guest's. A small
 //! device whose pages do not pass is not mapped: EL2 forwards accesses to its registers, and to nothing beside them. The
-//! first pages of redistributors, which have registers that make the hardware write memory, are not mapped either.
+//! first pages of redistributors, which have registers that make the hardware write memory, are not mapped either. A page
+//! is one of the guest's table ([`Machine::page`]): with a larger granule, more devices do not fill theirs.
 
 use super::error::MachineError;
-use super::parts::{Device, Gic, GicV3, InterruptKind, Machine, PAGE_SIZE, Placed, limit};
+use super::parts::{Device, Gic, GicV3, InterruptKind, Machine, Placed, limit};
 use crate::range::{PhysRange, merged};
 use crate::redistributor::{self, Answer};
 use alloc::string::ToString;
@@ -148,7 +149,7 @@ impl GuestRegisters {
             if !start.is_multiple_of(FRAME) || !redistributor::is_redistributor(read(start + redistributor::PIDR2, 4)) {
                 return Err(MachineError::NoRedistributor { address: start });
             }
-            let first = frame.at_most(PAGE_SIZE);
+            let first = frame.at_most(claims.page);
             self.guard(first, Kind::Redistributor);
             self.mapped.extend(PhysRange::new(first.end(), frame.end()));
             let typer = read(start + redistributor::TYPER, 8);
@@ -165,7 +166,7 @@ impl GuestRegisters {
     /// Maps a frame, or has EL2 forward what is meant for it when there is, or may be, something else in its pages.
     fn map_or_forward(&mut self, claims: &Claims<'_>, frame: Placed<'_>) -> Result<(), MachineError> {
         claims.apart(frame, frame.1)?;
-        if is_whole_pages(frame.1) {
+        if claims.is_whole_pages(frame.1) {
             self.mapped.push(frame.1);
         } else {
             self.guard(frame.1, Kind::Forwarded);
@@ -216,22 +217,26 @@ impl GuestRegisters {
 }
 
 /// All that anything says lies anywhere.
-struct Claims<'a>(Vec<Placed<'a>>);
+struct Claims<'a> {
+    all: Vec<Placed<'a>>,
+    /// [`Machine::page`].
+    page: u64,
+}
 
 impl<'a> Claims<'a> {
     fn of(machine: &'a Machine) -> Self {
-        let mut claims = machine.memory();
-        claims.extend(machine.given());
-        claims.extend(machine.virtio.iter().map(|device| (VIRTIO, device.registers)));
-        claims.extend(machine.hidden.iter().map(|hidden| (&hidden.name[..], hidden.registers)));
-        Self(claims)
+        let mut all = machine.memory();
+        all.extend(machine.given());
+        all.extend(machine.virtio.iter().map(|device| (VIRTIO, device.registers)));
+        all.extend(machine.hidden.iter().map(|hidden| (&hidden.name[..], hidden.registers)));
+        Self { all, page: machine.page }
     }
 
     /// That nothing but `own`, which is one of these, claims a byte of `range`.
     fn apart(&self, own: Placed<'_>, range: PhysRange) -> Result<(), MachineError> {
         // Of two that claim the same, one is another's.
-        let place = self.0.iter().position(|claim| *claim == own);
-        let others = self.0.iter().enumerate().filter(|(index, _)| Some(*index) != place).map(|(_, claim)| claim);
+        let place = self.all.iter().position(|claim| *claim == own);
+        let others = self.all.iter().enumerate().filter(|(index, _)| Some(*index) != place).map(|(_, claim)| claim);
         let other = { others }.find(|claim| claim.1.overlaps(range));
         other.map_or(Ok(()), |&(other, with)| {
             Err(MachineError::SharedPage {
@@ -245,16 +250,16 @@ impl<'a> Claims<'a> {
 
     /// That `frame` fills its pages, and shares no byte of them. It is a part of `own`, which is one of these.
     fn whole_pages(&self, own: Placed<'_>, frame: PhysRange) -> Result<(), MachineError> {
-        if !is_whole_pages(frame) {
-            return Err(MachineError::PartOfPage { device: own.0.to_string(), registers: frame });
+        if !self.is_whole_pages(frame) {
+            return Err(MachineError::PartOfPage { device: own.0.to_string(), registers: frame, page: self.page });
         }
         self.apart(own, frame)
     }
-}
 
-/// Whether there is nothing else in its pages that nobody lists.
-fn is_whole_pages(frame: PhysRange) -> bool {
-    frame.start().is_multiple_of(PAGE_SIZE) && frame.end().is_multiple_of(PAGE_SIZE)
+    /// Whether there is nothing else in its pages that nobody lists.
+    fn is_whole_pages(&self, frame: PhysRange) -> bool {
+        frame.start().is_multiple_of(self.page) && frame.end().is_multiple_of(self.page)
+    }
 }
 
 impl Machine {

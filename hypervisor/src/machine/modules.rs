@@ -24,7 +24,7 @@ enum Kind {
 
 /// What was loaded for the guest.
 pub(super) struct Modules {
-    pub kernel: Module,
+    pub kernel: Option<Module>,
     pub initrd: Option<Module>,
     /// The hypervisor's own command line.
     pub bootargs: String,
@@ -35,7 +35,9 @@ pub(super) struct Modules {
 impl Modules {
     /// Reads `/chosen`.
     pub fn read(root: Node<'_, '_>, chosen: Option<Node<'_, '_>>) -> Result<Self, MachineError> {
-        let chosen = chosen.ok_or(MachineError::NoKernel)?;
+        let Some(chosen) = chosen else {
+            return Ok(Self { kernel: None, initrd: None, bootargs: String::new(), notes: Vec::new() });
+        };
         let bus = Bus::of_root(root).with_counts_of(chosen);
         let mut found = Found { kernel: None, initrd: None, unnamed: 0, notes: Vec::new() };
         for node in chosen.children() {
@@ -47,13 +49,16 @@ impl Modules {
                 found.add(&bus, &format!("/chosen/{}/{}", parent.name(), node.name()), node)?;
             }
         }
-        let Found { kernel, initrd, mut notes, .. } = found;
-        let mut kernel = kernel.ok_or(MachineError::NoKernel)?;
+        let Found { mut kernel, initrd, mut notes, .. } = found;
         // A property of Xen's says whose `bootargs` is: the hypervisor's own, unless it has `xen,xen-bootargs` for itself.
         let own = chosen.property("xen,xen-bootargs");
         let others = own.and(chosen.property("bootargs"));
         let guests = chosen.property("xen,dom0-bootargs").or(others);
-        kernel.bootargs = kernel.bootargs.or_else(|| guests.map(text_of));
+        if let Some(kernel) = &mut kernel
+            && kernel.bootargs.is_none()
+        {
+            kernel.bootargs = guests.map(text_of);
+        }
         let (name, own) = match own {
             Some(own) => ("xen,xen-bootargs", own),
             None => ("bootargs", chosen.property("bootargs").unwrap_or_default()),
@@ -62,7 +67,8 @@ impl Modules {
             property: name,
             text: String::from_utf8_lossy(error.as_bytes()).into_owned(),
         })?;
-        if let Some(length) = kernel.bootargs.as_ref().map(Vec::len).filter(|&length| length >= COMMAND_LINE_SIZE) {
+        let length = kernel.as_ref().and_then(|kernel| kernel.bootargs.as_ref()).map(Vec::len);
+        if let Some(length) = length.filter(|&length| length >= COMMAND_LINE_SIZE) {
             notes.push(format!(
                 "the guest's command line has {length} bytes, and an arm64 Linux takes {}: it leaves out the rest",
                 COMMAND_LINE_SIZE - 1

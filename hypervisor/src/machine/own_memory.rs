@@ -18,8 +18,12 @@ const BLOCK: u64 = 2 << 20;
 const LEAST_POOL: u64 = 1 << 20;
 /// Bits of address that EL2's own translation reaches.
 const EL2_BITS: u8 = 48;
-/// The sizes of leaves, runs of sixteen included, the largest first.
-const LEAVES: [u64; 5] = [1 << 30, 32 << 20, BLOCK, 64 << 10, PAGE_SIZE];
+/// The sizes of leaves, runs included, the largest first: with pages of 4, 16 and 64 KiB.
+const LEAVES: [&[u64]; 3] = [
+    &[1 << 30, 32 << 20, 2 << 20, 64 << 10, 4 << 10],
+    &[1 << 30, 32 << 20, 2 << 20, 16 << 10],
+    &[16 << 30, 512 << 20, 2 << 20, 64 << 10],
+];
 
 /// What the hypervisor's own memory is chosen for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +94,7 @@ impl Machine {
         let round_up = |address: u64| address.checked_next_multiple_of(BLOCK).unwrap_or(address);
 
         let free = self.free().into_iter().find(|range| range.contains(start)).map(|range| range.end());
-        let loaded = self.loaded(needs.tree).into_iter().map(|(_, range)| range.start());
+        let loaded = self.loaded(needs.tree).map(|(_, range)| range.start());
         let limit = loaded.filter(|&address| address >= image_end).chain(free).min().unwrap_or(image_end);
         let wanted_end = image_end.saturating_add(needs.pool);
 
@@ -106,7 +110,15 @@ impl Machine {
 
     /// The guest's memory, by whole pages, where the hypervisor keeps `own`: sorted, joined.
     pub fn guest_memory(&self, own: PhysRange) -> Vec<PhysRange> {
-        without(&self.free(), &[own]).into_iter().filter_map(|range| range.shrunk_to(PAGE_SIZE)).collect()
+        without(&self.free(), &[own]).into_iter().filter_map(|range| range.shrunk_to(self.page)).collect()
+    }
+
+    /// What of `left`, where images of the hypervisor lay that no longer run, the guest gets where the hypervisor keeps `own`. No
+    /// module is in it: firmware may have put one where an application of its own had ended.
+    pub fn left_behind(&self, own: PhysRange, left: &[PhysRange]) -> Vec<PhysRange> {
+        let modules: Vec<PhysRange> = self.modules().map(|(_, range)| range).collect();
+        let kept = without(left, &self.guest_memory(own));
+        without(&without(left, &kept), &modules)
     }
 
     /// What that memory consists of.
@@ -114,10 +126,11 @@ impl Machine {
         let memory = self.guest_memory(own);
         let first = |ranges: &[PhysRange]| ranges.first().map(|range| range.start());
         let all = self.guest_memory(PhysRange::default());
+        let sizes = LEAVES.into_iter().find(|sizes| sizes.last() == Some(&self.page)).unwrap_or_default();
         GuestShape {
             ranges: memory.len(),
             late: first(&memory) != first(&all),
-            leaves: memory.iter().map(|&range| leaves(range, &LEAVES)).sum(),
+            leaves: memory.iter().map(|&range| leaves(range, sizes)).sum(),
         }
     }
 
@@ -166,17 +179,39 @@ impl Machine {
         without(&self.ram, &self.reserved)
     }
 
-    /// What a loader has put into RAM, besides the image.
-    fn loaded(&self, tree: PhysRange) -> Vec<(String, PhysRange)> {
-        let modules = core::iter::once(&self.kernel).chain(&self.initrd);
-        let modules = modules.map(|module| (alloc::format!("the module {}", module.name), module.range));
-        modules.chain([("the device tree".to_string(), tree)]).collect()
+    /// Where the device tree lies if the hypervisor has `place`: where it does now, or, if that is in `place`, where a copy of it
+    /// goes first: below, where nothing else is. Nothing if there is no room.
+    pub fn tree_place(&self, place: PhysRange, needs: &Needs) -> Option<PhysRange> {
+        let tree = needs.tree;
+        if !tree.overlaps(place) {
+            return Some(tree);
+        }
+        let start = place.start().checked_sub(tree.size())? & !(PAGE_SIZE - 1);
+        let copy = PhysRange::with_size(start, tree.size())?;
+        let is_free = self.free().iter().any(|range| range.contains_range(copy));
+        (is_free && !copy.overlaps(tree) && self.fixed_in(copy, needs).is_none()).then_some(copy)
     }
 
-    /// What keeps the image from going to `place`. A device that a tree has inside RAM may use that memory.
+    /// What a loader has put into RAM, besides the image.
+    fn loaded(&self, tree: PhysRange) -> impl Iterator<Item = (String, PhysRange)> {
+        self.modules().chain([("the device tree".to_string(), tree)])
+    }
+
+    fn modules(&self) -> impl Iterator<Item = (String, PhysRange)> {
+        let modules = self.kernel.iter().chain(&self.initrd);
+        modules.map(|module| (alloc::format!("the module {}", module.name), module.range))
+    }
+
+    /// What keeps the image from going to `place`.
     fn in_the_way(&self, place: PhysRange, needs: &Needs) -> Option<(String, PhysRange)> {
+        let tree = || self.tree_place(place, needs).is_none().then(|| ("the device tree".to_string(), needs.tree));
+        self.fixed_in(place, needs).or_else(tree)
+    }
+
+    /// What lies in `place` and cannot be moved. A device that a tree has inside RAM may use that memory.
+    fn fixed_in(&self, place: PhysRange, needs: &Needs) -> Option<(String, PhysRange)> {
         let image = ("the image itself".to_string(), needs.image);
-        let loaded = self.loaded(needs.tree).into_iter().chain([image]).find(|(_, range)| range.overlaps(place));
+        let loaded = self.modules().chain([image]).find(|(_, range)| range.overlaps(place));
         let device = || self.hidden.iter().find(|hidden| hidden.registers.overlaps(place));
         loaded.or_else(|| device().map(|hidden| (hidden.name.clone(), hidden.registers)))
     }

@@ -11,7 +11,7 @@ pub const MAX_CPUS: usize = 64;
 /// The most ranges of RAM, and of reserved memory, and of redistributors, that a tree may have.
 pub const MAX_REGIONS: usize = 64;
 
-/// What is given to a guest is given by whole pages.
+/// Bytes of the pages that EL2 maps for itself.
 pub(super) const PAGE_SIZE: u64 = 4096;
 
 /// Something with a name, and where it lies.
@@ -20,6 +20,9 @@ pub(super) type Placed<'a> = (&'a str, PhysRange);
 /// Everything known about the machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// Bytes of the pages that the guest is given: memory and registers are the guest's by whole pages, or not mapped.
+    /// [`granule::PAGE`](crate::granule::PAGE).
+    pub page: u64,
     /// RAM: sorted, joined, not empty.
     pub ram: Vec<PhysRange>,
     /// Parts of RAM that firmware keeps: `/reserved-memory` and the memory reservation block; sorted, joined.
@@ -44,8 +47,8 @@ pub struct Machine {
     pub virtio: Vec<Device>,
     /// Everything else that has registers, disabled or not, and what the nodes above have beyond theirs: not for the guest.
     pub hidden: Vec<Hidden>,
-    /// The guest's kernel.
-    pub kernel: Module,
+    /// The guest's kernel; there is none where a guest that was saved is to go on.
+    pub kernel: Option<Module>,
     /// The guest's initramfs.
     pub initrd: Option<Module>,
     /// The hypervisor's own command line.
@@ -208,7 +211,7 @@ pub struct Uart {
     pub port: Port,
     /// Those of its names that Linux has a driver for, the most specific first.
     pub compatible: Vec<&'static str>,
-    /// The rate in Hz of its first clock, where that is a fixed one.
+    /// The rate in Hz of its first clock, where that is a fixed one, or is known otherwise.
     pub clock_hz: Option<u32>,
     /// Properties of one cell that Linux's drivers act on.
     pub cells: Vec<(&'static str, u32)>,

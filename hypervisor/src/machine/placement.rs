@@ -27,7 +27,7 @@ impl Machine {
     ///
     /// [`MachineError::OutsideRam`], [`MachineError::Overlap`].
     pub fn check_placement(&self, hypervisor: PhysRange, device_tree: PhysRange) -> Result<(), MachineError> {
-        let modules = core::iter::once(&self.kernel).chain(&self.initrd);
+        let modules = self.kernel.iter().chain(&self.initrd);
         let modules: Vec<(String, PhysRange)> =
             modules.map(|module| (alloc::format!("the module {}", module.name), module.range)).collect();
         let hypervisor = ("the hypervisor", hypervisor);

@@ -68,9 +68,9 @@ fn qemus_machines_are_read() {
                 Device { registers: range(0xa00_0000 + index * 0x200, 0x200), interrupt, dma_coherent: true }
             );
         }
-        assert_eq!(machine.kernel.name, "/chosen/module@0x48000000");
-        assert_eq!(machine.kernel.range, range(0x4800_0000, 1 << 20));
-        assert_eq!(machine.kernel.bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
+        assert_eq!(machine.kernel.as_ref().unwrap().name, "/chosen/module@0x48000000");
+        assert_eq!(machine.kernel.as_ref().unwrap().range, range(0x4800_0000, 1 << 20));
+        assert_eq!(machine.kernel.as_ref().unwrap().bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
         let initrd = machine.initrd.unwrap();
         assert_eq!((initrd.range, initrd.bootargs), (range(0x4c00_0000, 3 << 20), None));
         assert_eq!(machine.bootargs, "log=debug bbm=auto");
@@ -192,7 +192,7 @@ fn modules_use_the_cell_counts_of_chosen() {
         chosen.at("module@0x48000000").set_cells("reg", &[0x4900_0000, 0x1000]);
         chosen.at("module@0x4c000000").set_cells("reg", &[0x4a00_0000, 0x1000]);
     });
-    assert_eq!(machine.kernel.range, range(0x4900_0000, 0x1000));
+    assert_eq!(machine.kernel.as_ref().unwrap().range, range(0x4900_0000, 0x1000));
 }
 
 #[test]
@@ -210,16 +210,19 @@ fn modules_without_a_kind_are_kernel_and_ramdisk_in_this_order() {
     let [kernel, ramdisk] = [&b"multiboot,kernel\0multiboot,module\0"[..], b"multiboot,ramdisk\0multiboot,module\0"];
     for (first, second) in [(plain, plain), (plain, ramdisk), (kernel, ramdisk)] {
         let found = machine(GIC3, kinds(first, second));
-        assert_eq!((found.kernel.range.start(), found.initrd.unwrap().range.start()), (0x4c00_0000, 0x4800_0000));
+        assert_eq!(
+            (found.kernel.as_ref().unwrap().range.start(), found.initrd.unwrap().range.start()),
+            (0x4c00_0000, 0x4800_0000)
+        );
     }
-    assert_eq!(machine(GIC3, kinds(ramdisk, plain)).kernel.range.start(), 0x4800_0000);
+    assert_eq!(machine(GIC3, kinds(ramdisk, plain)).kernel.unwrap().range.start(), 0x4800_0000);
     assert_eq!(error(GIC3, kinds(plain, kernel)), MachineError::ModuleTwice { kind: "kernel" });
     // GRUB writes a byte more than the string has.
     let found = machine(GIC3, |tree| {
         kinds(plain, plain)(tree);
         tree.at("chosen").at(FIRST).set("bootargs", *b"console=ttyAMA0 quiet\0\xfd");
     });
-    assert_eq!(found.kernel.bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
+    assert_eq!(found.kernel.as_ref().unwrap().bootargs.as_deref(), Some(&b"console=ttyAMA0 quiet"[..]));
     let third = |tree: &mut TestNode| {
         kinds(plain, plain)(tree);
         let chosen = tree.at("chosen");

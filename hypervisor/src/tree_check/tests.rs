@@ -238,9 +238,11 @@ fn read_to_the_end(bytes: &[u8]) -> (bool, bool) {
     let mut holes = machine.reserved.clone();
     holes.push(hypervisor);
     let memory = without(&machine.ram, &holes);
+    // A tree without a kernel is one for a guest that was saved.
+    let Ok(kernel) = machine.kernel() else { return (true, true) };
     let request = Request {
         kernel: image::examine(bytes).unwrap_or(image::Kernel::Raw),
-        kernel_file: machine.kernel.range,
+        kernel_file: kernel.range,
         initrd: machine.initrd.as_ref().map(|initrd| initrd.range),
         guest_ram: &memory,
     };
@@ -250,7 +252,7 @@ fn read_to_the_end(bytes: &[u8]) -> (bool, bool) {
     let guest = guest_tree::Guest {
         memory: &memory,
         cpus: &cpus,
-        bootargs: machine.kernel.bootargs.as_deref(),
+        bootargs: kernel.bootargs.as_deref(),
         initrd: plan.ok().and_then(|plan| plan.initrd),
         pmu: true,
         granted: &granted,

@@ -47,7 +47,7 @@ fn bad_arguments() -> Outcome {
 
 fn unknown_calls() -> Outcome {
     required()?;
-    for number in [0xc600_0007_u32, 0xc600_000f, 0xc600_0013, 0xc600_0025, 0xc600_0033, 0xc600_ffff, 0x8600_0001] {
+    for number in [0xc600_0009_u32, 0xc600_000f, 0xc600_0013, 0xc600_0025, 0xc600_0033, 0xc600_ffff, 0x8600_0001] {
         check_eq!(status_of(hvc(number, [0; 3])), status::NOT_SUPPORTED, "the call {number:#x}");
     }
     Ok(())

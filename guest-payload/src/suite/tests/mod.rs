@@ -16,6 +16,7 @@ mod must_fail;
 mod protection;
 mod psci;
 mod registers;
+mod saved;
 mod sizes;
 mod smccc;
 mod storm;
@@ -27,7 +28,7 @@ mod wide;
 use crate::suite::group::Group;
 
 /// All groups, in the order in which they run.
-pub const GROUPS: [Group; 22] = [
+pub const GROUPS: [Group; 23] = [
     boot::GROUP,
     tree::GROUP,
     memory::GROUP,
@@ -49,6 +50,7 @@ pub const GROUPS: [Group; 22] = [
     wide::GROUP,
     storm::GROUP,
     virtio::GROUP,
+    saved::GROUP,
     hostile::GROUP,
 ];
 

@@ -81,7 +81,7 @@ mod tests {
     extern crate std;
 
     use super::*;
-    use crate::manager::{MAX_WORDS, Mechanism, Policy, Reply, Request};
+    use crate::manager::{MAX_WORDS, Mechanism, Policy, Reply, Request, Share};
     use proptest::prelude::*;
     use std::vec::Vec;
 
@@ -111,6 +111,8 @@ mod tests {
             any::<bool>().prop_map(|all_dirty| Request::Start { mechanism: Mechanism::HardwareBlock, all_dirty }),
             any::<(u64, u64)>().prop_map(|(start, end)| Request::Protect { start, end, policy: Policy::Deny }),
             any::<u32>().prop_map(|milliseconds| Request::Wait { milliseconds }),
+            any::<bool>().prop_map(|stop| Request::Send { share: Share::Dirty, stop }),
+            any::<u64>().prop_map(|end| Request::Load { end }),
             Just(Request::Audit),
             Just(Request::Bye),
         ]

@@ -44,6 +44,13 @@ pub fn close() {
     CONSOLE.port.store(ptr::null_mut(), Release);
 }
 
+/// The rate in Hz of the clock of the UART that is in use, which firmware has set to `speed` bits a second, where its divisor tells.
+/// Called before anybody else uses the UART.
+pub fn clock_hz(speed: u32) -> Option<u32> {
+    let _held = CONSOLE.line.lock();
+    port()?.clock_hz(&Hardware, &CONSOLE.transmitter, speed)
+}
+
 /// The UART that is in use.
 fn port() -> Option<&'static Port> {
     // SAFETY: null, or from `open`, which has given it away for good.
@@ -77,7 +84,7 @@ impl Registers for Hardware {
         match bytes {
             _ if at_el2() => {
                 // SAFETY: `open` was promised a UART there. The guest has it too and EL2 may interrupt itself when it crashes;
-                // both can at worst mix up characters, since nothing but data is stored.
+                // both can at worst mix up characters, since nothing but data is stored once there is a guest.
                 let _ = unsafe { device::store(address, bytes, value.into()) };
             }
             1 => plain_store(address, value as u8),

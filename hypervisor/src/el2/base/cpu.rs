@@ -187,6 +187,15 @@ pub unsafe fn fault_history() -> &'static mut FaultHistory {
     unsafe { &mut *this_cpu().fault_history.get() }
 }
 
+/// The executing CPU has nothing to do before another one has done something. YIELD first: an emulator that runs its CPUs in turn, as QEMU
+/// does when it counts instructions, goes over to the one that is waited for.
+#[inline(always)]
+pub fn pause() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+    core::hint::spin_loop();
+}
+
 /// The state of the CPU that executes this.
 #[inline(always)]
 pub fn this_cpu() -> &'static PerCpu {

@@ -1,4 +1,5 @@
-//! Accesses to devices' registers that EL2 makes on the guest's account: an external abort is the guest's, not EL2's end.
+//! Accesses to registers that may not answer: devices' on the guest's account, where an external abort is the guest's and not
+//! EL2's end, and system registers that a CPU should have and may not.
 
 use core::arch::asm;
 
@@ -57,7 +58,7 @@ pub unsafe fn load(address: u64, bytes: u8) -> Option<u64> {
     }
 }
 
-/// Stores to a register of 1, 2 or 4 bytes, as all that are guarded have; nothing if the access takes an exception.
+/// Stores to a register of 1, 2, 4 or 8 bytes; nothing if the access takes an exception.
 ///
 /// # Safety
 ///
@@ -66,7 +67,22 @@ pub unsafe fn store(address: u64, bytes: u8, value: u64) -> Option<()> {
     let stored = match bytes {
         1 => access!("strb {value:w}, [{address}]", address, value),
         2 => access!("strh {value:w}, [{address}]", address, value),
-        _ => access!("str {value:w}, [{address}]", address, value),
+        4 => access!("str {value:w}, [{address}]", address, value),
+        _ => access!("str {value}, [{address}]", address, value),
     };
     stored.map(|_| ())
+}
+
+/// The claim tags, as DBGCLAIMCLR_EL1 shows them; nothing where the CPU has none, as QEMU's before version 8.
+pub fn load_claim() -> Option<u64> {
+    // SAFETY: reading has no effect; where the register is missing, the exception is mended.
+    access!("mrs {value}, S2_0_C7_C9_6 // {address}", 0u64, 0u64)
+}
+
+/// Clears all claim tags, then sets these.
+pub fn store_claim(tags: u64) -> Option<()> {
+    // SAFETY: tags belong to the guest; where the registers are missing, the exception is mended.
+    access!("msr S2_0_C7_C9_6, {value} // {address}", 0u64, u64::MAX)?;
+    // SAFETY: as above.
+    access!("msr S2_0_C7_C8_6, {value} // {address}", 0u64, tags).map(|_| ())
 }

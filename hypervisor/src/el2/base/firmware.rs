@@ -23,6 +23,8 @@ pub enum End {
     PowerOff,
     /// The guest reset the machine.
     Reset,
+    /// The guest was saved, and goes on elsewhere.
+    Saved,
     /// The hypervisor cannot run what it was given.
     Refused,
     /// The hypervisor crashed.
@@ -35,6 +37,7 @@ impl End {
         match self {
             End::PowerOff => "power-off",
             End::Reset => "reset",
+            End::Saved => "saved",
             End::Refused => "refused",
             End::Panic => "panic",
         }

@@ -3,6 +3,7 @@
 pub mod console;
 pub mod cpu;
 pub mod device;
+pub mod dma;
 pub mod firmware;
 pub mod frames;
 pub mod heap;

@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypervisor::machine::{Gic, GuestRegisters, Machine, Needs};
-use hypervisor::page_hash::{WORDS, page_hash};
 use hypervisor::range::{PhysRange, merged, without};
+use hypervisor_abi::page_hash::{WORDS, page_hash};
 use spin::Once;
 
 const PAGE: u64 = 4096;
@@ -178,8 +178,8 @@ const DEVICE: Attributes = Attributes::VALID
     .union(Attributes::ATTRIBUTE_INDEX_0)
     .union(Attributes::XN);
 
-/// Builds the final map and changes over to it. `management` are the registers of the management core's device, `registers`
-/// the guest's.
+/// Builds the final map and changes over to it. `own_devices` are the registers of the management core's devices, the first of
+/// which is there if there is such a core; `registers` are the guest's.
 ///
 /// # Errors
 ///
@@ -187,7 +187,7 @@ const DEVICE: Attributes = Attributes::VALID
 pub fn switch_to_own_map(
     machine: &Machine,
     own: &OwnMemory,
-    management: Option<PhysRange>,
+    own_devices: [Option<PhysRange>; 2],
     registers: &GuestRegisters,
 ) -> Result<(), Refusal> {
     let mut map = IdMap::new(0, El2);
@@ -215,11 +215,20 @@ pub fn switch_to_own_map(
         Gic::V2(_) => &[][..],
         Gic::V3(gic) => &gic.redistributors,
     };
-    // EL2 makes interrupts of mediated devices pending.
-    let distributor = registers.mediated().next().map(|_| machine.gic.distributor());
-    let mediated = registers.mediated().chain(distributor);
-    let devices =
-        uart.chain(redistributors.iter().copied()).chain(management).chain(registers.forwarded()).chain(mediated);
+    // EL2 makes interrupts of mediated devices pending. A management core saves what the distributor and the clock have.
+    let has_core = own_devices.iter().any(Option::is_some);
+    let distributor = Some(machine.gic.distributor()).filter(|_| has_core || registers.mediated().next().is_some());
+    let clock = machine.rtc.iter().filter(|_| has_core).map(|rtc| rtc.registers);
+    let cpu_interface = match &machine.gic {
+        Gic::V2(gic) => Some(gic.cpu_interface).filter(|_| has_core),
+        Gic::V3(_) => None,
+    };
+    let mediated = registers.mediated().chain(distributor).chain(clock).chain(cpu_interface);
+    let devices = uart
+        .chain(redistributors.iter().copied())
+        .chain(own_devices.into_iter().flatten())
+        .chain(registers.forwarded())
+        .chain(mediated);
     for device in merged(devices.filter_map(|range| range.grown_to(PAGE)).collect()) {
         if let Some(ram) = machine.ram.iter().find(|ram| ram.overlaps(device)) {
             return Err(Refusal(alloc::format!("the device tree has a device at {device} inside the RAM at {ram}")));

@@ -1,6 +1,8 @@
 //! What the run has cost, told at its end.
 
 use crate::el2::base::{console, cpu, registers::read_register};
+use alloc::vec::Vec;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use hypervisor::exit_counts::Totals;
 use stage2::Event;
@@ -16,6 +18,50 @@ pub fn count_instructions(yes: bool) {
 /// Whether instructions at EL2 are counted.
 pub fn counts_instructions() -> bool {
     COUNTS_INSTRUCTIONS.load(Relaxed)
+}
+
+/// What each part of the boot has taken, where instructions are counted.
+pub struct Phases {
+    parts: Vec<(&'static str, u64)>,
+    at: u64,
+}
+
+impl Phases {
+    /// The first part begins.
+    pub fn begin() -> Self {
+        Self { parts: Vec::new(), at: read_register!("cntpct_el0") }
+    }
+
+    /// A part of `ticks` that is over before the first began.
+    pub fn before(&mut self, what: &'static str, began: u64) {
+        let ticks = self.parts.iter().fold(self.at, |at, part| at.wrapping_sub(part.1)).wrapping_sub(began);
+        self.parts.insert(0, (what, ticks));
+    }
+
+    /// A part ends, and the next begins.
+    pub fn end(&mut self, what: &'static str) {
+        let now = read_register!("cntpct_el0");
+        self.parts.push((what, now.wrapping_sub(self.at)));
+        self.at = now;
+    }
+
+    /// Says what all of them have taken, if instructions are counted.
+    pub fn tell(&self) {
+        if counts_instructions() {
+            log::info!("instructions before the guest: {self}");
+        }
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: u64 = self.parts.iter().map(|part| part.1).sum();
+        write!(f, "{all}")?;
+        self.parts
+            .iter()
+            .enumerate()
+            .try_for_each(|(n, (what, ticks))| write!(f, "{} {what} {ticks}", if n == 0 { ":" } else { "," }))
+    }
 }
 
 /// Prints exits by kind, the engine's events, and instructions at EL2 where they are counted.

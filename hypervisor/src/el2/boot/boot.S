@@ -125,9 +125,11 @@ primary_entry:
     mov     x1, x19
     bl      {fill_early_tables}
 
-    // What was written with the caches off must not be hidden by lines that were cached before.
+    // What was written with the caches off must not be hidden by lines that were cached before. The heap, behind it, has not
+    // been written.
     adrp    x1, __relro_start
-    adrp    x2, __image_end
+    adrp    x2, __pristine_end
+    add     x2, x2, :lo12:__pristine_end
     mrs     x3, ctr_el0
     ubfx    x3, x3, #16, #4
     mov     x4, #4

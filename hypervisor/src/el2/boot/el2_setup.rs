@@ -4,7 +4,7 @@
 
 use crate::el2::base::registers::{isb, read_register, write_register};
 use crate::el2::base::{cpu, refusal::Refusal, totals};
-use crate::el2::{exits, guest_memory};
+use crate::el2::{exits, guest_memory, saving};
 use core::sync::atomic::Ordering::Relaxed;
 use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::{Gic, Machine};
@@ -46,12 +46,14 @@ pub fn apply() {
     // PMCR_EL0.N: the number of event counters.
     let counters = if id.pmu_version().is_some() { read_register!("pmcr_el0") >> 11 & 0x1f } else { 0 };
     write_register!("mdcr_el2", id.mdcr(counters));
-    // The guest reads both counters and sets both timers itself; physical and virtual time are the same.
+    // The guest reads both counters and sets both timers itself; physical and virtual time are the same, unless the guest was
+    // saved and goes on here.
     const EL1PCTEN_EL1PCEN: u64 = 3;
     write_register!("cnthctl_el2", EL1PCTEN_EL1PCEN);
-    write_register!("cntvoff_el2", 0);
+    write_register!("cntvoff_el2", saving::clock::offset());
     optional_features(id);
     gic(id);
+    saving::note_cpu();
 
     // EL1 as after reset: MMU and caches off (the RES1 bits of Armv8.0), floating point trapped.
     write_register!("sctlr_el1", 0x30d0_0800);

@@ -1,6 +1,6 @@
 //! Loading the guest: kernel, initramfs, device tree.
 
-use crate::el2::base::{cpu, own_map::OwnMemory, refusal::Refusal, registers, totals};
+use crate::el2::base::{cpu, firmware, own_map::OwnMemory, refusal::Refusal, registers, totals};
 use crate::el2::boot::{el2_setup, secondary};
 use crate::el2::{crash, manager};
 use alloc::vec::Vec;
@@ -15,6 +15,17 @@ pub struct Guest {
     /// Its RAM.
     pub memory: Vec<PhysRange>,
     crash: Option<Crash>,
+    /// Whether the first CPU starts in it. It does not where all CPUs start when the guest has been read.
+    starts: bool,
+}
+
+/// What the guest's memory is to be, where it goes on from what was saved.
+pub fn to_resume(machine: &Machine, options: &Options, own: &OwnMemory) -> Guest {
+    let memory = machine.guest_memory(own.range);
+    log::info!("guest: one that was saved; it starts when the management core has it");
+    log::info!("hypervisor: memory at {}, {} KiB of it for tables", own.range, own.pool.size() >> 10);
+    totals::count_instructions(options.icount);
+    Guest { memory, crash: options.crash, starts: false }
 }
 
 /// Puts everything where it belongs, and the first CPU's entry into its power state.
@@ -25,10 +36,11 @@ pub struct Guest {
 pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Guest, Refusal> {
     let memory = machine.guest_memory(own.range);
 
+    let module = machine.kernel()?;
     // SAFETY: `check_placement` has found the module in RAM, apart from everything else; RAM is mapped.
-    let kernel = image::examine(unsafe { bytes(machine.kernel.range) })?;
+    let kernel = image::examine(unsafe { bytes(module.range) })?;
     let initrd = machine.initrd.as_ref().map(|initrd| initrd.range);
-    let plan = image::plan(&Request { kernel, kernel_file: machine.kernel.range, initrd, guest_ram: &memory })?;
+    let plan = image::plan(&Request { kernel, kernel_file: module.range, initrd, guest_ram: &memory })?;
 
     let ids: Vec<_> = cpu::all().filter_map(|area| area.cpu.id.get()).collect();
     let first = cpu::read_id().affinity();
@@ -41,7 +53,7 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
         &guest_tree::Guest {
             memory: &memory,
             cpus: &cpus,
-            bootargs: machine.kernel.bootargs.as_deref(),
+            bootargs: module.bootargs.as_deref(),
             initrd: plan.initrd,
             pmu: ids.iter().all(|id| id.pmu_version().is_some()),
             granted: &transports,
@@ -66,7 +78,8 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     unsafe { core::ptr::copy_nonoverlapping(tree.as_ptr(), room.start() as *mut u8, tree.len()) };
     // The guest starts with its caches off. What was not moved may still be in the cache of the CPU that loaded it, and a
     // dirty line of what lies behind the kernel's file, its BSS, would overwrite what the guest stores there.
-    for range in [Some(plan.kernel), plan.initrd, Some(room)].into_iter().flatten() {
+    let tree = PhysRange::with_size(room.start(), tree.len() as u64);
+    for range in [Some(plan.kernel), plan.initrd, tree].into_iter().flatten() {
         registers::clean_to_memory(range.start() as usize, range.size() as usize);
     }
     registers::invalidate_instruction_caches();
@@ -79,7 +92,7 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     // The first CPU was off so far, in the guest's eyes: this cannot fail.
     let _ = cpu::this_cpu().power.turn_on(plan.entry, room.start());
     totals::count_instructions(options.icount);
-    Ok(Guest { memory, crash: options.crash })
+    Ok(Guest { memory, crash: options.crash, starts: true })
 }
 
 /// The bytes of `range`.
@@ -98,9 +111,15 @@ impl Guest {
         if let Some(kind) = self.crash {
             crash::on_purpose(kind);
         }
+        let starts = self.starts;
         drop(self);
         el2_setup::apply();
         manager::start();
+        if !starts {
+            // Like all others it is off until the guest is there.
+            firmware::turn_off();
+            firmware::refuse("the firmware does not turn the first CPU off, as resume=on needs");
+        }
         let (entry, context) = cpu::this_cpu().power.turned_on();
         secondary::enter(entry, context)
     }

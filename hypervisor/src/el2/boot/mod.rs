@@ -6,15 +6,19 @@ pub mod guest;
 mod moving;
 pub mod secondary;
 
-use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal};
-use crate::el2::{guest_memory, manager, mediation};
+use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal, totals};
+use crate::el2::saving::store;
+use crate::el2::{guest_memory, manager, mediation, saving};
 use alloc::string::ToString;
 use core::arch::global_asm;
-use hypervisor::machine::{Conduit, GuestRegisters, Machine, Needs, find_uart};
+use core::sync::atomic::Ordering::Relaxed;
+use hypervisor::guest_tree::DEFAULT_CLOCK_HZ;
+use hypervisor::machine::{Conduit, GuestRegisters, Machine, Needs, Uart, find_uart};
 use hypervisor::options::Options;
 use hypervisor::range::PhysRange;
 use hypervisor::tree::Tree;
 use hypervisor::tree_check::{self, CheckedTree};
+use hypervisor::uart::Kind;
 use log::LevelFilter;
 use stage2::Features;
 use stage2::features::ConflictAborts;
@@ -53,19 +57,22 @@ extern "C" fn primary_main(tree: u64, image: u64) -> ! {
 
 /// Everything up to the guest.
 fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
+    let mut phases = totals::Phases::begin();
     let (tree, tree_range) = read_tree(tree)?;
     match find_uart(&tree) {
         // SAFETY: the tree says that it is there, and it has just been mapped.
         Some(uart) if own_map::early_map_device(uart.address) => unsafe { console::open(uart) },
         _ => console::close(),
     }
-    let machine = Machine::read(&tree)?;
+    let mut machine = Machine::read(&tree)?;
     let options = Options::parse(&machine.bootargs)?;
     console::log_up_to(options.log);
     let needs = own_memory_needs(&machine, &options, tree_range);
     // Before it moves: what was loaded over the image is over it no more then.
     machine.check_placement(needs.image, tree_range)?;
+    phases.end("tree");
     let place = moving::settle(&machine, &needs);
+    phases.before("loaded image", cpu::this_cpu().entered_at.load(Relaxed));
     log::info!("Unbroken {}, image at {image:#x}", env!("CARGO_PKG_VERSION"));
     place.tell(&machine, &needs);
     machine.notes.iter().for_each(|note| log::info!("{note}"));
@@ -80,6 +87,7 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     let mut registers = GuestRegisters::new(&machine, &options.grant_dma)?;
     registers.mediate(&machine, &options.mediate)?;
     let device = manager::find_device(&machine, &options)?;
+    let store = store::find(&machine, &options)?;
     let own = own_map::OwnMemory::of_image(&machine, &needs);
     machine.check_placement(own.range, tree_range)?;
     if !own_map::early_map_memory(own.pool) {
@@ -88,21 +96,49 @@ fn start(tree: u64, image: u64) -> Result<guest::Guest, Refusal> {
     // SAFETY: the early map has the pool, which has been found to belong to nothing else.
     unsafe { frames::FRAMES.init(own.pool) };
     secondary::allocate_areas(&machine)?;
-    own_map::switch_to_own_map(&machine, &own, device, &registers)?;
-    place.clear_old();
+    own_map::switch_to_own_map(&machine, &own, [device, store], &registers)?;
+    phases.end("own memory");
+    place.clear_old(&machine, own.range);
+    phases.end("old image");
     if let Some(uart) = &machine.uart {
         // SAFETY: the tree says that it is there, and the own map has it, even where the early one could not.
         unsafe { console::open(uart.port) };
     }
+    find_clock(&mut machine);
 
     let features = secondary::start_all(&machine)?;
     secondary::settle(&options);
     el2_setup::check(&machine)?;
-    let guest = guest::load(&machine, &options, &own)?;
+    phases.end("CPUs");
+    let guest = if options.resume {
+        guest::to_resume(&machine, &options, &own)
+    } else {
+        guest::load(&machine, &options, &own)?
+    };
+    phases.end("guest's kernel and tree");
     guest_memory::create::create(&machine, &options, &guest.memory, features, registers)?;
+    phases.end("guest's tables");
     mediation::prepare(&machine, &options)?;
-    manager::prepare(&machine, &options, &guest.memory, device)?;
+    manager::prepare(&machine, &options, &guest.memory, device, store)?;
+    saving::prepare(&machine, &options, manager::withheld(&machine, &options));
+    phases.end("services");
+    phases.tell();
     Ok(guest)
+}
+
+/// Finds what the guest is told of the UART's clock, where the device tree names no fixed one.
+fn find_clock(machine: &mut Machine) {
+    let unknown = |uart: &&mut Uart| uart.clock_hz.is_none() && uart.port.kind != Kind::Sbsa;
+    let Some(uart) = machine.uart.as_mut().filter(unknown) else { return };
+    let speed = uart.speed();
+    uart.clock_hz = console::clock_hz(speed);
+    match uart.clock_hz {
+        Some(rate) => log::info!("console: a clock of {rate} Hz for the guest, by the divisor that makes {speed} baud"),
+        None => log::info!(
+            "console: its clock is known neither from the device tree nor from a divisor that firmware has set; the guest is told \
+             {DEFAULT_CLOCK_HZ} Hz (clock-frequency in the UART's node says another)"
+        ),
+    }
 }
 
 /// What the hypervisor's own memory is chosen for.

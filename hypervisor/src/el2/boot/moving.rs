@@ -7,7 +7,8 @@
 //! The file's .data, which this code has written since, boot.S has kept behind .bss. Text and constants nothing has written
 //! but `relocate`, which writes the same words again wherever the image lies; and .bss, heap and stacks have no first contents.
 
-use crate::el2::base::{device, own_map, registers};
+use crate::el2::base::{cpu, device, own_map, registers};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hypervisor::machine::{Machine, Needs, Stays};
 use hypervisor::range::PhysRange;
@@ -21,67 +22,134 @@ unsafe extern "C" {
 }
 
 /// No image begins here.
-const NOT_MOVED: u64 = 1;
+const NOWHERE: u64 = 1;
 
-/// Where this image was copied from. No zero, so that it lies in .data: the copy's word is written before the copy runs.
-static MOVED_FROM: AtomicU64 = AtomicU64::new(NOT_MOVED);
+/// What a copy of the image is told by the one that made it.
+#[repr(C)]
+struct Origin {
+    /// Where the image lay that moved here.
+    moved_from: AtomicU64,
+    /// CNTPCT_EL0 when that one had begun.
+    begun: AtomicU64,
+    /// Where firmware had loaded the image as an EFI application.
+    application: AtomicU64,
+}
 
-/// What has become of the image that was loaded.
-pub enum Place {
-    /// This is its copy; the loaded one was there.
-    Moved(PhysRange),
-    /// It is this one.
-    Stayed(Stays),
+/// This image's. No zeros, so that it lies in .data: a copy's words are written before the copy runs.
+static ORIGIN: Origin = Origin {
+    moved_from: AtomicU64::new(NOWHERE),
+    begun: AtomicU64::new(NOWHERE),
+    application: AtomicU64::new(NOWHERE),
+};
+
+/// What has become of the images that were loaded.
+pub struct Place {
+    /// Where the image lay that this is the copy of, or why it is that one itself.
+    moved: Result<PhysRange, Stays>,
+    /// Where the EFI application lay, if firmware started it.
+    application: Option<PhysRange>,
 }
 
 /// Moves the image, and returns in the copy's first instruction only, or where it stays.
 pub fn settle(machine: &Machine, needs: &Needs) -> Place {
-    let from = MOVED_FROM.load(Relaxed);
-    if from != NOT_MOVED {
-        return Place::Moved(PhysRange::with_size(from, needs.image.size()).unwrap_or_default());
+    let image_at = |word: &AtomicU64| {
+        let start = Some(word.load(Relaxed)).filter(|start| *start != NOWHERE)?;
+        PhysRange::with_size(start, needs.image.size())
+    };
+    let application = image_at(&ORIGIN.application);
+    if let Some(from) = image_at(&ORIGIN.moved_from) {
+        // What the loaded image has taken counts, too.
+        cpu::this_cpu().entered_at.store(ORIGIN.begun.load(Relaxed), Relaxed);
+        return Place { moved: Ok(from), application };
     }
-    Place::Stayed(match machine.better_place(needs) {
-        Ok(place) => move_to(place.at_most(needs.image.size()), needs),
+    let stays = match machine.better_place(needs) {
+        // There is a place for the tree, or this would not be one for the image.
+        Ok(place) => match machine.tree_place(place, needs) {
+            Some(tree) => move_to(place.at_most(needs.image.size()), tree, needs),
+            None => Stays::Taken { what: "the device tree".into(), range: needs.tree },
+        },
         Err(why) => why,
-    })
+    };
+    Place { moved: Err(stays), application }
 }
 
-/// Moves the image to `to`. Returns where that is no memory.
-fn move_to(to: PhysRange, needs: &Needs) -> Stays {
-    if !own_map::early_map_memory(to) {
-        return Stays::OutOfReach { range: to };
-    }
-    // The tree is from outside. Where it has memory that there is none, an abort would be EL2's end.
-    // SAFETY: the tree has free memory there, which may be read.
-    let answers = |at: &u64| unsafe { device::load(*at, 8) }.is_some();
-    if let Some(at) = (to.start()..to.end()).step_by(stage2::PAGE_SIZE as usize).find(|at| !answers(at)) {
-        return Stays::NoMemory { at };
+/// Tells the copy of the EFI application at `copy` where the application lies.
+///
+/// # Safety
+///
+/// A copy of this image is there, which does not run yet.
+pub unsafe fn tell_application(copy: u64) {
+    // SAFETY: the caller's promise. If the copy moves in turn, the word goes along: it is in .data before boot.S keeps that.
+    unsafe { tell(copy, &ORIGIN.application, own_map::image_start()) };
+}
+
+/// Writes a word of [`ORIGIN`] in the copy at `copy`.
+///
+/// # Safety
+///
+/// A copy of this image is there, which does not run yet.
+unsafe fn tell(copy: u64, word: &'static AtomicU64, value: u64) {
+    let place = (&raw const *word) as u64 - own_map::image_start() + copy;
+    // SAFETY: the caller's promise: it is the copy's own word, which nothing reads yet.
+    unsafe { core::ptr::write(place as *mut u64, value) };
+}
+
+/// Moves the image to `to`, and before that the device tree to `tree` if it lies elsewhere. Returns where that is no memory.
+fn move_to(to: PhysRange, tree: PhysRange, needs: &Needs) -> Stays {
+    for range in [to, tree] {
+        if !own_map::early_map_memory(range) {
+            return Stays::OutOfReach { range };
+        }
+        // The tree is from outside. Where it has memory that there is none, an abort would be EL2's end.
+        // SAFETY: the tree has free memory there, or lies there, and that may be read.
+        let answers = |at: &u64| unsafe { device::load(*at, 8) }.is_some();
+        if let Some(at) = (range.start()..range.end()).step_by(stage2::PAGE_SIZE as usize).find(|at| !answers(at)) {
+            return Stays::NoMemory { at };
+        }
     }
 
     let start = needs.image.start();
     let [data, bss, pristine] =
         [&raw const __rodata_end, &raw const __bss_start, &raw const __pristine_data].map(|symbol| symbol as u64);
     let in_copy = |address: u64| address - start + to.start();
-    let parts = [(start, in_copy(start), data - start), (pristine, in_copy(data), bss - data)];
+    // The tree first: the image may go where it lies. The copy of the image reads it anew, and checks what it reads.
+    let tree_bytes = if tree == needs.tree { 0 } else { tree.size() };
+    let parts = [
+        (needs.tree.start(), tree.start(), tree_bytes),
+        (start, in_copy(start), data - start),
+        (pristine, in_copy(data), bss - data),
+    ];
     for (from, place, bytes) in parts {
-        // SAFETY: `to` has room for the image, is mapped, and nobody's: neither the image nor anything that was loaded lies
-        // there. What is copied are parts of the image that nothing writes any more.
-        unsafe { core::ptr::copy_nonoverlapping(from as *const u8, place as *mut u8, bytes as usize) };
-    }
-    // What is read below comes from memory.
-    registers::clean_to_memory(to.start() as usize, to.size() as usize);
-    for (from, place, bytes) in parts {
-        // SAFETY: as above, and the copy has been written.
-        let [from, copy] =
-            [from, place].map(|at| unsafe { core::slice::from_raw_parts(at as *const u8, bytes as usize) });
-        if from != copy {
+        // SAFETY: both places are free memory that is mapped, and nobody's, but for the tree that has been copied by then:
+        // neither the image nor anything that was loaded lies there. What is copied are the tree, and parts of the image that
+        // nothing writes any more.
+        if !unsafe { copy(from, place, bytes) } {
             return Stays::NoMemory { at: place };
         }
     }
-    // SAFETY: the copy's own, which does not run yet.
-    unsafe { core::ptr::write(in_copy((&raw const MOVED_FROM) as u64) as *mut u64, start) };
-    // SAFETY: a whole image with room for its BSS is there, and the tree where it was.
-    unsafe { enter(needs.tree.start(), to) }
+    for (word, value) in [(&ORIGIN.moved_from, start), (&ORIGIN.begun, cpu::this_cpu().entered_at.load(Relaxed))] {
+        // SAFETY: the copy has just been made.
+        unsafe { tell(to.start(), word, value) };
+    }
+    // SAFETY: a whole image with room for its BSS is there, and the tree.
+    unsafe { enter(tree.start(), to) }
+}
+
+/// Copies bytes, and says whether they can be read again: from memory, and not from a cache. A word of each line is looked at:
+/// memory that is not there lacks whole lines of it.
+///
+/// # Safety
+///
+/// Both places are mapped, multiples of 8, and do not overlap; `from` can be read, and nobody uses what is at `place`.
+unsafe fn copy(from: u64, place: u64, bytes: u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { registers::copy(from as usize, place as usize, bytes as usize) };
+    registers::clean_to_memory(place as usize, bytes as usize);
+    (0..bytes & !7).step_by(registers::cache_line()).all(|offset| {
+        // SAFETY: the same, and the copy has been written.
+        let [from, copy] = [from, place].map(|at| unsafe { ((at + offset) as *const u64).read_volatile() });
+        from == copy
+    })
 }
 
 /// Enters an image as a loader does, with the device tree's address in x0, and caches and MMU off.
@@ -100,27 +168,33 @@ pub unsafe fn enter(tree: u64, image: PhysRange) -> ! {
 }
 
 impl Place {
-    /// Zeroes what the loaded image has left behind, which the guest gets. Called before anything is put there.
-    pub fn clear_old(&self) {
-        let Self::Moved(from) = self else { return };
-        // SAFETY: the loaded image lay there, which does not run any more: RAM, mapped, and nobody's.
-        unsafe { core::ptr::write_bytes(from.start() as *mut u8, 0, from.size() as usize) };
-        // The guest reads memory with its caches off at first.
-        registers::clean_to_memory(from.start() as usize, from.size() as usize);
+    /// Zeroes what the images that were loaded have left behind, of which the guest gets all that is not in `own`, the
+    /// hypervisor's memory. Called before anything is put there.
+    pub fn clear_old(&self, machine: &Machine, own: PhysRange) {
+        let left: Vec<PhysRange> = self.moved.iter().chain(&self.application).copied().collect();
+        for range in machine.left_behind(own, &left) {
+            // SAFETY: an image lay there that does not run any more: RAM, mapped, and nobody's.
+            unsafe { registers::zero(range.start() as usize, range.size() as usize) };
+            // The guest reads memory with its caches off at first.
+            registers::clean_to_memory(range.start() as usize, range.size() as usize);
+        }
     }
 
     /// What the log says of it. `needs` are the image's where it lies.
     pub fn tell(&self, machine: &Machine, needs: &Needs) {
+        if let Some(application) = self.application {
+            log::info!("started by UEFI firmware, as an application at {application}");
+        }
         let shape = machine.guest_shape(machine.own_memory(needs));
-        match self {
-            Self::Moved(image) => {
+        match &self.moved {
+            Ok(image) => {
                 let before = machine.guest_shape(machine.own_memory(&Needs { image: *image, ..*needs }));
                 log::info!(
                     "image moved from {:#x} to the end of RAM; guest's memory: {shape}, before: {before}",
                     image.start()
                 );
             }
-            Self::Stayed(why) => log::info!("image stays where it was loaded: {why}; guest's memory: {shape}"),
+            Err(why) => log::info!("image stays where it was loaded: {why}; guest's memory: {shape}"),
         }
     }
 }

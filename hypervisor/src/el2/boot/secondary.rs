@@ -7,9 +7,10 @@ use crate::el2::base::{firmware, refusal::Refusal, totals};
 use crate::el2::boot::el2_setup;
 use crate::el2::guest_memory::events;
 use crate::el2::guest_memory::shape::Shape;
-use crate::el2::{exits, guest_memory, manager};
+use crate::el2::{exits, guest_memory, manager, saving};
 use alloc::vec::Vec;
 use core::fmt;
+use hypervisor::granule::{Granule, PAGE};
 use hypervisor::late_cpu::{self, Answer};
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
@@ -68,6 +69,14 @@ pub fn start_all(machine: &Machine) -> Result<Features, Refusal> {
                 HardwareUpdate::DirtyState => "access flag, dirty state",
             },
         );
+        if !features.has_granule::<Granule>() {
+            return Err(Refusal(alloc::format!(
+                "this hypervisor was built for a guest's table with pages of {} KiB, and CPU {:#x} has none at stage 2 \
+                 (ID_AA64MMFR0_EL1): take the one with pages of 4 KiB, which every CPU has",
+                PAGE >> 10,
+                listed.mpidr
+            )));
+        }
         weakest = Some(weakest.map_or(features, |weakest| weakest.weakest(features)));
     }
     weakest.ok_or_else(|| Refusal("there is no CPU".into()))
@@ -109,6 +118,7 @@ pub extern "C" fn main(area: &'static CpuArea) -> ! {
     }
     el2_setup::apply();
     let (entry, context) = cpu.power.turned_on();
+    saving::enter_if_saved();
     enter(entry, context)
 }
 

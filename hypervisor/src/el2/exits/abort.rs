@@ -5,8 +5,10 @@ use crate::el2::base::{cpu, firmware};
 use crate::el2::exits::frame::{Frame, Next, Registers, skip_instruction};
 use crate::el2::exits::inject;
 use crate::el2::guest_memory::{self, gic, watch};
-use crate::el2::mediation;
+use crate::el2::mediation::{self, Later};
+use crate::el2::saving;
 use hypervisor::exit_counts::Exit;
+use hypervisor::granule::PAGE;
 use hypervisor::injection::Exception;
 use hypervisor::mmio::Access;
 use stage2::{AccessKind, Ipa, Outcome, Syndrome, Taken, Untranslated};
@@ -30,7 +32,7 @@ fn answer(esr: u64) -> Next {
             Ok(ipa) => ipa,
             Err(why) => return untranslated(va, esr, why),
         };
-        let page = ipa.align_down(stage2::PAGE_SIZE);
+        let page = ipa.align_down(PAGE);
         if guest_memory::fault::first_write(page, va) {
             // Counted as the engine's first write: see `cpu::PerCpu::exits`.
             return Next::RESUME;
@@ -90,16 +92,24 @@ fn handle(esr: u64) -> Next {
 fn settle(taken: &Taken) -> Next {
     match guest_memory::fault::answer(taken) {
         Outcome::Retry => Next::RESUME,
-        Outcome::Frozen => {
-            guest_memory::table().inspect(|table| table.wait_for_thaw());
-            Next::RESUME
-        }
+        Outcome::Frozen => Next::with_all_registers(frozen),
         Outcome::Denied if matches!(taken, Taken::Abort(abort) if watch::lets_through(abort)) => Next::RESUME,
         Outcome::Unmapped | Outcome::Denied | Outcome::Stuck => Next::with_all_registers(unresolved),
     }
 }
 
-/// Where HPFAR_EL2 and FAR_EL2 say that the abort was.
+/// The guest stands still: the CPU waits, and writes down what it has if it is to be saved.
+#[cold]
+#[inline(never)]
+extern "C" fn frozen(registers: &mut Registers) {
+    if saving::is_stopping() {
+        return saving::arrive(&registers.all());
+    }
+    guest_memory::table().inspect(|table| table.wait_for_thaw(saving::is_stopping));
+}
+
+/// Where HPFAR_EL2 and FAR_EL2 say that the abort was. HPFAR_EL2 has bits 12 and up whatever the granule of stage 2: that of the
+/// guest's stage 1 may be a smaller one, and then the virtual address has no more than the lowest 12 in common with the IPA.
 fn ipa_from_hpfar(va: u64) -> Ipa {
     Ipa(stage2::fault::ipa_from_hpfar(read_register!("hpfar_el2")).0 | va & 0xfff)
 }
@@ -111,7 +121,9 @@ pub fn inject(esr: u64, address: u64, ipa: Ipa) -> Option<()> {
     write_register!("esr_el2", esr);
     write_register!("far_el2", address);
     write_register!("hpfar_el2", ipa.0 >> 12 << 4);
-    handle(esr).is_resume().then_some(())
+    let next = handle(esr);
+    // The guest stands still: its next access waits for that.
+    (next.is_resume() || guest_memory::table().is_some_and(|table| table.read().is_frozen())).then_some(())
 }
 
 /// An access to the frame of a mediated device.
@@ -124,13 +136,23 @@ extern "C" fn mediated(registers: &mut Registers) {
             return mediation::store(ipa, access.bytes, registers.get(access.register));
         }
         let value = mediation::load(ipa, access.bytes)?;
-        registers.set(access.register, access.extend(value));
-        Some(())
+        Some(value.map(|value| registers.set(access.register, access.extend(value))))
     });
     match done {
-        Some(()) => skip_instruction(esr),
+        Some(Ok(())) => skip_instruction(esr),
+        Some(Err(Later)) => later(registers, ipa),
         None => unresolved(registers),
     }
+}
+
+/// [`mediated`], where the access cannot be made now: the CPU waits, or writes down what it has, and makes it again.
+#[cold]
+#[inline(never)]
+fn later(registers: &mut Registers, ipa: Ipa) {
+    if saving::is_stopping() {
+        return saving::arrive(&registers.all());
+    }
+    mediation::wait(ipa, saving::is_stopping);
 }
 
 /// An access that nothing is mapped for, or that is forbidden.

@@ -34,6 +34,11 @@ impl Registers {
         }
     }
 
+    /// x0 to x30.
+    pub fn all(&mut self) -> [u64; 31] {
+        core::array::from_fn(|number| self.get(number as u32))
+    }
+
     /// Xn; register 31 is XZR.
     pub fn get(&mut self, number: u32) -> u64 {
         self.slot(number).map_or(0, |slot| *slot)

@@ -3,7 +3,8 @@
 use crate::el2::base::{cpu, own_map};
 use crate::el2::exits::frame::{Frame, Next, skip_instruction};
 use crate::el2::exits::{psci, services};
-use hypervisor::exit_counts::Exit;
+use core::mem::offset_of;
+use hypervisor::exit_counts::{Exit, ExitCounts};
 use hypervisor_abi::{REVISION, UID, function, status};
 use smccc::arch::{
     SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3, SMCCC_VERSION,
@@ -14,34 +15,65 @@ use spin::Once;
 /// SMCCC 1.2: arguments and results in x0 to x17, everything that is no result is preserved.
 const VERSION: u64 = 0x1_0002;
 
-/// HVC. ELR_EL2 is already behind the instruction.
-pub extern "C" fn hvc(frame: &mut Frame, esr: u64) -> Next {
-    answer(frame, esr, &services::SERVICES)
+/// A handler of HVC, which goes straight to what is called often. ELR_EL2 is already behind the instruction.
+///
+/// It is written by hand since all calls go through it: a compiled function would keep a frame of its own, although it only goes on
+/// to others.
+macro_rules! hvc {
+    ($(#[$comment:meta])* $name:ident, $services:path) => {
+        $(#[$comment])*
+        #[unsafe(naked)]
+        // As near to the services' table as ADR reaches.
+        #[unsafe(link_section = ".exits")]
+        pub extern "C" fn $name(frame: &mut Frame, esr: u64) -> Next {
+            core::arch::naked_asm!(
+                "mrs x8, tpidr_el2",
+                "ldr x9, [x8, {count}]",
+                // The immediate: others than 0 are reserved.
+                "tst w1, #0xffff",
+                "add x9, x9, #1",
+                "str x9, [x8, {count}]",
+                "b.ne 3f",
+                "ldr w8, [x0]",
+                // Which service's number it is. What is added is the first one's negative: one MOV can load that.
+                "mov w9, #{minus_first}",
+                "add w9, w8, w9",
+                "cmp w9, #{numbers}",
+                "b.hs 2f",
+                "adr x10, {services}",
+                "ldr x10, [x10, w9, uxtw #3]",
+                "br x10",
+                "2:",
+                "mov w9, #{version_id}",
+                "cmp w8, w9",
+                "b.ne 3f",
+                "mov w8, #{version_low}",
+                "movk w8, #{version_high}, lsl #16",
+                "str x8, [x0]",
+                "mov x0, xzr",
+                "ret",
+                // Too far away for a conditional branch.
+                "3:",
+                "b {call}",
+                count = const offset_of!(cpu::PerCpu, exits) + ExitCounts::offset_of(Exit::Hvc),
+                call = sym call,
+                minus_first = const function::FEATURES.wrapping_neg(),
+                numbers = const services::NUMBERS,
+                services = sym $services,
+                version_id = const SMCCC_VERSION,
+                version_low = const VERSION & 0xffff,
+                version_high = const VERSION >> 16,
+            )
+        }
+    };
 }
 
-/// The same, for CPUs with FEAT_LSE.
-#[target_feature(enable = "lse")]
-pub extern "C" fn hvc_lse(frame: &mut Frame, esr: u64) -> Next {
-    answer(frame, esr, &services::LSE_SERVICES)
-}
-
-#[inline(always)]
-fn answer(frame: &mut Frame, esr: u64, services: &services::Services) -> Next {
-    cpu::this_cpu().exits.count(Exit::Hvc);
-    if esr as u16 == 0 {
-        let id = frame.x[0] as u32;
-        if id == SMCCC_VERSION {
-            frame.x[0] = VERSION;
-            return Next::RESUME;
-        }
-        // Straight to what is called often.
-        if let Some(service) = services::find(services, id) {
-            // SAFETY: the caller is compiled for the same features.
-            return unsafe { service(frame) };
-        }
-    }
-    call(frame, esr)
-}
+hvc!(hvc, services::SERVICES);
+hvc!(
+    /// The same, for CPUs with FEAT_LSE: its services are compiled for that.
+    hvc_lse,
+    services::LSE_SERVICES
+);
 
 /// SMC. It is trapped before it is executed, so ELR_EL2 is still at the instruction.
 pub extern "C" fn smc(frame: &mut Frame, esr: u64) -> Next {
@@ -52,8 +84,7 @@ pub extern "C" fn smc(frame: &mut Frame, esr: u64) -> Next {
 
 /// Everything but the shortest call. x0 is the function, and then the result; other registers change only where the
 /// function says so.
-#[inline(never)]
-fn call(frame: &mut Frame, esr: u64) -> Next {
+extern "C" fn call(frame: &mut Frame, esr: u64) -> Next {
     const OWNER: u32 = 0x3f << 24;
     const STANDARD_SECURE: u32 = 4 << 24;
     const ARCHITECTURE: u32 = 0;

@@ -12,9 +12,10 @@ use crate::el2::guest_memory::table_lock::{Reading, Table};
 use crate::el2::guest_memory::{self, GuestMemory};
 use crate::el2::mediation;
 use core::sync::atomic::AtomicU64;
+use hypervisor::granule::{Granule, PAGE, of_sizes};
 use hypervisor::not_frozen::NotFrozen;
 use hypervisor_abi::{function, log, permissions, status};
-use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, PAGE_SIZE, Permissions};
+use stage2::{Event, Ipa, IpaRange, LeafSize, LogOptions, Mechanism, Permissions};
 
 /// Answers the call in the frame: a whole handler, with nothing left to do behind it. It is called on CPUs that have
 /// the features that it is compiled for.
@@ -70,7 +71,7 @@ pub static SERVICES: Services = services!([]);
 pub static LSE_SERVICES: Services = services!(["lse"]);
 
 /// Numbers from the first to the last.
-const NUMBERS: usize = row(function::WATCH_TAKE) + 1;
+pub const NUMBERS: usize = row(function::WATCH_TAKE) + 1;
 
 /// The service that answers call `id`, if it is one of these.
 #[inline(always)]
@@ -124,7 +125,7 @@ fn other(memory: &'static GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
 }
 
 fn size(code: u64) -> Option<LeafSize> {
-    LeafSize::DESCENDING.into_iter().find(|&size| size as u64 == code)
+    of_sizes(LeafSize::DESCENDING).into_iter().find(|&size| size as u64 == code)
 }
 
 fn counter(index: u64) -> Result<u64, i64> {
@@ -163,7 +164,7 @@ fn start(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     }
     let mut logs = memory.logs.0.lock();
     let (handle, place) = logs.iter_mut().enumerate().find(|(_, slot)| slot.log.is_none()).ok_or(status::BUSY)?;
-    let storage = place.storage(stage2::Layout::new(range).words())?;
+    let storage = place.storage(stage2::Layout::<Granule>::with_granule(range).words())?;
     let options = LogOptions { mechanism, all_dirty: x[3] & log::ALL_DIRTY != 0 };
     let started = memory.table.write().start_log(range, storage, options);
     match started {
@@ -188,8 +189,8 @@ fn pages_of(memory: &GuestMemory, address: u64, count: usize) -> Result<IpaRange
     if !enough || count == 0 || address == 0 || !address.is_multiple_of(8) {
         return Err(INVALID);
     }
-    let (start, end) = (Ipa(address).align_down(PAGE_SIZE), Ipa(address + bytes - 1).align_down(PAGE_SIZE));
-    IpaRange::new(start, end.offset(PAGE_SIZE)).map_err(|_| INVALID)
+    let (start, end) = (Ipa(address).align_down(PAGE), Ipa(address + bytes - 1).align_down(PAGE));
+    IpaRange::new(start, end.offset(PAGE)).map_err(|_| INVALID)
 }
 
 /// The `count` words at `address`. Nobody but a reader of a table that is not frozen comes to them: while it is, the

@@ -5,14 +5,14 @@ use crate::el2::base::{frames::FRAMES, own_map, registers::read_register};
 use crate::el2::exits::arguments::{done, range};
 use crate::el2::guest_memory::table_lock::{Table, TableLock};
 use crate::el2::guest_memory::{self, watch, watch::Set};
-use crate::el2::mediation;
+use crate::el2::{mediation, saving};
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::{function, permissions, status, watch as wanted};
-use stage2::Ipa;
+use stage2::{Attributes, Ipa, PhysAddr};
 
 /// How many there are.
-pub const COUNT: i64 = 6;
+pub const COUNT: i64 = 8;
 
 /// Does call `id` with the arguments in `x`, and puts the results there.
 pub fn call(id: u32, table: &TableLock, x: &mut [u64; 19]) -> Result<(), i64> {
@@ -26,6 +26,11 @@ pub fn call(id: u32, table: &TableLock, x: &mut [u64; 19]) -> Result<(), i64> {
             x[1] = FRAMES.refuse(x[1], x[2]);
             Ok(())
         }
+        function::RESUMED => {
+            (x[1], x[2]) = (saving::times_resumed(), saving::times_stopped());
+            Ok(())
+        }
+        function::REMAP => remap(table, x),
         function::WATCH => watch_range(x),
         function::WATCH_REARM => done(watch::rearm()),
         function::WATCH_TAKE => {
@@ -44,6 +49,22 @@ fn leaf(table: &Table, x: &mut [u64; 19]) -> Result<(), i64> {
     }
     let leaf = table.walk(ipa).ok_or(status::NOT_FOUND)?;
     (x[1], x[2], x[3]) = (leaf.ipa.0, leaf.size as u64, allowed(&leaf));
+    Ok(())
+}
+
+/// Where memory for tables runs out in between, the range stays away.
+fn remap(table: &TableLock, x: &mut [u64; 19]) -> Result<(), i64> {
+    let range = range(x[1], x[2])?;
+    if !guest_memory::guest_memory().is_some_and(|memory| memory.is_ram_range(range)) {
+        return Err(status::INVALID_PARAMETERS);
+    }
+    let now = || read_register!("cntpct_el0");
+    let mut table = table.write();
+    let begin = now();
+    done(table.unmap(range))?;
+    let between = now();
+    done(table.map(range, PhysAddr(range.start().0), Attributes::RAM))?;
+    (x[1], x[2]) = (between - begin, now() - between);
     Ok(())
 }
 

@@ -34,7 +34,7 @@
 .endm
 
 // Calls the exception class's function in a table, with the frame and the syndrome; x0 is then 0, or what to call with all
-// registers. ADR reaches 1 MiB: an image that outgrows it does not link.
+// registers. ADR reaches 1 MiB: that is why .exits lies where the linker script has it.
 .macro call_handler handlers
     mrs     x1, esr_el2
     adr     x2, \handlers
@@ -120,7 +120,7 @@
     crash   15
 .endm
 
-    .text
+    .section .exits, "ax"
     vector_table vectors, {handlers}
     // For CPUs with FEAT_LSE: the frequent handlers, compiled for it.
     vector_table lse_vectors, {lse_handlers}

@@ -7,11 +7,14 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Release;
+use hypervisor::granule::{FRAMES, Granule};
 use hypervisor::machine::{GuestRegisters, Machine};
-use hypervisor::options::{Options, SizeChangeChoice};
+use hypervisor::options::{Leaves, Options, SizeChangeChoice};
 use hypervisor::range::PhysRange;
 use hypervisor_abi::events::{Call, Record};
-use stage2::{Attributes, BbmLevel, Config, Error, Features, Ipa, IpaRange, PhysAddr, Stage2, Vmid};
+use stage2::{
+    Attributes, BbmLevel, Config, Error, Features, Granule as _, Ipa, IpaRange, LeafSize, PhysAddr, Stage2, Vmid,
+};
 
 /// Makes the table: the guest's RAM, and those of its registers that can be mapped; nothing else.
 ///
@@ -34,10 +37,15 @@ pub fn create(
     let devices = gic::guard(machine, registers)?;
     let ipa_bits = ipa_bits(memory.iter().chain(&devices).chain(&forwarded), features.pa_bits);
     let config = Config::new(vmid, features).with_hardware_dirty(hardware_dirty).with_ipa_bits(ipa_bits);
+    let config = match options.leaves {
+        Leaves::Pages => config.with_largest(LeafSize::Page),
+        Leaves::Blocks => config.with_contiguous(false),
+        Leaves::Runs => config,
+    };
     events::prepare();
-    let mut table = events::fallible(Call::New, None, || Stage2::new(events::PLATFORM, config))?;
+    let mut table = events::fallible(Call::New, None, || Stage2::with_granule(events::PLATFORM, config))?;
     let (vttbr, vtcr) = (table.vttbr(), table.vtcr());
-    let root = (table.root(), table.geometry().root_tables());
+    let root = (table.root(), table.geometry().root_tables() as u64 * FRAMES);
     events::push(|| Record::attach(vmid.get(), ipa_bits, root.0.0));
     // TLBIs act on the VMID that VTTBR_EL2 holds; mapping may need some.
     set_registers(vttbr, vtcr);
@@ -72,12 +80,14 @@ pub fn create(
 }
 
 /// Bits of IPA that reach everything that the guest is given, so that a walk has no more levels than it needs: up to 39
-/// bits it begins at level 1, with one table. What lies beyond faults like everything else that is not mapped.
+/// bits it begins at level 1, with one table, and with the larger granules up to 36 or 42 bits at level 2. What lies beyond
+/// faults like everything else that is not mapped.
 fn ipa_bits<'a>(mapped: impl Iterator<Item = &'a PhysRange>, pa_bits: u8) -> u8 {
-    const THREE_LEVELS: u8 = 39;
+    const LEVELS: u32 = if FRAMES == 1 { 3 } else { 2 };
+    const ONE_ROOT: u8 = (Granule::SHIFT + LEVELS * (Granule::SHIFT - 3)) as u8;
     let highest = mapped.map(|range| range.end().saturating_sub(1)).max().unwrap_or(0);
     let needed = (u64::BITS - highest.leading_zeros()) as u8;
-    needed.max(THREE_LEVELS).min(pa_bits)
+    needed.max(ONE_ROOT).min(pa_bits)
 }
 
 /// The way to change sizes that was asked for, if the weakest CPU can do it.

@@ -220,7 +220,7 @@ mod kept {
         const ENOUGH: usize = CAPACITY / 4 * 3;
         while WAITING.load(Ordering::Relaxed) > ENOUGH && ATTENDED.load(Ordering::Relaxed) {
             firmware::park_if_stopped();
-            core::hint::spin_loop();
+            cpu::pause();
         }
     }
 

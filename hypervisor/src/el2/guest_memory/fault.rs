@@ -2,13 +2,14 @@
 
 use crate::el2::base::cpu;
 use crate::el2::guest_memory::{events, guest_memory, noted_memory};
+use hypervisor::granule::PAGE;
 use hypervisor_abi::events::Call;
-use stage2::{Ipa, IpaRange, Outcome, PAGE_SIZE, Taken};
+use stage2::{Ipa, IpaRange, Outcome, Taken};
 
 /// The page that an abort is about, for the log of events.
 #[inline(always)]
 fn page_of(ipa: Ipa) -> Option<IpaRange> {
-    IpaRange::from_size(ipa.align_down(PAGE_SIZE), PAGE_SIZE).ok()
+    IpaRange::from_size(ipa.align_down(PAGE), PAGE).ok()
 }
 
 /// Lets the first store to a tracked page through, and says whether the store at `va` to the page `ipa` was that. Waits for

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
+use hypervisor::granule::Granule;
 use hypervisor_abi::status;
 use spin::Mutex;
 use stage2::Log;
@@ -10,9 +11,10 @@ use stage2::Log;
 /// Logs at a time.
 pub const LOGS: usize = 4;
 
-/// A log of the guest's.
+/// A log of the guest's. The alignment makes its size a power of two, so that a shift finds one by its number.
+#[repr(align(128))]
 pub struct Slot {
-    pub log: Option<Log>,
+    pub log: Option<Log<Granule>>,
     /// Words of a bitmap of its pages.
     pub needed: usize,
     pub accepted: Accepted,

@@ -32,8 +32,8 @@ pub struct GuestMemory {
     pub logs: Logs,
     vttbr: u64,
     vtcr: u64,
-    /// The root that hardware walks from, and of how many tables it consists.
-    pub root: (PhysAddr, usize),
+    /// The root that hardware walks from, and of how many frames it consists.
+    pub root: (PhysAddr, u64),
     /// What is mapped as RAM, for good.
     ram: Vec<IpaRange>,
 }

@@ -2,6 +2,7 @@
 
 use crate::el2::guest_memory::events;
 use crate::el2::guest_memory::table_lock::TableLock;
+use hypervisor::granule::{FRAMES, Granule};
 use hypervisor_abi::events::Call;
 use stage2::{Error, Ipa, IpaRange, LeafSize, Permissions};
 
@@ -66,13 +67,14 @@ pub fn collapse_piece(table: &TableLock, range: IpaRange) -> Result<(), Error> {
 
 /// Makes the leaves of all ranges as large as they can be, in pieces, from small to large.
 pub fn collapse<'r>(table: &TableLock, ranges: impl Iterator<Item = &'r IpaRange>) -> Result<(), Error> {
-    let largest = LeafSize::Block1G.bytes();
+    const LARGEST: LeafSize = if FRAMES == 1 { LeafSize::Block1G } else { LeafSize::Contiguous32M };
+    let largest = LARGEST.bytes_of::<Granule>();
     for range in ranges {
         let end = Ipa(range.end().0.next_multiple_of(largest));
         let end = end.min(table.read().geometry().range().end());
         let whole = IpaRange::new(range.start().align_down(largest), end)?;
         for large in pieces(whole, largest) {
-            let small = pieces(large, PIECE).chain([large]);
+            let small = pieces(large, PIECE).filter(|piece| piece.intersection(*range).is_some()).chain([large]);
             small.into_iter().try_for_each(|piece| collapse_piece(table, piece))?;
         }
     }

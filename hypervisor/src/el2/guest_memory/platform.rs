@@ -1,8 +1,12 @@
 //! The engine's doors to this machine.
 
-use crate::el2::base::{cpu::this_cpu, firmware, frames::FRAMES};
+use crate::el2::base::{
+    cpu::{pause, this_cpu},
+    firmware,
+    frames::FRAMES,
+};
 use stage2::aarch64::{El2, NonSecure};
-use stage2::{Counters, Dsb, FrameAllocator, Maintenance, PAGE_SIZE, PhysAddr, Tlbi, Vmid};
+use stage2::{Counters, Dsb, FrameAllocator, Maintenance, PhysAddr, Tlbi, Vmid};
 
 /// Where tables' frames come from, and the instructions: [`stage2::Mapped`] makes of it what the engine asks for.
 #[derive(Debug)]
@@ -17,10 +21,8 @@ unsafe impl FrameAllocator for Platform {
     }
 
     unsafe fn free(&self, first: PhysAddr, frames: usize) {
-        for frame in 0..frames as u64 {
-            // SAFETY: the caller's promise, frame by frame.
-            unsafe { FRAMES.free(first.offset(frame * PAGE_SIZE)) };
-        }
+        // SAFETY: the caller's promise.
+        unsafe { FRAMES.free(first, frames as u64) };
     }
 }
 
@@ -51,10 +53,6 @@ unsafe impl Maintenance for Platform {
     fn wait(&self) {
         // A CPU that has crashed may be the one that is waited for.
         firmware::park_if_stopped();
-        // YIELD first: an emulator that runs its CPUs in turn, as QEMU does when it counts instructions, goes over to the one
-        // that is waited for.
-        // SAFETY: a hint.
-        unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
-        core::hint::spin_loop();
+        pause();
     }
 }

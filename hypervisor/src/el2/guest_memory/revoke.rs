@@ -23,8 +23,8 @@ pub fn revoke_again() {
 
 /// Makes all of the root's entries invalid, and removes all translations from all TLBs.
 fn empty_root(memory: &GuestMemory) {
-    let (root, tables) = memory.root;
-    for frame in 0..tables as u64 {
+    let (root, frames) = memory.root;
+    for frame in 0..frames {
         // SAFETY: the root's frames are identity mapped; descriptors of 0 are invalid; the engine is not used again.
         unsafe { Mapped::new(Platform).fill(root.offset(frame * PAGE_SIZE), 0, 0) };
     }

@@ -2,7 +2,8 @@
 
 use crate::el2::guest_memory::table_lock::Table;
 use core::fmt;
-use stage2::{BbmLevel, Census, LeafSize, PAGE_SIZE};
+use hypervisor::granule::{FRAMES, Granule, PAGE, of_sizes};
+use stage2::{BbmLevel, Census, LeafSize};
 
 /// Of what leaves a table consists, as it is printed.
 pub struct Shape {
@@ -22,11 +23,14 @@ impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { census, ipa_bits, bbm } = self;
         write!(f, "stage 2: {} leaves (", census.leaves.iter().sum::<usize>())?;
-        for (index, (size, count)) in LeafSize::DESCENDING.into_iter().zip(census.leaves).enumerate() {
-            let separator = if index == 0 { "" } else { ", " };
-            write!(f, "{separator}{count} of {size}")?;
+        let mut separator = "";
+        let sizes = of_sizes(LeafSize::DESCENDING).into_iter().zip(of_sizes(census.leaves));
+        // The larger granules have no blocks at level 1.
+        for (size, count) in sizes.filter(|(size, _)| FRAMES == 1 || *size != LeafSize::Block1G) {
+            write!(f, "{separator}{count} of {}", size.with_granule::<Granule>())?;
+            separator = ", ";
         }
-        let (bytes, tables) = (census.tables as u64 * PAGE_SIZE, census.tables);
+        let (bytes, tables) = (census.tables as u64 * PAGE, census.tables);
         write!(
             f,
             "); {bytes} bytes in {tables} tables; {ipa_bits} bits of IPA, sizes change as with BBM level {}",

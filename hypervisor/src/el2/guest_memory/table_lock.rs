@@ -6,12 +6,13 @@ use crate::el2::base::registers::read_register;
 use crate::el2::guest_memory::{events::InUse, platform::Platform};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+use hypervisor::granule::Granule;
 use hypervisor::not_frozen::NotFrozen;
 use hypervisor::reader_lock::{Flag, ReaderLock};
 use stage2::{Maintenance, Stage2};
 
 /// The engine's table, on the platform in use.
-pub type Table = Stage2<InUse>;
+pub type Table = Stage2<InUse, Granule>;
 
 /// The guest's table behind its lock. There is one: the CPUs' flags are this lock's.
 #[repr(C)]
@@ -42,14 +43,20 @@ impl TableLock {
     /// [`TableLock::read`], once the table is not frozen. A holder of a [`Reading`] must not wait for that.
     #[inline(always)]
     pub fn read_not_frozen(&self) -> NotFrozen<Reading<'_>> {
-        NotFrozen::read(|| self.read(), |table| table.is_frozen(), || self.wait_for_thaw())
+        NotFrozen::read(|| self.read(), |table| table.is_frozen(), || self.wait_for_thaw(|| false))
     }
 
-    /// Waits at EL2 while the table is frozen. The pauses leave the lock to the CPU that is to thaw it.
+    /// [`TableLock::read`], or nothing if the table is frozen.
+    #[inline(always)]
+    pub fn read_if_not_frozen(&self) -> Option<NotFrozen<Reading<'_>>> {
+        NotFrozen::of(self.read(), |table| table.is_frozen())
+    }
+
+    /// Waits at EL2 while the table is frozen, and until something `else_` is to be done. The pauses leave the lock to the CPU that is to thaw it.
     #[cold]
-    pub fn wait_for_thaw(&self) {
+    pub fn wait_for_thaw(&self, else_: impl Fn() -> bool) {
         const PAUSE: usize = 1000;
-        while self.read().is_frozen() {
+        while self.read().is_frozen() && !else_() {
             firmware::park_if_stopped();
             (0..PAUSE).for_each(|_| core::hint::spin_loop());
         }

@@ -5,10 +5,11 @@
 
 use crate::el2::base::{cpu, registers::read_register};
 use crate::el2::guest_memory::{self, operations::protect, table_lock::TableLock};
+use hypervisor::granule::PAGE;
 use hypervisor::policy::{Policies, Policy};
 use hypervisor::range::PhysRange;
 use spin::Mutex;
-use stage2::{Abort, Error, Ipa, IpaRange, PAGE_SIZE, Permissions};
+use stage2::{Abort, Error, Ipa, IpaRange, Permissions};
 
 /// Stores that are kept until someone asks.
 const KEPT: usize = 512;
@@ -164,7 +165,7 @@ pub fn lets_through(abort: &Abort) -> bool {
 pub fn lets_device_through(start: Ipa, bytes: u64) -> bool {
     let Some(table) = guest_memory::table() else { return false };
     let mut watch = WATCH.lock();
-    let mut page = start.align_down(PAGE_SIZE);
+    let mut page = start.align_down(PAGE);
     while page.0 < start.0 + bytes {
         let open = table.read().walk(page).is_some_and(|leaf| leaf.attributes.permissions.write);
         if !open {
@@ -174,7 +175,7 @@ pub fn lets_device_through(start: Ipa, bytes: u64) -> bool {
                 return false;
             }
         }
-        page = page.offset(PAGE_SIZE);
+        page = page.offset(PAGE);
     }
     true
 }
@@ -194,9 +195,8 @@ impl Watch {
             return false;
         }
         self.opened = true;
-        let start = ipa.align_down(PAGE_SIZE);
-        let opened =
-            IpaRange::new(start, start.offset(PAGE_SIZE)).and_then(|page| protect(table, page, Permissions::ALL));
+        let start = ipa.align_down(PAGE);
+        let opened = IpaRange::new(start, start.offset(PAGE)).and_then(|page| protect(table, page, Permissions::ALL));
         if let Err(error) = opened {
             // The guest must go on: its page cannot be opened alone, so the policy ends.
             log::error!(

@@ -1,8 +1,8 @@
 //! The proof that no dirty page is missed: with the guest frozen, every page is hashed and compared with what it was.
 
 use crate::el2::manager::dirty::Region;
-use hypervisor::page_hash::{WORDS, page_hash};
 use hypervisor_abi::manager::Findings;
+use hypervisor_abi::page_hash::{WORDS, page_hash};
 use stage2::{Ipa, PAGE_SIZE};
 
 /// Hashes all pages of a region, compares them with the last time, and adds to `findings`. What was reported since is

@@ -3,12 +3,13 @@
 use crate::el2::guest_memory::{operations, table_lock::TableLock, watch, watch::Set};
 use crate::el2::manager::dirty::Region;
 use crate::el2::manager::why::Why;
+use hypervisor::granule::PAGE;
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
-use stage2::{IpaRange, LeafSize, PAGE_SIZE};
+use stage2::{IpaRange, LeafSize};
 
-/// Pages that one change is about, at most: 32 MiB, so that the guest never waits for long.
-const MOST_PAGES: u64 = 8192;
+/// Pages that one change is about, at most: those of 32 MiB, so that the guest never waits for long.
+const MOST_PAGES: u64 = (32 << 20) / PAGE;
 
 /// Marsaglia's xorshift64*: nothing here needs more.
 struct Chance(u64);
@@ -29,10 +30,11 @@ impl Chance {
     /// A range in one of the regions; every length from a page to the most has its share.
     fn range(&mut self, regions: &[Region]) -> Option<IpaRange> {
         let region = regions.get(self.below(regions.len().max(1) as u64) as usize)?.range;
-        let first = self.below(region.pages());
-        let most = (1u64 << self.below(1 + u64::from(MOST_PAGES.ilog2()))).min(region.pages() - first);
+        let pages = region.bytes() / PAGE;
+        let first = self.below(pages);
+        let most = (1u64 << self.below(1 + u64::from(MOST_PAGES.ilog2()))).min(pages - first);
         let pages = 1 + self.below(most);
-        IpaRange::from_size(region.start().offset(first * PAGE_SIZE), pages * PAGE_SIZE).ok()
+        IpaRange::from_size(region.start().offset(first * PAGE), pages * PAGE).ok()
     }
 }
 

@@ -6,9 +6,10 @@ use crate::el2::guest_memory::{events, table_lock::TableLock};
 use crate::el2::manager::why::Why;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
+use hypervisor::granule::{FRAMES as PAGE_FRAMES, Granule, PAGE, in_frames, of_sizes};
 use hypervisor_abi::events::{Call, Record};
 use hypervisor_abi::manager::{Census, Mechanism};
-use stage2::page_set::BLOCK_WORDS;
+use stage2::page_set::{BLOCK_WORDS, WORD_PAGES};
 use stage2::{Ipa, IpaRange, Layout, LeafSize, Log, LogOptions, PAGE_SIZE, PageSet};
 
 /// Harvests in a row that find a block dirty before it is split to pages.
@@ -17,21 +18,21 @@ const HOT: u8 = 4;
 /// Leaves and tables as they are now.
 pub fn census(table: &TableLock) -> Census {
     let census = table.read().census();
-    Census { leaves: census.leaves.map(|count| count as u64), table_bytes: census.tables as u64 * PAGE_SIZE }
+    Census { leaves: of_sizes(census.leaves).map(|count| count as u64), table_bytes: census.tables as u64 * PAGE }
 }
 
 /// A range of the guest's memory, and what is kept for its pages.
 pub struct Region {
     pub range: IpaRange,
-    layout: Layout,
+    layout: Layout<Granule>,
     /// The log's bitmap, while no log has it.
     storage: Option<&'static [AtomicU64]>,
-    log: Option<Log>,
+    log: Option<Log<Granule>>,
     /// The last harvest.
     report: &'static mut [u64],
-    /// What was reported since the last audit: a bit a page.
+    /// What was reported since the last audit: a bit for each page of the granule.
     pub since: &'static mut [u64],
-    /// A hash for each page at the last audit.
+    /// A hash for each 4 KiB at the last audit.
     pub hashes: &'static mut [u64],
     /// How often in a row each block was found dirty.
     heat: Vec<u8>,
@@ -40,7 +41,7 @@ pub struct Region {
 impl Region {
     /// Memory for all of it; nothing if there is too little.
     pub fn new(range: IpaRange) -> Option<Self> {
-        let layout = Layout::new(range);
+        let layout = Layout::with_granule(range);
         let words = layout.words();
         let storage = zeroed(words)?;
         // SAFETY: the words are nobody else's, live for ever, and AtomicU64 has the representation of u64.
@@ -59,7 +60,7 @@ impl Region {
 
     /// Whether the page was reported since the last audit.
     pub fn was_reported(&self, page: Ipa) -> bool {
-        let bit = (page.0 - self.layout.word_ipa(0).0) / PAGE_SIZE;
+        let bit = (page.0 - self.layout.word_ipa(0).0) / PAGE;
         self.since.get(bit as usize / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
     }
 
@@ -111,7 +112,7 @@ impl Region {
     }
 
     /// Harvests its log (in one step, or by a look and a clear of what it has shown), less what `drops` takes out on purpose, and calls `each` with the address and the bits of each
-    /// word that has any. Returns the number of pages.
+    /// word that has any. Returns the number of pages; there and in the words they are of 4 KiB.
     ///
     /// # Errors
     ///
@@ -147,11 +148,23 @@ impl Region {
             let bits = drops.apply(*bits);
             if bits != 0 {
                 *since |= bits;
-                pages += u64::from(bits.count_ones());
-                each(self.layout.word_ipa(word).0, bits);
+                pages += u64::from(bits.count_ones()) * PAGE_FRAMES;
+                in_frames(PAGE_FRAMES, self.layout.word_ipa(word).0, bits, &mut each);
             }
         }
         Ok(pages)
+    }
+
+    /// How many pages of 4 KiB are dirty, which they stay.
+    ///
+    /// # Errors
+    ///
+    /// The engine's.
+    pub fn dirty(&mut self, table: &TableLock) -> Result<u64, Why> {
+        let Some(log) = &mut self.log else { return Ok(0) };
+        let mut set = PageSet::new(self.layout, self.report).ok_or("a bitmap is too small")?;
+        table.read().peek(log, &mut set)?;
+        Ok(set.bitmap().iter().map(|word| u64::from(word.count_ones()) * PAGE_FRAMES).sum())
     }
 
     /// Splits the blocks that were found dirty whole, again and again: from now on they are reported page by page.
@@ -162,7 +175,8 @@ impl Region {
             if *heat != HOT {
                 continue;
             }
-            let bytes = LeafSize::Block2M.bytes();
+            // With 4 KiB pages a block of 2 MiB; a larger block is split at the first of its parts.
+            let bytes = (BLOCK_WORDS * WORD_PAGES) as u64 * PAGE;
             let start = Ipa(self.range.start().align_down(bytes).0 + block as u64 * bytes);
             // No memory: it stays a block, reported whole.
             let _ = IpaRange::new(start, start.offset(bytes)).map(|block| split(table, block, LeafSize::Page));
@@ -171,7 +185,7 @@ impl Region {
 }
 
 /// Writes down which pages a harvest reports.
-fn tell_pages(set: &PageSet<'_>) {
+fn tell_pages(set: &PageSet<'_, Granule>) {
     if !events::is_kept() {
         return;
     }
@@ -185,7 +199,7 @@ fn tell_pages(set: &PageSet<'_>) {
                 page.0
             }
         };
-        open = Some((start, page.0 + PAGE_SIZE));
+        open = Some((start, page.0 + PAGE));
     });
     tell(open);
 }

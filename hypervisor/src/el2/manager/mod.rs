@@ -4,6 +4,7 @@
 mod audit;
 mod churn;
 mod dirty;
+mod moving;
 mod port;
 pub mod presence;
 mod service;
@@ -37,6 +38,9 @@ static CORE: Once<Core> = Once::new();
 /// A sentence: no device, one CPU only, a grant of what shares the device's page.
 pub fn find_device(machine: &Machine, options: &Options) -> Result<Option<PhysRange>, Refusal> {
     if !options.wants_manager() {
+        if options.resume {
+            return Err(Refusal("resume=on needs manager=on, and the device that the guest is read from".into()));
+        }
         return Ok(None);
     }
     if machine.cpus.len() < 2 {
@@ -57,7 +61,8 @@ pub fn find_device(machine: &Machine, options: &Options) -> Result<Option<PhysRa
     }
 }
 
-/// Keeps the last CPU back that is not the executing one, and opens the device. `memory` is the guest's.
+/// Keeps the last CPU back that is not the executing one, and opens the device, and the store if there is one. `memory` is the
+/// guest's.
 ///
 /// # Errors
 ///
@@ -67,10 +72,12 @@ pub fn prepare(
     options: &Options,
     memory: &[PhysRange],
     device: Option<PhysRange>,
+    store: Option<PhysRange>,
 ) -> Result<(), Refusal> {
     let Some(device) = device else { return Ok(()) };
     let (mpidr, area) = kept_back(machine).ok_or_else(|| Refusal("there is no CPU to keep back".into()))?;
-    let service = Service::new(port::Port::open(device)?, memory, options.drop_dirty)?;
+    let moving = store.map(|store| moving::Moving::new(machine, options, memory, mpidr, store)).transpose()?;
+    let service = Service::new(port::Port::open(device)?, memory, options.drop_dirty, moving)?;
     log::info!("manager: CPU {mpidr:#x} is kept back, its device is the virtio console at {device}");
     CORE.call_once(|| Core { mpidr, area, service: Mutex::new(Some(service)) });
     Ok(())
@@ -114,7 +121,7 @@ pub fn run() -> ! {
         match service.receive() {
             Received::Nothing => {
                 mediation::poll();
-                core::hint::spin_loop();
+                cpu::pause();
             }
             Received::Rubbish => service.refuse_rubbish(),
             Received::Request(message) => {

@@ -1,20 +1,16 @@
 //! The way to the host: a virtio console that the guest never sees, polled.
 
-use crate::el2::base::{firmware, frames::FRAMES, own_map, refusal::Refusal, registers::read_register};
+use crate::el2::base::dma::{self, Dma};
+use crate::el2::base::{cpu, firmware, refusal::Refusal, registers::read_register};
 use alloc::boxed::Box;
-use core::ptr::NonNull;
 use hypervisor::machine::Machine;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::manager::{Frame, Frames, MAX_FRAME, Message, Reply, Request, decode, encode};
-use stage2::{PAGE_SIZE, PhysAddr};
 use virtio_drivers::device::console::VirtIOConsole;
-use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
-use virtio_drivers::{BufferDirection, Hal};
+use virtio_drivers::transport::mmio::MmioTransport;
 
 /// Virtio, 5.3: console device.
 const CONSOLE: u32 = 3;
-/// Virtio, 4.2.2: "virt", little-endian.
-const MAGIC: u32 = 0x7472_6976;
 
 /// The registers of the machine's virtio console, which is the hypervisor's.
 ///
@@ -22,63 +18,13 @@ const MAGIC: u32 = 0x7472_6976;
 ///
 /// A sentence, where there is none, or where no transport can be reached so early.
 pub fn find(machine: &Machine) -> Result<PhysRange, Refusal> {
-    let is_console = |registers: PhysRange| {
-        // Its registers are aligned to their own size, and reached through one page.
-        let usable = registers.size() >= 0x100 && registers.start().is_multiple_of(0x100);
-        if !usable || !own_map::early_map_device(registers.start()) {
-            return false;
-        }
-        // SAFETY: the device tree has a virtio-mmio transport there, now mapped; reading its identification does nothing.
-        let magic = unsafe { core::ptr::read_volatile(registers.start() as *const u32) };
-        // SAFETY: as above.
-        let device = unsafe { core::ptr::read_volatile((registers.start() + 8) as *const u32) };
-        magic == MAGIC && device == CONSOLE
-    };
-    machine.virtio.iter().map(|device| device.registers).find(|&registers| is_console(registers)).ok_or_else(|| {
+    dma::find(machine, CONSOLE, |_| true).ok_or_else(|| {
         Refusal(
             "manager=on needs a virtio console on a virtio-mmio transport, and the machine has none \
              (QEMU: -device virtio-serial-device -device virtconsole)"
                 .into(),
         )
     })
-}
-
-/// DMA memory: frames of the hypervisor's own, which lie where devices and EL2 both see them.
-struct Dma;
-
-// SAFETY: frames come from the pool, are mapped at their physical addresses, and are given to one caller only.
-unsafe impl Hal for Dma {
-    fn dma_alloc(pages: usize, _: BufferDirection) -> (u64, NonNull<u8>) {
-        let frames = FRAMES.allocate(pages as u64, 1);
-        match frames.and_then(|frames| Some((frames.0, NonNull::new(frames.0 as *mut u8)?))) {
-            Some((address, pointer)) => {
-                // SAFETY: the frames are this function's alone so far.
-                unsafe { pointer.write_bytes(0, pages * PAGE_SIZE as usize) };
-                (address, pointer)
-            }
-            // The crate takes address 0 for "no memory".
-            None => (0, NonNull::dangling()),
-        }
-    }
-
-    unsafe fn dma_dealloc(address: u64, _: NonNull<u8>, pages: usize) -> i32 {
-        for page in 0..pages as u64 {
-            // SAFETY: the caller's promise: allocated by `dma_alloc`, not used any more.
-            unsafe { FRAMES.free(PhysAddr(address + page * PAGE_SIZE)) };
-        }
-        0
-    }
-
-    unsafe fn mmio_phys_to_virt(address: u64, _: usize) -> NonNull<u8> {
-        // Asked for PCI only; memory is mapped where it lies.
-        NonNull::new(address as *mut u8).unwrap_or(NonNull::dangling())
-    }
-
-    unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> u64 {
-        buffer.cast::<u8>().addr().get() as u64
-    }
-
-    unsafe fn unshare(_: u64, _: NonNull<[u8]>, _: BufferDirection) {}
 }
 
 /// Messages of a series that the host has not confirmed: QEMU drops what a console sends into a socket that is full, so no
@@ -116,10 +62,9 @@ impl Port {
         let refuse = |why: &dyn core::fmt::Display| {
             Refusal(alloc::format!("the virtio console at {registers} cannot be used for management: {why}"))
         };
-        let header = NonNull::new(registers.start() as *mut VirtIOHeader).ok_or_else(|| refuse(&"address 0"))?;
         // SAFETY: `find` has found a transport there; it is mapped as device memory for good, and nothing else uses it:
         // its page is not the guest's.
-        let transport = unsafe { MmioTransport::new(header, registers.size() as usize) };
+        let transport = unsafe { dma::transport(registers) };
         let transport = transport.map_err(|error| refuse(&error))?;
         let console = VirtIOConsole::new(transport).map_err(|error| refuse(&error))?;
         let (frames, frame) = (Box::new(Frames::new()), Box::new([0; MAX_FRAME]));
@@ -162,7 +107,7 @@ impl Port {
                 }
                 _ => {
                     firmware::park_if_stopped();
-                    core::hint::spin_loop();
+                    cpu::pause();
                 }
             }
         }

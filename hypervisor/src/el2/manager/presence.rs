@@ -1,6 +1,6 @@
 //! Who is there: the host, and the guest.
 
-use crate::el2::base::{firmware, registers::read_register};
+use crate::el2::base::{cpu, firmware, registers::read_register};
 use crate::el2::guest_memory::events;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -39,6 +39,6 @@ pub fn guest_ends() {
             log::warn!("manager: the host is silent for {PATIENCE_SECONDS} s; the machine ends without it");
             return;
         }
-        core::hint::spin_loop();
+        cpu::pause();
     }
 }

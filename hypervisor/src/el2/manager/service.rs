@@ -3,21 +3,23 @@
 use crate::el2::base::{cpu, firmware, refusal::Refusal, registers::read_register};
 use crate::el2::guest_memory::{self, events, operations, table_lock::TableLock, watch, watch::Set};
 use crate::el2::manager::dirty::{self, Drops, Region};
+use crate::el2::manager::moving::{self, Moving};
 use crate::el2::manager::port::{Port, Received};
 use crate::el2::manager::presence::{attend, guest_has_ended};
 use crate::el2::manager::why::Why;
 use crate::el2::manager::{audit, churn};
-use crate::el2::mediation;
+use crate::el2::mediation::{self, hold};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use hypervisor::granule::PAGE;
 use hypervisor::policy;
 use hypervisor::range::PhysRange;
 use hypervisor_abi::events::RECORD;
 use hypervisor_abi::manager::{
     Census, Findings, MAX_WORDS, Mechanism, Message, Policy, Reply, Request, VERSION, WORD_BYTES,
 };
-use stage2::{Event, Ipa, IpaRange, LeafSize, PAGE_SIZE};
+use stage2::{Event, Ipa, IpaRange, LeafSize};
 
 /// The management core's state.
 pub struct Service {
@@ -29,7 +31,11 @@ pub struct Service {
     /// Whether the hashes are those of an audit of the log that runs.
     hashed: bool,
     chunk: Box<Chunk>,
+    moving: Option<Moving>,
 }
+
+/// Why nothing is sent or loaded.
+const NO_STORE: &str = "this machine has no store to send to, or to load from: start it with store=ADDRESS";
 
 /// Words of the bitmap on their way to the host.
 struct Chunk {
@@ -68,7 +74,12 @@ impl Service {
     /// # Errors
     ///
     /// A sentence, where there is no room for a log and for hashes of all pages.
-    pub fn new(port: Port, memory: &[PhysRange], drop_dirty: Option<u64>) -> Result<Self, Refusal> {
+    pub fn new(
+        port: Port,
+        memory: &[PhysRange],
+        drop_dirty: Option<u64>,
+        moving: Option<Moving>,
+    ) -> Result<Self, Refusal> {
         let mut regions = Vec::new();
         for range in memory {
             let ipas = IpaRange::new(Ipa(range.start()), Ipa(range.end()))?;
@@ -80,7 +91,7 @@ impl Service {
             })?);
         }
         let chunk = Box::new(Chunk { bytes: [0; MAX_WORDS], used: 0 });
-        Ok(Self { port, regions, drops: Drops::new(drop_dirty), running: None, hashed: false, chunk })
+        Ok(Self { port, regions, drops: Drops::new(drop_dirty), running: None, hashed: false, chunk, moving })
     }
 
     /// The next request, if one has come.
@@ -100,10 +111,16 @@ impl Service {
             Ok(reply) => self.port.send(number, reply),
             Err(why) => self.port.send(number, Reply::Refused(&why.sentence(Memory(&self.regions)))),
         }
+        if self.moving.as_ref().is_some_and(Moving::is_gone) {
+            moving::end();
+        }
     }
 
     fn perform(&mut self, number: u32, request: Request) -> Answer {
         let table = guest_memory::table().ok_or("the guest has no memory yet")?;
+        if let Some(why) = self.moving.as_ref().and_then(|moving| moving.refuses(&request)) {
+            return Err(why.into());
+        }
         match request {
             Request::Hello { version } => self.hello(table, number, version),
             Request::Start { mechanism, all_dirty } => self.start(table, mechanism, all_dirty),
@@ -117,6 +134,8 @@ impl Service {
                 operations::thaw(table);
                 Ok(Reply::Done)
             }
+            Request::Quiesce => quiesce(table),
+            Request::Resume { restored } => resume(table, restored),
             Request::Storm => self.storm(table),
             Request::Churn { seed, changes } => {
                 self.no_log_runs()?;
@@ -125,8 +144,17 @@ impl Service {
             Request::Events => self.events(number),
             Request::Counters => Ok(self.counters(number)),
             Request::Wait { milliseconds } => Ok(Reply::Waited { ended: self.wait(milliseconds) }),
+            Request::Send { share, stop } => {
+                let logs = self.running.is_some();
+                let Self { moving, regions, drops, .. } = self;
+                moving.as_mut().ok_or(NO_STORE)?.send(table, regions, drops, (logs, share, stop))
+            }
+            Request::Load { end } => self.moving.as_mut().ok_or(NO_STORE)?.load(&self.regions, end),
+            Request::Go => self.moving.as_mut().ok_or(NO_STORE)?.go(),
+            Request::Release => self.moving.as_mut().ok_or(NO_STORE)?.release(),
             Request::Bye => {
                 operations::thaw(table);
+                hold::resume_all();
                 attend(false);
                 Ok(Reply::Done)
             }
@@ -174,6 +202,7 @@ impl Service {
     fn stop(&mut self, table: &TableLock) -> Answer {
         let (_, before) = self.running.take().ok_or("no log runs")?;
         self.regions.iter_mut().for_each(|region| region.stop(table));
+        self.moving.iter_mut().for_each(Moving::log_has_ended);
         operations::collapse(table, self.regions.iter().map(|region| &region.range))?;
         Ok(Reply::Stopped { before, after: dirty::census(table) })
     }
@@ -224,7 +253,7 @@ impl Service {
 
     fn protect(&mut self, start: u64, end: u64, policy: Policy) -> Answer {
         let range = PhysRange::new(start, end).filter(|range| {
-            let whole = start.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE) && !range.is_empty();
+            let whole = start.is_multiple_of(PAGE) && end.is_multiple_of(PAGE) && !range.is_empty();
             let covers = |ram: &Region| ram.range.start().0 <= start && end <= ram.range.end().0;
             whole && self.regions.iter().any(covers)
         });
@@ -298,10 +327,33 @@ impl Service {
         while read_register!("cntpct_el0").wrapping_sub(start) < ticks && !guest_has_ended() && !self.port.has_input() {
             firmware::park_if_stopped();
             mediation::poll();
-            core::hint::spin_loop();
+            cpu::pause();
         }
         guest_has_ended()
     }
+}
+
+/// Makes mediated devices quiet, all or none.
+fn quiesce(table: &TableLock) -> Answer {
+    hold::quiesce_all(table).map(done).map_err(|device| {
+        if !table.read().is_frozen() {
+            hold::resume_all();
+        }
+        device.into()
+    })
+}
+
+/// Lets mediated devices go on, or has them do so by way of the states that a save keeps.
+fn resume(table: &TableLock, restored: bool) -> Answer {
+    if table.read().is_frozen() {
+        return Err("the guest is frozen, and devices would write its memory: thaw it first".into());
+    }
+    let mut result = Ok(());
+    if restored && !hold::save(|address, state| result = result.and(hold::restore(address, state))) {
+        return Err("a device is not quiet: quiesce them first".into());
+    }
+    hold::resume_all();
+    Ok(result.map(done)?)
 }
 
 fn done((): ()) -> Reply<'static> {
@@ -313,9 +365,9 @@ fn sum(event: Event) -> u64 {
     cpu::all().fold(0, |sum, area| sum.wrapping_add(area.cpu.stage2.get(event)))
 }
 
-/// Bytes of the guest's tables: every frame that the engine took and did not give back.
+/// Bytes of the guest's tables: every one that the engine took and did not give back.
 fn table_bytes() -> u64 {
-    sum(Event::FrameAllocated).wrapping_sub(sum(Event::FrameFreed)).wrapping_mul(PAGE_SIZE)
+    sum(Event::FrameAllocated).wrapping_sub(sum(Event::FrameFreed)).wrapping_mul(PAGE)
 }
 
 /// Where the guest's memory lies.

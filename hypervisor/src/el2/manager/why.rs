@@ -1,5 +1,7 @@
 //! Why the management core does not do what it was asked for.
 
+use crate::el2::mediation::hold::{NotQuiet, Unrestorable};
+use crate::el2::saving::store::Failure;
 use core::fmt;
 use hypervisor::policy;
 use hypervisor::sentence::Sentence;
@@ -18,6 +20,30 @@ pub enum Why {
     NoRange { start: u64, end: u64 },
     /// Too many ranges have a policy.
     NoRoom,
+    /// A mediated device does not become quiet.
+    NotQuiet(NotQuiet),
+    /// A mediated device can't be given its state.
+    Unrestorable(Unrestorable),
+    /// The guest is not sent, or not taken in.
+    NotMoved(Failure),
+}
+
+impl From<NotQuiet> for Why {
+    fn from(device: NotQuiet) -> Self {
+        Self::NotQuiet(device)
+    }
+}
+
+impl From<Unrestorable> for Why {
+    fn from(why: Unrestorable) -> Self {
+        Self::Unrestorable(why)
+    }
+}
+
+impl From<Failure> for Why {
+    fn from(failure: Failure) -> Self {
+        Self::NotMoved(failure)
+    }
 }
 
 impl From<&'static str> for Why {
@@ -43,6 +69,9 @@ impl fmt::Display for Why {
             Self::NoRange { start, end } => {
                 write!(f, "{start:#x}-{end:#x} is not a range of whole pages in the guest's memory")
             }
+            Self::NotQuiet(device) => device.fmt(f),
+            Self::Unrestorable(why) => write!(f, "a device can't have its state back, and has to be reset: {why}"),
+            Self::NotMoved(failure) => failure.fmt(f),
             Self::NoRoom => write!(f, "no more than {} ranges can have a policy: set fewer", policy::MAX_RANGES),
         }
     }

@@ -4,6 +4,7 @@ use crate::el2::base::{device, frames::FRAMES};
 use crate::el2::guest_memory::table_lock::Table;
 use crate::el2::guest_memory::{GuestMemory, platform::Platform};
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use hypervisor::granule::PAGE;
 use hypervisor::machine;
 use hypervisor::range::PhysRange;
 use stage2::{Ipa, IpaRange, Maintenance, PAGE_SIZE};
@@ -45,8 +46,8 @@ pub fn wait() {
 /// The pages that these bytes are in.
 #[inline(always)]
 fn pages(start: u64, bytes: u64) -> Option<IpaRange> {
-    let end = start.checked_add(bytes)?.checked_next_multiple_of(PAGE_SIZE)?;
-    IpaRange::new(Ipa(start).align_down(PAGE_SIZE), Ipa(end)).ok()
+    let end = start.checked_add(bytes)?.checked_next_multiple_of(PAGE)?;
+    IpaRange::new(Ipa(start).align_down(PAGE), Ipa(end)).ok()
 }
 
 impl Environment for Host<'_> {

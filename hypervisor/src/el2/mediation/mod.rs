@@ -8,21 +8,23 @@
 //! for work that ends. The guest's accesses begin when the table is not frozen, and keep it from being frozen: while it is,
 //! nothing is handed to a device, and an audit sees memory that changes only where devices had been let in before.
 
+pub mod hold;
 mod host;
 
 use crate::el2::base::registers::read_register;
 use crate::el2::base::{firmware, refusal::Refusal};
-use crate::el2::guest_memory;
 use crate::el2::guest_memory::table_lock::Table;
 use crate::el2::guest_memory::watch::{self, Set};
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::el2::guest_memory::{self, GuestMemory};
+use alloc::{boxed::Box, vec::Vec};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering, Ordering::Relaxed};
 use host::{Host, Registers};
 use hypervisor::machine::Machine;
 use hypervisor::options::{Options, Unmarked};
 use hypervisor::policy::Policy;
 use hypervisor::range::PhysRange;
-use spin::{Mutex, MutexGuard, Once};
+use spin::{Mutex, MutexGuard};
 use stage2::{Error, Ipa};
 use virtio_mediation::registers::{FRAME_BYTES, offset};
 use virtio_mediation::{Device, NotWritable, Violation, Written};
@@ -34,22 +36,20 @@ struct Mediated {
     device: Mutex<Device<'static>>,
     /// Violations that were told of on the console.
     told: AtomicU64,
+    /// Marks that are left out, to test that an audit finds it.
+    unmarked: Option<Unmarked>,
 }
 
-static DEVICES: Once<Vec<Mediated>> = Once::new();
-
-/// Marks that are left out, to test that an audit finds it.
-static UNMARKED: Once<Option<Unmarked>> = Once::new();
-
-/// Whether marks of this kind are made.
-fn marks(kind: Unmarked) -> bool {
-    !UNMARKED.get().is_some_and(|left_out| *left_out == Some(kind))
-}
+/// Null before [`prepare`] has made them, then theirs for good. Every access of the guest's to a device asks for it, more than
+/// once: a pointer is one load, where a `Once` is a state to be looked at before it.
+static DEVICES: AtomicPtr<Vec<Mediated>> = AtomicPtr::new(ptr::null_mut());
 
 /// All of them.
 #[inline(always)]
 fn devices() -> &'static [Mediated] {
-    DEVICES.get().map_or(&[], Vec::as_slice)
+    // Acquire: what `prepare` has written is there.
+    // SAFETY: null, or what `prepare` has leaked, which nobody changes.
+    unsafe { DEVICES.load(Ordering::Acquire).as_ref() }.map_or(&[], Vec::as_slice)
 }
 
 /// Takes the devices at these transports over. They are the guest's from now on, by way of EL2.
@@ -69,10 +69,11 @@ pub fn prepare(machine: &Machine, options: &Options) -> Result<(), Refusal> {
         let device = Device::new(&Host { memory, table: &table, registers: &registers, marks: true }, host::rings)
             .map_err(|why| Refusal(alloc::format!("mediate={address:#x} cannot be done: {why}")))?;
         log::info!("mediation: {:?} device at {address:#x}, by way of EL2", device.kind());
-        devices.push(Mediated { registers, device: Mutex::new(device), told: AtomicU64::new(0) });
+        let unmarked = options.unmarked;
+        devices.push(Mediated { registers, device: Mutex::new(device), told: AtomicU64::new(0), unmarked });
     }
-    UNMARKED.call_once(|| options.unmarked);
-    DEVICES.call_once(|| devices);
+    // Release: whoever sees them finds them written.
+    DEVICES.store(Box::leak(Box::new(devices)), Ordering::Release);
     Ok(())
 }
 
@@ -91,25 +92,42 @@ pub fn has(ipa: Ipa) -> bool {
     at(ipa).is_some()
 }
 
+/// An access that is made again once the guest's memory does not stand still any more, or the device goes on: see [`wait`].
+/// Nothing of it has happened that may not happen twice.
+pub struct Later;
+
+/// Waits for what [`Later`] tells of, at an address in a mediated device's frame, and until something `else_` is to be done.
+#[cold]
+pub fn wait(ipa: Ipa, else_: impl Fn() -> bool) {
+    guest_memory::table().inspect(|table| table.wait_for_thaw(&else_));
+    let Some((device, _)) = at(ipa) else { return };
+    while device.lock().is_held() && !else_() {
+        host::wait();
+    }
+}
+
 /// What a load of the guest's from a mediated device's frame returns; nothing if `ipa` is in none.
-pub fn load(ipa: Ipa, bytes: u8) -> Option<u64> {
+pub fn load(ipa: Ipa, bytes: u8) -> Option<Result<u64, Later>> {
     let (device, offset) = at(ipa)?;
     device.with(|device, host| device.read(host, offset, bytes))
 }
 
 /// Does what a store of the guest's to a mediated device's frame asks for; nothing if `ipa` is in none.
-pub fn store(ipa: Ipa, bytes: u8, value: u64) -> Option<()> {
+pub fn store(ipa: Ipa, bytes: u8, value: u64) -> Option<Result<(), Later>> {
     let (device, offset) = at(ipa)?;
-    let written = device.with(|device, host| device.write(host, offset, bytes, value))?;
-    match written {
-        Written::Done => {}
-        Written::Stopped(violation) => device.tell(violation),
-        Written::NotWritable(what) => device.open(what)?,
+    match device.with(|device, host| device.write(host, offset, bytes, value))? {
+        Ok(written) => device.settle(written),
+        Err(later) => Some(Err(later)),
     }
-    Some(())
 }
 
 impl Mediated {
+    /// Whether marks of this kind are made.
+    #[inline(always)]
+    fn marks(&self, kind: Unmarked) -> bool {
+        self.unmarked != Some(kind)
+    }
+
     /// Waits for the lock; a CPU that crashed may hold it.
     fn lock(&self) -> MutexGuard<'_, Device<'static>> {
         loop {
@@ -120,19 +138,44 @@ impl Mediated {
         }
     }
 
-    /// Does something for the guest.
-    fn with<R>(&self, act: impl FnOnce(&mut Device<'static>, &Host<'_>) -> R) -> Option<R> {
+    /// Does something for the guest, unless its memory stands still or the device is held.
+    #[inline(always)]
+    fn with<R>(&self, act: impl FnOnce(&mut Device<'static>, &Host<'_>) -> R) -> Option<Result<R, Later>> {
+        let memory = guest_memory::guest_memory()?;
+        let Some(table) = memory.table.read_if_not_frozen() else { return Some(Err(Later)) };
+        let mut device = self.lock();
+        if device.is_held() {
+            return Some(Err(Later));
+        }
+        Some(Ok(act(&mut device, &self.host(memory, &table))))
+    }
+
+    /// Does something, once the guest's memory does not stand still; the device may be held.
+    fn with_any<R>(&self, act: impl FnOnce(&mut Device<'static>, &Host<'_>) -> R) -> Option<R> {
         let memory = guest_memory::guest_memory()?;
         let table = memory.table.read_not_frozen();
-        let marks = marks(Unmarked::Completed);
-        let host = Host { memory, table: &table, registers: &self.registers, marks };
-        Some(act(&mut self.lock(), &host))
+        Some(act(&mut self.lock(), &self.host(memory, &table)))
+    }
+
+    #[inline(always)]
+    fn host<'t>(&'t self, memory: &'t GuestMemory, table: &'t Table) -> Host<'t> {
+        Host { memory, table, registers: &self.registers, marks: self.marks(Unmarked::Completed) }
+    }
+
+    /// What is left to do after a store of the guest's.
+    fn settle(&self, written: Written) -> Option<Result<(), Later>> {
+        match written {
+            Written::Done => {}
+            Written::Stopped(violation) => self.tell(violation),
+            Written::NotWritable(what) => return self.open(what),
+        }
+        Some(Ok(()))
     }
 
     /// A queue has a segment where the table does not let the guest write. Pages whose stores are only reported are opened and
     /// reported, as for a store of the guest's own; for all else the device is stopped.
     #[cold]
-    fn open(&self, mut what: NotWritable) -> Option<()> {
+    fn open(&self, mut what: NotWritable) -> Option<Result<(), Later>> {
         /// Each time a page is opened that was not open; another CPU may close it again, but not for ever.
         const ATTEMPTS: usize = 1024;
         for _ in 0..ATTEMPTS {
@@ -140,18 +183,16 @@ impl Mediated {
                 break;
             }
             match self.with(|device, host| device.notify(host, what.queue))? {
-                Written::NotWritable(next) => what = next,
-                Written::Stopped(violation) => {
-                    self.tell(violation);
-                    return Some(());
-                }
-                Written::Done => return Some(()),
+                Ok(Written::NotWritable(next)) => what = next,
+                Ok(settled) => return self.settle(settled),
+                Err(later) => return Some(Err(later)),
             }
         }
         let violation = Violation::NotWritable { start: what.start, bytes: what.bytes };
-        let _ = self.with(|device, host| device.stop(host, violation))?;
-        self.tell(violation);
-        Some(())
+        match self.with(|device, host| device.stop(host, violation))? {
+            Ok(stopped) => self.settle(stopped),
+            Err(later) => Some(Err(later)),
+        }
     }
 
     /// Tells of a violation; not of all that a hostile guest can make.
@@ -177,8 +218,8 @@ pub fn report_in_flight(table: &Table) -> bool {
     for device in devices() {
         let host = |marks| Host { memory, table, registers: &device.registers, marks };
         let mut locked = device.lock();
-        let drained = locked.drain(&host(marks(Unmarked::Completed)));
-        let reported = locked.report_in_flight(&host(marks(Unmarked::InFlight)));
+        let drained = locked.drain(&host(device.marks(Unmarked::Completed)));
+        let reported = locked.report_in_flight(&host(device.marks(Unmarked::InFlight)));
         drop(locked);
         let written = if drained == Written::Done { reported } else { drained };
         if let Written::Stopped(violation) = written {
@@ -211,7 +252,7 @@ pub fn poll() {
     let Some(memory) = guest_memory::guest_memory() else { return };
     let Some(table) = memory.table.try_read().filter(|table| !table.is_frozen()) else { return };
     for device in devices() {
-        let marks = marks(Unmarked::Completed);
+        let marks = device.marks(Unmarked::Completed);
         let host = Host { memory, table: &table, registers: &device.registers, marks };
         let written = device.device.try_lock().map(|mut device| device.drain(&host));
         if let Some(Written::Stopped(violation)) = written {
@@ -228,7 +269,14 @@ pub fn end() {
                 let _ = device.write(host, offset::STATUS, 4, 0);
                 device.read(host, offset::STATUS, 4) == 0
             });
-            reset.unwrap_or(true)
+            match reset {
+                Some(Ok(quiet)) => quiet,
+                Some(Err(Later)) => {
+                    wait(Ipa(device.registers.start), || false);
+                    false
+                }
+                None => true,
+            }
         };
         if firmware::wait_until(quiet).is_none() {
             log::warn!("mediation: the device at {:#x} does not become quiet", device.registers.start);

@@ -7,6 +7,8 @@ use crate::tree::testing::{GIC2, GIC3, MACHINES, TestNode};
 use alloc::string::String;
 use proptest::prelude::*;
 
+mod granules;
+
 const UART: &str = "pl011@9000000";
 const RTC: &str = "pl031@9010000";
 const GIC: &str = "intc@8000000";
@@ -390,8 +392,9 @@ proptest! {
     fn the_guest_reaches_its_own_registers_only(
         gic2: bool,
         frames in prop::array::uniform4((0u64..24, 0u64..16, prop::sample::select(alloc::vec![0, 0, 0, 0x100, 0xf00]))),
-        hidden in prop::collection::vec((0u64..0x18000, 1u64..0x2000), 0..3),
+        hidden in prop::collection::vec((0u64..0x2_8000, 1u64..0x2000), 0..3),
         granted: bool,
+        page in prop::sample::select(alloc::vec![0x1000u64, 0x4000, 0x1_0000]),
     ) {
         const BASE: u64 = 0x1000_0000;
         let frame = |index: usize, most: u64| {
@@ -399,9 +402,10 @@ proptest! {
             range(BASE + (page << 12) + odd, (pages << 12) + if odd != 0 { 0x200 } else { 0x1000 }).at_most(most)
         };
         let mut machine = machine(if gic2 { GIC2 } else { GIC3 }, |_| ());
+        machine.page = page;
         match &mut machine.gic {
             Gic::V2(gic) => (gic.distributor, gic.cpu_interface) = (frame(0, 0x1000), frame(1, 0x2000)),
-            Gic::V3(gic) => (gic.distributor, gic.redistributors) = (frame(0, 0x1_0000), Vec::from([range(BASE + 0x1_8000, 0x2_0000)])),
+            Gic::V3(gic) => (gic.distributor, gic.redistributors) = (frame(0, 0x1_0000), Vec::from([range(BASE + 0x2_0000, 0x2_0000)])),
         }
         machine.uart.as_mut().unwrap().device.registers = frame(2, 0x1000);
         machine.virtio[0].registers = frame(3, 0x1000);
@@ -409,7 +413,7 @@ proptest! {
         machine.hidden = hidden.iter().map(|&(at, size)| Hidden { name: name(), registers: range(BASE + at, size) }).collect();
         let grants = if granted { Vec::from([frame(3, 0x1000).start()]) } else { Vec::new() };
         let Ok(mut given) = GuestRegisters::new(&machine, &grants) else { return Ok(()) };
-        if given.add_redistributors(&machine, redistributors([(BASE + 0x1_8000, LAST)])).is_err() {
+        if given.add_redistributors(&machine, redistributors([(BASE + 0x2_0000, LAST)])).is_err() {
             return Ok(());
         }
         let own: Vec<PhysRange> = machine.given().iter().map(|given| given.1).collect();
@@ -422,9 +426,9 @@ proptest! {
             prop_assert!(!others.iter().any(|other| other.overlaps(reached)), "{reached} is another's: {others:?}");
         }
         for mapped in given.mapped() {
-            prop_assert_eq!(mapped.grown_to(PAGE_SIZE), Some(mapped));
+            prop_assert_eq!(mapped.grown_to(page), Some(mapped));
             for guarded in &given.guarded {
-                prop_assert!(!guarded.registers.grown_to(PAGE_SIZE).unwrap().overlaps(mapped));
+                prop_assert!(!guarded.registers.grown_to(page).unwrap().overlaps(mapped));
             }
         }
     }

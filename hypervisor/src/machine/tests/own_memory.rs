@@ -15,7 +15,7 @@ fn needs() -> Needs {
 fn with_ram(ram: &[(u64, u64)]) -> Machine {
     let mut machine = machine(GIC3, |_| ());
     machine.ram = ram.iter().map(|&(start, mib)| range(start, mib * MIB)).collect();
-    machine.kernel.range = range(BASE + 80 * MIB, 30 * MIB);
+    machine.kernel.as_mut().unwrap().range = range(BASE + 80 * MIB, 30 * MIB);
     machine.initrd.as_mut().unwrap().range = range(BASE + 112 * MIB, MIB);
     machine
 }
@@ -71,21 +71,54 @@ fn what_lies_at_the_end_is_named() {
     let machine = with_ram(&[(BASE, 512)]);
     let at_end = range(BASE + 511 * MIB, MIB);
     let mut changed = machine.clone();
-    changed.kernel.range = at_end;
+    changed.kernel.as_mut().unwrap().range = at_end;
     assert_eq!(taken(&changed, &needs()), ("the module /chosen/module@0x48000000".to_string(), at_end));
     changed = machine.clone();
     changed.initrd.as_mut().unwrap().range = at_end;
     assert_eq!(taken(&changed, &needs()), ("the module /chosen/module@0x4c000000".to_string(), at_end));
-    assert_eq!(taken(&machine, &Needs { tree: at_end, ..needs() }), ("the device tree".to_string(), at_end));
     // A device whose registers, or whose framebuffer, the tree has in RAM: by its last byte.
     changed = machine.clone();
     changed.hidden.push(Hidden { name: "framebuffer@0".to_string(), registers: range(BASE + 501 * MIB, MIB + 1) });
     assert_eq!(taken(&changed, &needs()).0, "framebuffer@0");
     changed.hidden.last_mut().unwrap().registers = range(BASE + 501 * MIB, MIB);
     assert!(changed.better_place(&needs()).is_ok());
-    let sentence = taken(&machine, &Needs { tree: at_end, ..needs() });
-    let sentence = Stays::Taken { what: sentence.0, range: sentence.1 }.to_string();
-    assert!(sentence.contains("the device tree is at 0x5ff00000-0x60000000"), "{sentence}");
+    let sentence = Stays::Taken { what: "the module".to_string(), range: at_end }.to_string();
+    assert!(sentence.contains("the module is at 0x5ff00000-0x60000000"), "{sentence}");
+}
+
+/// A tree at the end of RAM keeps nothing there: the image takes it along, to just below its own memory.
+#[test]
+fn a_tree_at_the_end_goes_out_of_the_way() {
+    let machine = with_ram(&[(BASE, 512)]);
+    let own = range(BASE + 502 * MIB, 10 * MIB);
+    let with_tree = |start: u64, bytes: u64| Needs { tree: range(start, bytes), ..needs() };
+    // Anywhere in what the hypervisor would have, where the image goes or in its pool.
+    for tree in [with_tree(BASE + 511 * MIB, MIB), with_tree(own.start(), 4097), with_tree(own.end() - 8, 8)] {
+        assert_eq!(machine.better_place(&tree), Ok(own));
+        let copy = machine.tree_place(own, &tree).unwrap();
+        assert!(copy.start().is_multiple_of(4096) && copy.end() <= own.start() && own.start() - copy.end() < 4096);
+        assert_eq!(copy.size(), tree.tree.size());
+        // The copied image finds itself where it should be, and the tree out of its way.
+        let there = Needs { image: own.at_most(5 * MIB), tree: copy, ..needs() };
+        assert_eq!((machine.own_memory(&there), machine.better_place(&there)), (own, Err(Stays::AtEnd)));
+    }
+    // Elsewhere it is left alone.
+    assert_eq!(machine.tree_place(own, &needs()), Some(needs().tree));
+    // It lies half in the way, so that the copy would lie on it.
+    let half = with_tree(own.start() - 4096, 8192);
+    assert_eq!((machine.tree_place(own, &half), taken(&machine, &half).0), (None, "the device tree".to_string()));
+    // No room below: a module, what firmware keeps, a device's memory, the start of RAM.
+    let at_end = with_tree(BASE + 511 * MIB, MIB);
+    let below = range(own.start() - 4096, 4096);
+    let mut changed = machine.clone();
+    changed.kernel.as_mut().unwrap().range = below;
+    assert_eq!(taken(&changed, &at_end), ("the device tree".to_string(), at_end.tree));
+    changed = machine.clone();
+    changed.hidden.push(Hidden { name: "framebuffer@0".to_string(), registers: below });
+    assert_eq!(taken(&changed, &at_end).1, at_end.tree);
+    changed = machine.clone();
+    changed.reserved = Vec::from([below]);
+    assert_eq!(changed.tree_place(own, &at_end), None);
 }
 
 #[test]
@@ -113,15 +146,15 @@ fn of_several_banks_it_takes_the_end_that_costs_least() {
     assert_eq!(machine.guest_memory(place), [range(BASE, 502 * MIB), range(1 << 32, 2048 * MIB)]);
     // With a module at the first one's end it takes the other, for the hole counts more than leaves.
     let mut changed = machine.clone();
-    changed.kernel.range = range(BASE + 482 * MIB, 30 * MIB);
+    changed.kernel.as_mut().unwrap().range = range(BASE + 482 * MIB, 30 * MIB);
     assert_eq!(changed.better_place(&needs()).unwrap().end(), (1 << 32) + 2048 * MIB);
     // Where the last bank is too small, or both ends are taken.
     let machine = with_ram(&[(BASE, 512), (1 << 32, 8)]);
     assert_eq!(machine.better_place(&needs()).unwrap().end(), BASE + 512 * MIB);
     changed = with_ram(&[(BASE, 512), (1 << 32, 256)]);
-    changed.kernel.range = range(BASE + 482 * MIB, 30 * MIB);
+    changed.kernel.as_mut().unwrap().range = range(BASE + 482 * MIB, 30 * MIB);
     changed.initrd.as_mut().unwrap().range = range((1 << 32) + 255 * MIB, MIB);
-    assert_eq!(taken(&changed, &needs()).1, changed.kernel.range);
+    assert_eq!(taken(&changed, &needs()).1, changed.kernel.as_ref().unwrap().range);
 }
 
 #[test]
@@ -135,7 +168,7 @@ fn it_leaves_the_start_of_ram_to_the_guest() {
 #[test]
 fn tiny_ram() {
     let mut machine = with_ram(&[(BASE, 512)]);
-    machine.kernel.range = range(BASE, 4096);
+    machine.kernel.as_mut().unwrap().range = range(BASE, 4096);
     machine.initrd = None;
     let needs = Needs { tree: range(BASE + 4096, 4096), ..needs() };
     for mib in 7..40 {
@@ -157,8 +190,8 @@ fn ram_beyond_the_cpus_addresses_is_no_place() {
     let small = Needs { pa_bits: 40, ..needs() };
     assert_eq!(machine.better_place(&small).unwrap().end(), BASE + 512 * MIB);
     let mut all = machine.clone();
-    all.kernel.range = range(BASE + 482 * MIB, 30 * MIB);
-    assert_eq!(taken(&all, &small).1, all.kernel.range);
+    all.kernel.as_mut().unwrap().range = range(BASE + 482 * MIB, 30 * MIB);
+    assert_eq!(taken(&all, &small).1, all.kernel.as_ref().unwrap().range);
     assert_eq!(all.better_place(&needs()).unwrap().end(), (1 << 40) + 512 * MIB);
     // Up to the last byte that it reaches; EL2 reaches 48 bits, whatever the CPU has.
     let last = with_ram(&[(BASE, 120), ((1 << 40) - 512 * MIB, 512)]);
@@ -178,9 +211,31 @@ fn hostile_numbers_are_no_crash() {
                 let own = machine.own_memory(&needs);
                 let _ = machine.guest_shape(own);
                 if let Ok(place) = machine.better_place(&needs) {
-                    assert!(!place.overlaps(image) && !place.overlaps(machine.kernel.range), "{place} {needs:?}");
+                    assert!(
+                        !place.overlaps(image) && !place.overlaps(machine.kernel.as_ref().unwrap().range),
+                        "{place} {needs:?}"
+                    );
                 }
             }
         }
     }
+}
+
+#[test]
+fn what_images_have_left_is_the_guests_but_for_what_lies_there_now() {
+    let machine = with_ram(&[(BASE, 512)]);
+    let place = machine.better_place(&needs()).unwrap();
+    let loaded = needs().image;
+    // An application of firmware's lay where nothing is, where the hypervisor is now, half below it, and outside RAM.
+    let free = range(BASE + 200 * MIB, 5 * MIB);
+    assert_eq!(machine.left_behind(place, &[loaded, free]), [loaded, free]);
+    assert_eq!(machine.left_behind(place, &[loaded, place.at_most(5 * MIB)]), [loaded]);
+    let half = range(place.start() - MIB, 5 * MIB);
+    assert_eq!(machine.left_behind(place, &[half]), [range(place.start() - MIB, MIB)]);
+    assert_eq!(machine.left_behind(place, &[range(BASE - 5 * MIB, 5 * MIB)]), []);
+    // And where firmware has put a module since.
+    let initrd = machine.initrd.as_ref().unwrap().range;
+    let around = range(initrd.start() - MIB, 3 * MIB);
+    let expected = [range(initrd.start() - MIB, MIB), range(initrd.end(), MIB)];
+    assert_eq!(machine.left_behind(place, &[around]), expected);
 }

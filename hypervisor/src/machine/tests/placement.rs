@@ -5,7 +5,7 @@ use super::*;
 /// Where the hypervisor and the tree lie in the tests of placement.
 fn placed(kernel: (u64, u64), initrd: (u64, u64)) -> Result<(), MachineError> {
     let mut machine = machine(GIC3, |_| ());
-    machine.kernel.range = range(kernel.0, kernel.1);
+    machine.kernel.as_mut().unwrap().range = range(kernel.0, kernel.1);
     machine.initrd.as_mut().unwrap().range = range(initrd.0, initrd.1);
     machine.check_placement(range(HYPERVISOR.0, HYPERVISOR.1), range(TREE.0, TREE.1))
 }

@@ -242,16 +242,18 @@ fn modules_must_be_one_kernel_and_at_most_one_ramdisk() {
     const KERNEL: &str = "module@0x48000000";
     const INITRD: &str = "module@0x4c000000";
     assert_eq!(
-        error(GIC3, |tree| {
+        machine(GIC3, |tree| {
             tree.take("chosen");
-        }),
-        MachineError::NoKernel
+        })
+        .kernel(),
+        Err(MachineError::NoKernel)
     );
     assert_eq!(
-        error(GIC3, |tree| {
+        machine(GIC3, |tree| {
             tree.at("chosen").take(KERNEL);
-        }),
-        MachineError::NoKernel
+        })
+        .kernel(),
+        Err(MachineError::NoKernel)
     );
     let compatible = |node: &'static str, names: &'static [u8]| {
         error(GIC3, |tree| {
@@ -320,7 +322,7 @@ fn errors_are_sentences() {
             ["the UART at 0x1-0x2 in the same pages as dma@0", "correct the tree"],
         ),
         (
-            MachineError::PartOfPage { device: "the GIC's distributor".into(), registers: range(0, 0x800) },
+            MachineError::PartOfPage { device: "the GIC's distributor".into(), registers: range(0, 0x800), page: 4096 },
             ["the GIC's distributor at 0x0-0x800", "correct the tree"],
         ),
         (MachineError::NoRedistributor { address: 0x80a_0000 }, ["0x80a0000", "correct the reg"]),

@@ -76,8 +76,9 @@ pub fn hypercall(random: &mut Random) {
     ];
     let id = match random.below(4) {
         0 => {
-            pick(random, &[0x8000_0000_u32, 0xc600_0000, 0x8600_ff00, 0xc200_0000, 0xc500_0000, 0x4600_0000])
-                + random.below(64) as u32
+            let base = pick(random, &[0x8000_0000, 0xc600_0000, 0x8600_ff00, 0xc200_0000, 0xc500_0000, 0x4600_0000]);
+            // Remapping is left out: it takes memory away for as long as it lasts, also what another CPU works with.
+            Some(base + random.below(64) as u32).filter(|id| *id != function::REMAP).unwrap_or(base)
         }
         // PSCI has calls that do end the machine.
         1 => Some(random.next() as u32).filter(|id| id >> 24 & 0x3f != 4).unwrap_or(0),

@@ -25,17 +25,24 @@ fn attack(what: &str, rings: impl FnOnce(&mut Disk) -> Result<u16, Stop>) -> Out
     Ok(())
 }
 
-/// Whether the disk's interrupt is pending; or makes it so no more.
+/// Whether the disk's interrupt is pending; or makes it so no more, and sends it to the first CPU.
 fn pending(clear: bool) -> bool {
     /// GICD_ISPENDR<n>, GICD_ICPENDR<n>.
     const ISPENDR: u64 = 0x200;
     const ICPENDR: u64 = 0x280;
+    /// GICD_ITARGETSR<n>, a byte for each interrupt.
+    const ITARGETSR: u64 = 0x800;
     let (GicRegisters::V2 { distributor, .. } | GicRegisters::V3 { distributor, .. }) = machine::get().gic;
     let interrupt = disk::place().map_or(0, |place| place.interrupt);
     let (word, bit) = (u64::from(interrupt / 32 * 4), 1 << (interrupt % 32));
     if clear {
         // SAFETY: an interrupt that nobody waits for.
         let _ = unsafe { WRITE32.attempt(distributor + ICPENDR + word, bit) };
+        if let GicRegisters::V2 { .. } = machine::get().gic {
+            // QEMU's GICv2 makes nothing pending that no CPU is a target of.
+            // SAFETY: as above, and of its neighbours.
+            let _ = unsafe { WRITE32.attempt(distributor + ITARGETSR + u64::from(interrupt / 4 * 4), 0x0101_0101) };
+        }
     }
     // SAFETY: reading it is harmless.
     let read = unsafe { READ32.attempt(distributor + ISPENDR + word, 0) };

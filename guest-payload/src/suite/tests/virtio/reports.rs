@@ -101,7 +101,13 @@ pub fn stores_are_watched() -> Outcome {
     // The used ring is written for as long as the queue is ready.
     let ring = disk.rings + 2 * PAGE;
     check_eq!(services::watch(&(ring..ring + PAGE), watch::DENY), status::BUSY, "denial of what EL2 has to write");
-    disk.request(false, 4, target, SECTOR as u32)?;
+    // A page that the disk has, as far as EL2 knows, is its own until it is given back.
+    disk.prepare(0, false, 4, target, SECTOR as u32);
+    disk.offer(0);
+    disk.notify();
+    check!(quiet(&disk, 0), "the disk does not answer");
+    check_eq!(services::watch(&range, watch::DENY), status::BUSY, "denial of what the disk has");
+    disk.wait_for(0)?;
     check_eq!(services::watch(&range, watch::DENY), status::SUCCESS, "denial");
     disk.prepare(0, false, 4, target, SECTOR as u32);
     disk.offer(0);

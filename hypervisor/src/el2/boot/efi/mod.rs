@@ -121,6 +121,8 @@ fn start(firmware: &Firmware, copy: Pages<'_>) -> Result<Infallible, Refusal> {
 
     // Boot services have ended: nothing below calls firmware, and nothing is freed.
     let (copy, place) = (copy.keep(), place.keep());
+    // SAFETY: the copy has been made, and does not run yet.
+    unsafe { moving::tell_application(copy.start()) };
     core::mem::forget(files);
     // SAFETY: the pages were allocated for it, and it has been found to fit.
     unsafe { core::ptr::copy_nonoverlapping(written.as_ptr(), place.start() as *mut u8, written.len()) };
@@ -150,7 +152,7 @@ fn check(tree: &[u8], own: PhysRange, place: PhysRange) -> Result<(PhysRange, Op
     let machine = Machine::read(&CheckedTree::new(tree)?)?;
     Options::parse(&machine.bootargs)?;
     machine.check_placement(own, place)?;
-    let kernel = machine.kernel.range;
+    let kernel = machine.kernel()?.range;
     // SAFETY: the module lies in RAM, apart from everything else, by firmware's own map.
     image::examine(unsafe { core::slice::from_raw_parts(kernel.start() as *const u8, kernel.size() as usize) })?;
     Ok((kernel, machine.initrd.map(|initrd| initrd.range)))

@@ -25,6 +25,8 @@ pub fn page_hash(page: &[u64; WORDS]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
     use proptest::prelude::*;
 
