@@ -1,5 +1,7 @@
 //! Reading the console: lines, how the hypervisor says that it ended, and what came from the guest.
 
+use serde::{Deserialize, Serialize};
+
 /// What every line of the hypervisor begins with.
 pub const PREFIX: &str = "[unbroken] ";
 /// What its last line begins with.
@@ -16,6 +18,8 @@ pub enum End {
     Refused,
     /// The hypervisor crashed.
     Panic,
+    /// The guest was saved.
+    Saved,
 }
 
 impl End {
@@ -26,6 +30,7 @@ impl End {
             "reset" => Some(Self::Reset),
             "refused" => Some(Self::Refused),
             "panic" => Some(Self::Panic),
+            "saved" => Some(Self::Saved),
             _ => None,
         }
     }
@@ -119,18 +124,80 @@ pub struct Extract {
     result: Option<u8>,
     /// How often more of standard input was asked for.
     asked: u64,
+    /// The guest waits for another command.
+    ready: bool,
+    /// The guest was stopped, or has not come yet: what the console has is not the guest's.
+    away: bool,
+    /// What there was when the guest was stopped last.
+    cut: Option<Cut>,
+    /// A line of the hypervisor's that has no end yet, while the guest is away.
+    aside: Vec<u8>,
 }
+
+/// Where a guest was stopped in what its command wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The line that has no end yet.
+    pub rest: Vec<u8>,
+    /// The command runs.
+    pub inside: bool,
+}
+
+/// What the hypervisor says where the guest's part of the console ends.
+const AWAY: &[u8] = b"[unbroken] saved";
+/// What it says where that begins again.
+pub const BACK: &[u8] = b"[unbroken] goes on";
 
 impl Extract {
     /// For a command that was given this nonce.
     pub fn new(nonce: &str) -> Self {
         let mark = format!("hv-{nonce} ");
-        Self { mark, lines: Lines::default(), inside: false, newline: false, result: None, asked: 0 }
+        Self {
+            mark,
+            lines: Lines::default(),
+            inside: false,
+            newline: false,
+            result: None,
+            asked: 0,
+            ready: false,
+            away: false,
+            cut: None,
+            aside: Vec::new(),
+        }
+    }
+
+    /// For a command with this nonce that goes on where it was cut, once the hypervisor has said so.
+    pub fn resumed(nonce: &str, cut: Cut) -> Self {
+        let Cut { rest, inside } = cut;
+        Self { lines: Lines { rest }, inside, away: true, ..Self::new(nonce) }
     }
 
     /// Takes more of the console and calls `wrote` with what the command wrote.
     pub fn push(&mut self, bytes: &[u8], mut wrote: impl FnMut(Stream, &[u8])) {
-        let Self { mark, lines, inside, newline, result, asked } = self;
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            self.push_piece(piece, &mut wrote);
+        }
+    }
+
+    /// Takes bytes that have a newline at their end, or none.
+    fn push_piece(&mut self, bytes: &[u8], mut wrote: impl FnMut(Stream, &[u8])) {
+        let Self { mark, lines, inside, newline, result, asked, ready, away, cut, aside } = self;
+        let whole = [lines.rest(), bytes].concat();
+        let line = whole.strip_suffix(b"\r\n").unwrap_or_default();
+        if *away {
+            // The rest is kept for what the guest writes next; the hypervisor's own lines come whole or in pieces.
+            aside.extend_from_slice(bytes);
+            if bytes.ends_with(b"\n") {
+                *away = !std::mem::take(aside).trim_ascii_end().ends_with(BACK);
+            }
+            return;
+        }
+        if let Some(rest) = line.strip_suffix(AWAY) {
+            *away = true;
+            *cut = Some(Cut { rest: rest.to_vec(), inside: *inside });
+            lines.rest = rest.to_vec();
+            return;
+        }
         lines.push(bytes, |line| {
             let without_end = line.strip_suffix(b"\n").unwrap_or(line);
             let marked = without_end.strip_prefix(mark.as_bytes());
@@ -138,6 +205,7 @@ impl Extract {
             let word = marked.map(|word| word.strip_suffix(b"\r").unwrap_or(word));
             match (marked, word) {
                 (_, Some(b"begin")) if !*inside && result.is_none() => (*inside, *asked) = (true, 1),
+                (_, Some(b"ready")) if !*inside => *ready = true,
                 _ if !*inside => {}
                 (_, Some(b"more")) => (*newline, *asked) = (false, *asked + 1),
                 (Some(marked), _) if marked.starts_with(b"error ") => {
@@ -174,6 +242,21 @@ impl Extract {
         self.asked
     }
 
+    /// Whether the guest waits for another command.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether the guest was stopped, and has not gone on in what was read.
+    pub fn is_away(&self) -> bool {
+        self.away
+    }
+
+    /// Where the guest was stopped, if that is new.
+    pub fn take_cut(&mut self) -> Option<Cut> {
+        self.cut.take()
+    }
+
     /// Whether the command was started.
     pub fn has_begun(&self) -> bool {
         self.inside || self.result.is_some()
@@ -192,6 +275,24 @@ pub fn passed_and_failed(line: &str) -> Option<(u64, u64)> {
     let (passed, failed) = (count(" passed")??, count(" failed")??);
     // Nothing else may follow.
     count(" skipped").is_none_or(|skipped| skipped.is_some()).then_some((passed, failed))
+}
+
+/// What a line of kvm-unit-tests says of the whole run: whether it went well; nothing if the line says nothing of that.
+///
+/// `EXIT: STATUS=N` has the status shifted left by one and bit 0 set; 38 (77 in the line) is a test that was skipped. Older
+/// checkouts print `SUMMARY: N tests, N unexpected failures, ...` alone, and switch off after a failed assertion as they do at
+/// their end, so that words which precede an abort count as well.
+pub fn kvm_unit_tests(line: &str) -> Option<bool> {
+    let line = line.trim();
+    if let Some(status) = line.strip_prefix("EXIT: STATUS=") {
+        return status.parse().ok().map(|status: u64| matches!(status, 1 | 77));
+    }
+    if line.starts_with("ABORT: ") || line.contains(": assert failed: ") || line.starts_with("Unhandled exception ") {
+        return Some(false);
+    }
+    let (tests, others) = line.strip_prefix("SUMMARY: ")?.split_once(" tests")?;
+    tests.parse::<u64>().ok()?;
+    Some(!others.contains(" unexpected failures"))
 }
 
 #[cfg(test)]
@@ -267,6 +368,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_cut_by_a_stop_is_one_again() {
+        let before = b"hv-7 begin\none\n\nhv-7 error no\ntw";
+        let stop = b"[unbroken] saved\r\n[unbroken] exits: 7\r\n[unbroken] end: saved\r\n";
+        let start = b"[unbroken] Unbroken 0.1.0\r\nno guest's\r\n[unbroken] goes on\r\n";
+        let after = b"o\n\nhv-7 status 3\n";
+        for step in [1, 4, 1000] {
+            let (mut output, mut error) = (Vec::new(), Vec::new());
+            let mut sort = |stream: Stream, bytes: &[u8]| match stream {
+                Stream::Output => output.extend_from_slice(bytes),
+                Stream::Error => error.extend_from_slice(bytes),
+            };
+            // The same reader sees both sides, or two see one each.
+            let mut both = Extract::new("7");
+            let whole = [&before[..], stop, start, after].concat();
+            whole.chunks(step).for_each(|piece| both.push(piece, &mut sort));
+            assert_eq!((both.status(), both.is_away()), (Some(3), false));
+            let (mut first, whole) = (Extract::new("7"), [&before[..], stop].concat());
+            whole.chunks(step).for_each(|piece| first.push(piece, &mut sort));
+            assert!(first.is_away());
+            let cut = first.take_cut().unwrap();
+            assert_eq!((&cut.rest[..], cut.inside, first.take_cut()), (&b"tw"[..], true, None));
+            let mut second = Extract::resumed("7", cut);
+            let whole = [&start[..], after].concat();
+            whole.chunks(step).for_each(|piece| second.push(piece, &mut sort));
+            assert_eq!(second.status(), Some(3));
+            assert_eq!(String::from_utf8(output).unwrap(), "one\ntwo\none\ntwo\n");
+            assert_eq!(String::from_utf8(error).unwrap(), "no\nno\n");
+        }
+    }
+
+    #[test]
     fn no_status_without_the_mark() {
         assert_eq!(extract(b"hv-7 begin\nhv-7 status x\n", 5).1, None);
         assert_eq!(extract(b"hv-7 status 0\n", 5).1, None);
@@ -285,6 +417,28 @@ mod tests {
             "",
         ] {
             assert_eq!(passed_and_failed(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn results_of_kvm_unit_tests_are_read() {
+        for (line, result) in [
+            ("EXIT: STATUS=1\r", Some(true)),
+            ("EXIT: STATUS=77", Some(true)),
+            ("EXIT: STATUS=3", Some(false)),
+            ("EXIT: STATUS=x", None),
+            ("SUMMARY: 3 tests\r", Some(true)),
+            ("SUMMARY: 3 tests, 1 expected failures, 1 skipped", Some(true)),
+            ("SUMMARY: 3 tests, 2 unexpected failures, 1 skipped", Some(false)),
+            ("SUMMARY: of tests", None),
+            ("ABORT: selftest: no test specified", Some(false)),
+            ("lib/arm/setup.c:97: assert failed: primary.end != 0", Some(false)),
+            ("Unhandled exception ec=0x25 (DABT_EL1)", Some(false)),
+            ("PASS: selftest", None),
+            ("FAIL: selftest", None),
+            ("", None),
+        ] {
+            assert_eq!(kvm_unit_tests(line), result, "{line}");
         }
     }
 }

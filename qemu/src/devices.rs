@@ -40,6 +40,8 @@ struct Drive {
     file: PathBuf,
     format: Format,
     access: Access,
+    /// Another machine has the file open, which ends before this one uses it.
+    shared: bool,
 }
 
 /// What becomes of the guest's writes to a disk.
@@ -66,7 +68,7 @@ impl Devices {
         disk::refuse_twice(&root_disk.iter().chain(disks).collect::<Vec<_>>())?;
         let examined = |disk: &Disk| {
             let access = if disk.read_only { Access::ReadOnly } else { Access::Write };
-            disk.examine().map(|format| Drive { file: disk.file.clone(), format, access })
+            disk.examine().map(|format| Drive { file: disk.file.clone(), format, access, shared: false })
         };
         let root = match root_disk {
             Some(disk) => Some(Root::Drive(examined(&disk).context("--rootfs takes `debian` or a disk's image")?)),
@@ -80,6 +82,14 @@ impl Devices {
         }
         let drives = disks.iter().map(examined).collect::<Result<_>>()?;
         Ok(Self { root, drives, net: net.map(str::to_owned), mediated: mediated.to_owned() })
+    }
+
+    /// The same for a machine that stands still until the one with these has ended: QEMU would not open a disk that another one may
+    /// write.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        let drives = self.drives.iter().map(|drive| Drive { shared: true, ..drive.clone() });
+        Self { drives: drives.collect(), ..self.clone() }
     }
 
     /// Whether there are none.
@@ -105,7 +115,7 @@ impl Devices {
             Some(Root::Debian) => {
                 let rootfs = Rootfs::debian(workspace)?;
                 self.say_how_to_log_in(&rootfs);
-                Some(Drive { file: rootfs.image, format: Format::Raw, access: Access::Discard })
+                Some(Drive { file: rootfs.image, format: Format::Raw, access: Access::Discard, shared: false })
             }
             Some(Root::Drive(drive)) => Some(drive.clone()),
             None => None,
@@ -149,9 +159,9 @@ impl Drive {
             Access::ReadOnly => ",readonly=on",
             Access::Discard => ",snapshot=on",
         };
-        let format = self.format.name();
+        let (format, locking) = (self.format.name(), if self.shared { ",file.locking=off" } else { "" });
         Ok(format!(
-            "if=none,id={id},driver={format},file.driver={driver},file.filename={}{access}",
+            "if=none,id={id},driver={format},file.driver={driver},file.filename={}{access}{locking}",
             double_commas(file)
         ))
     }
@@ -203,6 +213,11 @@ impl<'a> Forward<'a> {
     }
 }
 
+/// Whether these options of a network forward a port of this host.
+pub fn forwards(options: &str) -> bool {
+    options.split(',').any(|option| option.starts_with("hostfwd="))
+}
+
 /// All that `hostfwd` says.
 fn forwarded(options: &str) -> impl Iterator<Item = Forward<'_>> {
     options.split(',').filter_map(|option| Forward::of(option.strip_prefix("hostfwd=")?))
@@ -229,11 +244,13 @@ mod tests {
 
     #[test]
     fn a_drive_names_its_driver() {
-        let drive = |access| Drive { file: "a:b,c".into(), format: Format::Qcow2, access }.argument("disk1").unwrap();
+        let drive = |access, shared| Drive { file: "a:b,c".into(), format: Format::Qcow2, access, shared };
+        let drive = |access, shared| drive(access, shared).argument("disk1").unwrap();
         let whole = "if=none,id=disk1,driver=qcow2,file.driver=file,file.filename=a:b,,c";
-        assert_eq!(drive(Access::Write), whole);
-        assert_eq!(drive(Access::ReadOnly), format!("{whole},readonly=on"));
-        assert_eq!(drive(Access::Discard), format!("{whole},snapshot=on"));
+        assert_eq!(drive(Access::Write, false), whole);
+        assert_eq!(drive(Access::ReadOnly, false), format!("{whole},readonly=on"));
+        assert_eq!(drive(Access::Discard, false), format!("{whole},snapshot=on"));
+        assert_eq!(drive(Access::Write, true), format!("{whole},file.locking=off"));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub fn judge(outcome: &Outcome) -> Status {
         (Some(End::Panic), _) => Status::Panic,
         (Some(End::Refused), _) => Status::Refused,
         (_, Stop::TimedOut | Stop::Silent) => Status::Timeout,
-        (Some(End::PowerOff | End::Reset), _) => Status::Success,
+        (Some(End::PowerOff | End::Reset | End::Saved), _) => Status::Success,
         (None, Stop::Stopped) => Status::NoResult,
         (None, Stop::Exited(status)) if !status.success() => Status::Emulator,
         // Firmware ran on, so there is no last line.
@@ -112,6 +112,7 @@ mod tests {
             ("[unbroken] end: power-off\r\n", exited(0), Status::Success),
             ("[unbroken] end: reset\r\n", exited(0), Status::Success),
             ("[unbroken] end: power-off\r\n", Stop::Lingered, Status::Success),
+            ("[unbroken] end: saved\r\n", exited(0), Status::Success),
             ("[unbroken] end: refused\r\n", Stop::Lingered, Status::Refused),
             ("[unbroken] end: panic\r\n", exited(0), Status::Panic),
             ("[unbroken] end: panic\r\n", Stop::TimedOut, Status::Panic),

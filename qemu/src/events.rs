@@ -270,7 +270,7 @@ mod tests {
             (Record::tlbi(7, Tlbi::Ipas2E1 { ipa: 0x1000, broadcast: false }), tlbi(Form::Ipa(0x1000), Scope::Local)),
             (
                 Record::tlbi(7, Tlbi::Ripas2E1 { base: 0x1000, scale: 2, num: 31 }),
-                tlbi(Form::Range { base: 0x1000, scale: 2, num: 31 }, Scope::Broadcast),
+                tlbi(Form::Range { base: 0x1000, scale: 2, num: 31, granule: 12, unit: 12 }, Scope::Broadcast),
             ),
             (Record::tlbi(7, Tlbi::Vaae1 { va: 0xffff_0000 }), tlbi(Form::Va(0xffff_0000), Scope::Local)),
             (Record::tlbi(7, Tlbi::VmallE1 { broadcast: true }), tlbi(Form::VmallE1, Scope::Broadcast)),

@@ -22,6 +22,10 @@ pub enum Image {
     Hypervisor,
     /// The EL2 image that keeps the engine's events for the oracle.
     EventKeeper,
+    /// The EL2 image whose guest's table has pages of 16 KiB.
+    Granule16K,
+    /// The EL2 image whose guest's table has pages of 64 KiB.
+    Granule64K,
     /// The EL1 test suite.
     Payload,
 }
@@ -30,22 +34,27 @@ impl Image {
     /// Its Cargo package.
     pub fn package(self) -> &'static str {
         match self {
-            Self::Hypervisor | Self::EventKeeper => "hypervisor",
             Self::Payload => "guest-payload",
+            _ => "hypervisor",
         }
     }
 
     /// Its binary in that package.
     pub fn binary(self) -> &'static str {
         match self {
-            Self::Hypervisor | Self::EventKeeper => "unbroken",
             Self::Payload => "guest-payload",
+            _ => "unbroken",
         }
     }
 
     /// Its Cargo features.
     pub fn features(self) -> &'static str {
-        if self == Self::EventKeeper { "events" } else { "" }
+        match self {
+            Self::Hypervisor | Self::Payload => "",
+            Self::EventKeeper => "events",
+            Self::Granule16K => "granule-16k",
+            Self::Granule64K => "granule-64k",
+        }
     }
 }
 
@@ -77,13 +86,25 @@ pub fn build(workspace: &Workspace, image: Image) -> Result<PathBuf> {
 /// # Errors
 /// If there is no toolchain, or the build fails; the compiler's words are part of the error.
 pub fn quickstart(workspace: &Workspace) -> Result<PathBuf> {
+    elf(workspace, QUICKSTART, &["--features", "image"]).context("the example does not build")
+}
+
+/// Builds the program `name` for a guest's Linux, from the package of the same name, and returns the ELF's path.
+///
+/// # Errors
+/// As for [`quickstart`].
+pub fn program(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    elf(workspace, name, &[]).with_context(|| format!("{name} does not build"))
+}
+
+fn elf(workspace: &Workspace, name: &str, more: &[&str]) -> Result<PathBuf> {
     let toolchain = Toolchain::find_or_install(workspace)?;
-    let step = Step::begin("Building quickstart");
+    let step = Step::begin(format!("Building {name}"));
     let mut command = toolchain.cargo("build");
-    command.args(["--profile", PROFILE, "--package", QUICKSTART, "--features", "image", "--bin", QUICKSTART]);
-    run_cargo(workspace, command, &step).context("the example does not build")?;
+    command.args(["--profile", PROFILE, "--package", name, "--bin", name]).args(more);
+    run_cargo(workspace, command, &step)?;
     step.done("built");
-    Ok(build_folder(workspace)?.join(TARGET).join(PROFILE).join(QUICKSTART))
+    Ok(build_folder(workspace)?.join(TARGET).join(PROFILE).join(name))
 }
 
 /// Where Cargo builds the images: apart from the host's things, for their compiler may be another one.

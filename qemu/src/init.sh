@@ -30,7 +30,6 @@ if [ -e /sys/class/net/eth0 ]; then
 fi
 
 if [ -e /hv/run ]; then
-	mark="hv-$($bb cat /hv/nonce)"
 	# Between the marks `begin` and `status` is what the command writes to standard output, byte for byte, and nothing else but
 	# whole lines that begin with the mark: a mark brings the newline before it along. One `echo` is one write, so that no
 	# other write comes in between.
@@ -59,23 +58,36 @@ if [ -e /hv/run ]; then
 	}
 	$bb stty raw icanon -icrnl -echo
 	$bb mkfifo /hv/errors /hv/input
-	errors </hv/errors &
-	errors=$!
-	exec 3>/hv/errors 4<&0 5>&1
-	echo "$mark begin"
-	input=
-	if [ -e /hv/stdin ]; then
-		input >/hv/input 3>&- &
-		input=$!
-		$bb sh /hv/run </hv/input 2>&3 3>&- 4<&- 5>&-
-	else
-		$bb sh /hv/run </dev/null 2>&3 3>&- 4<&- 5>&-
-	fi
-	status=$?
-	[ -z "$input" ] || kill $input 2>/dev/null
-	printf '%s end\n' "$mark" >&3
-	wait $errors
-	echo "$nl$mark status $status"
+	while :; do
+		mark="hv-$($bb cat /hv/nonce)"
+		errors </hv/errors &
+		errors=$!
+		exec 3>/hv/errors 4<&0 5>&1
+		echo "$mark begin"
+		input=
+		if [ -e /hv/stdin ]; then
+			input >/hv/input 3>&- &
+			input=$!
+			$bb sh /hv/run </hv/input 2>&3 3>&- 4<&- 5>&-
+		else
+			$bb sh /hv/run </dev/null 2>&3 3>&- 4<&- 5>&-
+		fi
+		status=$?
+		[ -z "$input" ] || kill $input 2>/dev/null
+		printf '%s end\n' "$mark" >&3
+		wait $errors
+		echo "$nl$mark status $status"
+		# With --save the machine is saved here. Where it goes on there is another command: its nonce, then its text in lines of
+		# base64; `.` ends them, and is no nonce.
+		[ -e /hv/more ] || break
+		echo "$mark ready"
+		read -r nonce || break
+		[ "$nonce" != . ] || break
+		echo "$nonce" >/hv/nonce
+		while read -r line && [ "$line" != . ]; do
+			echo "$line"
+		done | $bb base64 -d >/hv/run
+	done
 else
 	# The size of the user's terminal, which the serial port knows nothing of: HV_SIZE=ROWSxCOLUMNS on the command line.
 	[ -z "$HV_SIZE" ] || $bb stty rows "${HV_SIZE%x*}" cols "${HV_SIZE#*x}"

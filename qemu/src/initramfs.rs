@@ -19,6 +19,8 @@ pub struct Command {
     pub nonce: String,
     /// Whether it is fed from outside; otherwise its standard input is empty.
     pub has_input: bool,
+    /// Whether the guest waits for another command when it is done.
+    pub more: bool,
 }
 
 impl Command {
@@ -29,6 +31,7 @@ impl Command {
             shell: shell.into(),
             nonce: format!("{:08x}{:08x}", std::process::id(), now.subsec_nanos()),
             has_input: false,
+            more: false,
         }
     }
 }
@@ -68,10 +71,13 @@ pub fn archive_with(busybox: &Path, command: Option<&Command>, extras: &Extras) 
     archive.directory("hv").file("hv/busybox", 0o755, &busybox).file("hv/init", 0o755, INIT);
     // The kernel opens /dev/console for init before anything is mounted.
     archive.directory("dev").character_device("dev/console", 5, 1);
-    if let Some(Command { shell, nonce, has_input }) = command {
+    if let Some(Command { shell, nonce, has_input, more }) = command {
         archive.file("hv/run", 0o755, shell.as_bytes()).file("hv/nonce", 0o644, nonce.as_bytes());
         if *has_input {
             archive.file("hv/stdin", 0o644, b"");
+        }
+        if *more {
+            archive.file("hv/more", 0o644, b"");
         }
     }
     if !extras.drivers.is_empty() {

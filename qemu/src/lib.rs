@@ -49,6 +49,7 @@ pub mod placement;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod saved;
 pub mod setup;
 pub mod size;
 pub mod status_line;

@@ -52,8 +52,10 @@ pub const MEMORY: Size = Size::mib(1024);
 const VIRTIO_BASE: u64 = 0x0a00_0000;
 const VIRTIO_STRIDE: u64 = 0x200;
 const VIRTIO_PER_PAGE: usize = 8;
-/// The last page stays free for the hypervisor's own device.
+/// The last page stays free for the hypervisor's own devices.
 const GRANTABLE_PAGES: usize = 3;
+/// The store's, behind the management core's console.
+const STORE_TRANSPORT: usize = 25;
 
 /// A machine. Fields that no method sets may be set directly.
 #[derive(Debug, Clone)]
@@ -190,6 +192,27 @@ impl Machine {
         self.extra.extend(["-drive".into(), drive.into()]);
         let address = self.add_transport(transport, "virtio-blk-device,drive=mediated")?;
         self.append += &format!(" mediate=virtio_mmio@{address:x}");
+        Ok(())
+    }
+
+    /// Adds the disk that a guest is saved in or comes from, which is the hypervisor's own: its back end is `file`, which others may
+    /// have open, too.
+    ///
+    /// # Errors
+    /// If the file's name can't be passed on.
+    pub fn add_store(&mut self, file: &Path, read_only: bool) -> Result<()> {
+        let file = file.to_str().with_context(|| format!("{} is not valid UTF-8", file.display()))?;
+        let access = if read_only { "on" } else { "off" };
+        let file = double_commas(file);
+        let block = format!(
+            "driver=raw,node-name=store,read-only={access},file.driver=file,file.filename={file},file.locking=off"
+        );
+        self.extra.extend(["-blockdev".into(), block.into()]);
+        // A disk that is full is the hypervisor's to know: QEMU would stop the machine.
+        let errors = if read_only { "rerror=report" } else { "rerror=report,werror=report" };
+        let address =
+            self.add_transport(STORE_TRANSPORT, &format!("virtio-blk-device,drive=store,indirect_desc=off,{errors}"))?;
+        self.append += &format!(" store=virtio_mmio@{address:x}");
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use qemu::cli::{Cli, Command};
 use qemu::commands::{
-    audit, bench, boards, completion, debug, doctor, linux, payload, quickstart, replay, report, secure_partition,
-    test, trees,
+    audit, bench, boards, completion, debug, doctor, linux, migrate, payload, quickstart, replay, report, resume,
+    secure_partition, test, trees,
 };
 use qemu::ending::Status;
 use qemu::interrupt;
@@ -14,6 +14,8 @@ fn main() -> ExitCode {
     let cli = Cli::read();
     let result = interrupt::listen().and_then(|()| Workspace::locate()).and_then(|workspace| match &cli.command {
         Command::Linux(options) => linux::linux(&workspace, options),
+        Command::Resume(options) => resume::resume(&workspace, options),
+        Command::Migrate(options) => migrate::migrate(&workspace, options),
         Command::Payload(options) => payload::payload(&workspace, options),
         Command::SecurePartition(options) => secure_partition::secure_partition(&workspace, options),
         Command::Quickstart { cpu } => quickstart::quickstart(&workspace, cpu),

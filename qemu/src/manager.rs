@@ -6,6 +6,7 @@ pub mod link;
 mod on_screen;
 pub mod plan;
 pub mod record;
+pub mod saving;
 pub mod session;
 pub mod show;
 
@@ -35,12 +36,11 @@ pub struct Running {
     thread: JoinHandle<Result<Summary>>,
 }
 
-/// Adds the management core and its device to a machine, and begins the session that does what `plan` says. A session that
-/// fails, or that was asked to end, ends the machine by `stopper`.
+/// Adds the management core and its device to a machine, and returns the end of the line to it.
 ///
 /// # Errors
-/// If no socket or no file of the plan's can be made.
-pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>, stopper: Stopper) -> Result<Running> {
+/// If no socket can be made.
+pub fn connect(machine: &mut Machine) -> Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair().context("can't make a socket for the management core")?;
     let theirs: Arc<OwnedFd> = Arc::new(theirs.into());
     // QEMU gets it under the same number. So does whatever else is started meanwhile, which does no harm: the session ends
@@ -48,12 +48,6 @@ pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>, stopper: Stopp
     rustix::io::fcntl_setfd(&*theirs, FdFlags::empty()).context("can't hand a socket to QEMU")?;
     machine.smp += 1;
     machine.append += " manager=on";
-    if let Some(every) = plan.drop_dirty {
-        machine.append += &format!(" drop-dirty={every}");
-    }
-    if let Some(case) = &plan.unmarked {
-        machine.append += &format!(" unmarked={case}");
-    }
     let number = std::os::fd::AsRawFd::as_raw_fd(&*theirs);
     let words = [
         "-global".to_owned(),
@@ -67,6 +61,22 @@ pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>, stopper: Stopp
     ];
     machine.extra.extend(words.map(Into::into));
     machine.inherited.push(theirs);
+    Ok(ours)
+}
+
+/// Adds the management core and its device to a machine, and begins the session that does what `plan` says. A session that
+/// fails, or that was asked to end, ends the machine by `stopper`.
+///
+/// # Errors
+/// If no socket or no file of the plan's can be made.
+pub fn attach(machine: &mut Machine, plan: Plan, show: Arc<Show>, stopper: Stopper) -> Result<Running> {
+    let ours = connect(machine)?;
+    if let Some(every) = plan.drop_dirty {
+        machine.append += &format!(" drop-dirty={every}");
+    }
+    if let Some(case) = &plan.unmarked {
+        machine.append += &format!(" unmarked={case}");
+    }
     let end = ours.try_clone().context("can't share a socket")?;
     let asked_to_end = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&asked_to_end);

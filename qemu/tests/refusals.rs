@@ -34,6 +34,7 @@ const VALUES: &[Case] = &[
     (&["linux", "--dirty", "soft"], PARSER, ["'soft'", "possible values", "write-protect"]),
     (&["linux", "--kernel", "debian-new"], PARSER, ["'debian-new'", "not a series", "as in debian-6.12"]),
     (&["linux", "--firmware", "bios"], PARSER, ["'bios'", "possible values", "uefi"]),
+    (&["linux", "--granule", "8k"], PARSER, ["'8k'", "possible values", "16k"]),
     (&["linux", "--dirty", "auto", "--rounds", "0"], PARSER, ["'0'", "not a count", "1 or more"]),
     (&["linux", "--split-storm", "x"], PARSER, ["'x'", "not a count", "1 or more"]),
     (
@@ -112,6 +113,16 @@ const TOGETHER: &[Case] = &[
         &["linux", "--run", "x", "--oracle", "--smp", "5"],
         CANNOT_WORK,
         ["--smp 5", "models 5 CPUs, the management core among them", "use --smp 4"],
+    ),
+    (
+        &["linux", "--run", "x", "--granule", "16k", "--oracle"],
+        CANNOT_WORK,
+        ["--granule 16k", "record is one of tables with pages of 4 KiB", "leave one of them out"],
+    ),
+    (
+        &["linux", "--run", "x", "--granule", "64k", "--protect", "0x40801000-0x40a00000:deny"],
+        CANNOT_WORK,
+        ["0x40801000-0x40a00000", "not made of whole pages of --granule 64k", "write 0x40800000-0x40a00000"],
     ),
     (
         &["linux", "--run", "x", "--rootfs", "debian", "--add", "@text"],

@@ -12,6 +12,8 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
+#include <linux/mman.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,19 +36,22 @@ enum { PAGE = 4096, BLOCK = 2 << 20, PAGES_PER_BLOCK = BLOCK / PAGE };
 #define PAGES (MEMORY_SIZE / PAGE)
 #define BLOCKS (MEMORY_SIZE / BLOCK)
 #define LARGE_SIZE (1UL << 30) // a slot of 262 144 pages, of which none is touched
+#define GIB_SIZE (1UL << 30)   // a GiB in huge pages
 #define CALLS 1000UL           // hypercalls
 
 // The guest's physical memory.
 #define CODE_GPA 0x00000000UL
 #define DONE_GPA 0x09000000UL // nothing is there: a store ends the guest's run
+#define DEVICE_GPA 0x0a000000UL // nothing is there either: each access leaves KVM, and user space lets the guest go on
 #define TIMES_GPA 0x10000000UL
 #define MEMORY_GPA 0x80000000UL
 #define LARGE_GPA 0x100000000UL
+#define GIB_GPA 0x200000000UL
 
 #define GICD_GPA 0x08000000UL
 #define GICR_GPA 0x080a0000UL
 
-enum { SLOT_CODE, SLOT_MEMORY, SLOT_TIMES, SLOT_LARGE };
+enum { SLOT_CODE, SLOT_MEMORY, SLOT_TIMES, SLOT_LARGE, SLOT_GIB };
 
 #define SMCCC_VERSION 0x80000000UL
 #define PSTATE_EL1H_MASKED 0x3c5 // EL1h, all interrupts masked
@@ -95,8 +100,8 @@ static uint64_t overhead; // what two calls of now() take by themselves
 // times go (32 bits each), x4 = an address whose store ends the run. Each time is that of one store (or call) between
 // two readings of the counter; guest() takes off what is no part of the exit.
 asm(".pushsection .rodata\n"
-    "	.balign 64\n"
-    "	.globl	guest_begin, guest_write, guest_call, guest_end\n"
+    "	.balign 2048\n"
+    "	.globl	guest_begin, guest_write, guest_device, guest_call, guest_fetch, guest_on, guest_started, guest_end\n"
     "guest_begin:\n"
     "guest_write:\n"
     "1:	isb\n"
@@ -107,6 +112,20 @@ asm(".pushsection .rodata\n"
     "	sub	x10, x10, x9\n"
     "	str	w10, [x3], #4\n"
     "	add	x0, x0, x1\n"
+    "	subs	x2, x2, #1\n"
+    "	b.ne	1b\n"
+    "	str	x2, [x4]\n"
+    "	b	.\n"
+    "guest_device:\n"
+    "1:	isb\n"
+    "	mrs	x9, cntvct_el0\n"
+    "	str	w2, [x0, #0x50]\n"
+    "	ldr	w11, [x0, #0x60]\n"
+    "	str	w11, [x0, #0x64]\n"
+    "	isb\n"
+    "	mrs	x10, cntvct_el0\n"
+    "	sub	x10, x10, x9\n"
+    "	str	w10, [x3], #4\n"
     "	subs	x2, x2, #1\n"
     "	b.ne	1b\n"
     "	str	x2, [x4]\n"
@@ -128,13 +147,59 @@ asm(".pushsection .rodata\n"
     "	b.ne	1b\n"
     "	str	x14, [x16]\n"
     "	b	.\n"
+    // A fetch from x0, whose abort the vector takes; x11 is where it returns to.
+    "guest_fetch:\n"
+    "	adr	x5, guest_vectors\n"
+    "	msr	vbar_el1, x5\n"
+    "1:	adr	x11, 2f\n"
+    "	isb\n"
+    "	mrs	x9, cntvct_el0\n"
+    "	br	x0\n"
+    "2:	sub	x10, x10, x9\n"
+    "	str	w10, [x3], #4\n"
+    "	subs	x2, x2, #1\n"
+    "	b.ne	1b\n"
+    "	str	x2, [x4]\n"
+    "	b	.\n"
+    // CPU_ON of x0 at x1, which is given x3.
+    "guest_on:\n"
+    "	mov	x13, x3\n"
+    "	mov	x16, x4\n"
+    "	mov	x2, x1\n"
+    "	mov	x1, x0\n"
+    "	movz	x0, #3\n"
+    "	movk	x0, #0xc400, lsl #16\n"
+    "	isb\n"
+    "	mrs	x9, cntvct_el0\n"
+    "	hvc	#0\n"
+    "	str	w9, [x13]\n"
+    "	str	w0, [x13, #8]\n"
+    "	str	x16, [x16]\n"
+    "	b	.\n"
+    "guest_started:\n"
+    "	mrs	x9, cntvct_el0\n"
+    "	str	w9, [x0, #4]\n"
+    "	movz	x1, #0x0900, lsl #16\n"
+    "	str	x1, [x1]\n"
+    "	b	.\n"
+    // The synchronous vector of EL1's own stack pointer.
+    "	.balign	2048\n"
+    "guest_vectors:\n"
+    "	.skip	0x200\n"
+    "	isb\n"
+    "	mrs	x10, cntvct_el0\n"
+    "	msr	elr_el1, x11\n"
+    "	eret\n"
     "guest_end:\n"
     ".popsection\n");
-extern const char guest_begin[], guest_write[], guest_call[], guest_end[];
+extern const char guest_begin[], guest_write[], guest_device[], guest_call[], guest_fetch[], guest_on[], guest_started[],
+    guest_end[];
 
 static int kvm, vm, vcpu;
+static uint64_t vcpus = 1; // that a VM has
+static int second_vcpu;    // the other one, which is off at first
 static struct kvm_run *run;
-static char *memory, *large, *code;
+static char *memory, *large, *gib, *code;
 static uint32_t *times;
 static uint64_t *bitmap, *ones;
 
@@ -156,16 +221,19 @@ static void guest(const char *program, uint64_t base, uint64_t stride, uint64_t 
 	const uint64_t arguments[] = {base, stride, count, TIMES_GPA, DONE_GPA};
 	for (int i = 0; i < 5; i++)
 		set_register(i, arguments[i]);
-	while (ioctl(vcpu, KVM_RUN, 0) < 0)
-		if (errno != EINTR)
-			fail("KVM_RUN");
+	// A virtual machine monitor with nothing to do: what it would add for a real device is not measured.
+	do {
+		while (ioctl(vcpu, KVM_RUN, 0) < 0)
+			if (errno != EINTR)
+				fail("KVM_RUN");
+	} while (run->exit_reason == KVM_EXIT_MMIO && run->mmio.phys_addr - DEVICE_GPA < PAGE);
 	if (run->exit_reason != KVM_EXIT_MMIO || run->mmio.phys_addr != DONE_GPA) {
 		printf("comparator: the guest left with reason %u, not by its last store\n", run->exit_reason);
 		end();
 	}
 	// The ISB and the second reading are no part of it, nor is a store that went through at last.
 	for (uint64_t i = 0; i < count; i++)
-		times[i] -= program == guest_call ? 2 : 3;
+		times[i] -= program == guest_write ? 3 : 2;
 	// The store is only over once the vCPU was entered again.
 	run->immediate_exit = 1;
 	ioctl(vcpu, KVM_RUN, 0);
@@ -258,7 +326,7 @@ static void create_gic(void)
 	struct kvm_create_device device = {.type = KVM_DEV_TYPE_ARM_VGIC_V3};
 	IOCTL(vm, KVM_CREATE_DEVICE, &device);
 	uint32_t interrupts = 64;
-	uint64_t distributor = GICD_GPA, redistributors = GICR_GPA | 1ULL << 52; // one redistributor
+	uint64_t distributor = GICD_GPA, redistributors = GICR_GPA | vcpus << 52; // one redistributor each
 	device_attribute(device.fd, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, &interrupts);
 	device_attribute(device.fd, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST, &distributor);
 	device_attribute(device.fd, KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, &redistributors);
@@ -283,12 +351,17 @@ static int create_vm(int manual_clear, uint64_t eager_chunk)
 	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0UL);
 	if (vcpu < 0)
 		fail("KVM_CREATE_VCPU");
+	if (vcpus > 1)
+		second_vcpu = IOCTL(vm, KVM_CREATE_VCPU, (void *)1);
 	create_gic();
 	struct kvm_vcpu_init init;
 	IOCTL(vm, KVM_ARM_PREFERRED_TARGET, &init);
 	memset(init.features, 0, sizeof init.features);
 	init.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
 	IOCTL(vcpu, KVM_ARM_VCPU_INIT, &init);
+	init.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
+	if (vcpus > 1)
+		IOCTL(second_vcpu, KVM_ARM_VCPU_INIT, &init);
 	run = mmap(0, IOCTL(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
 	if (run == MAP_FAILED)
 		fail("mmap of the vCPU");
@@ -393,12 +466,88 @@ static void expect_huge_pages(void)
 	}
 }
 
+// The end of a log whose pages have all been written and then harvested, so that they are protected, and the faults that put
+// each block together again: KVM does that where a fault finds a page of a huge page.
+static void measure_collapse(void)
+{
+	uint64_t best = UINT64_MAX;
+	for (int round = 0; round < SHIFTED_ROUNDS; round++) {
+		create_vm(0, 0);
+		log_memory(1);
+		write_all();
+		harvest(SLOT_MEMORY);
+		expect_dirty(PAGES);
+		shift(round);
+		uint64_t all = INSTRUCTIONS(log_memory(0));
+		guest(guest_write, MEMORY_GPA, BLOCK, BLOCKS);
+		for (uint64_t i = 0; i < BLOCKS; i++)
+			all += times[i];
+		// What is a block again is no fault any more.
+		guest(guest_write, MEMORY_GPA + PAGE, BLOCK, BLOCKS);
+		for (uint64_t i = 0; i < BLOCKS; i++)
+			if (times[i] > 100 && times[i] < TICKS_PER_JIFFY / 16) {
+				puts("comparator: a fault did not put a block together");
+				end();
+			}
+		keep_best(&best, all);
+		destroy_vm();
+	}
+	row_of_one_call("stop-and-collapse", best);
+}
+
+// Runs the other vCPU from when it is turned on to its store that ends the run.
+static void *run_second(void *argument)
+{
+	while (ioctl(second_vcpu, KVM_RUN, 0) < 0)
+		if (errno != EINTR)
+			fail("KVM_RUN of the other vCPU");
+	return argument;
+}
+
+// CPU_ON, up to the other vCPU's first instruction. Its thread goes before the caller's as soon as it may run.
+static void measure_cpu_on(void)
+{
+	uint32_t best = UINT32_MAX;
+	vcpus = 2;
+	for (int round = 0; round < SHIFTED_ROUNDS; round++) {
+		create_vm(0, 0);
+		pthread_t thread;
+		const struct sched_param first = {.sched_priority = 1};
+		if (pthread_create(&thread, NULL, run_second, NULL) != 0 ||
+		    pthread_setschedparam(thread, SCHED_FIFO, &first) != 0)
+			fail("starting a thread");
+		// It has come to wait in KVM_RUN by then.
+		usleep(20000);
+		shift(round);
+		times[0] = times[1] = 0;
+		guest(guest_on, 1, CODE_GPA + (uint64_t)(guest_started - guest_begin), 0);
+		pthread_join(thread, NULL);
+		if (times[2] != 0) {
+			printf("comparator: CPU_ON was answered with %d\n", (int)times[2]);
+			end();
+		}
+		// The reading is no part of it.
+		if (times[1] - times[0] - 1 < best)
+			best = times[1] - times[0] - 1;
+		close(second_vcpu);
+		destroy_vm();
+	}
+	vcpus = 1;
+	row_of_one_call("cpu-on", best);
+}
+
 // Logging as it has always been: a harvest protects again what it reports.
 static void measure_log(void)
 {
 	create_vm(0, 0);
 	guest(guest_call, SMCCC_VERSION, 0, CALLS);
 	row_of_calls("hypercall", times, CALLS);
+	// Nothing is mapped there: KVM answers by itself.
+	guest(guest_fetch, DEVICE_GPA, 0, CALLS);
+	row_of_calls("unmapped-fetch", times, CALLS);
+	// The three accesses to a virtio-mmio device's frame that a request takes.
+	guest(guest_device, DEVICE_GPA, 0, CALLS);
+	row_of_calls("disk-read", times, CALLS);
 
 	log_memory(1);
 	write_all();
@@ -463,6 +612,47 @@ static void measure_clearing(void)
 	destroy_vm();
 }
 
+// A GiB that is mapped in blocks of `stride` bytes: the start of its log, and unmap and map if there is a row for that.
+static void measure_gib(const char *start, uint64_t stride, const char *unmap, const char *map)
+{
+	uint64_t started = UINT64_MAX, unmapped = UINT64_MAX, mapped = UINT64_MAX;
+	for (int round = 0; round < ROUNDS; round++) {
+		create_vm(0, 0);
+		uint64_t all = INSTRUCTIONS(slot(SLOT_GIB, GIB_GPA, gib, GIB_SIZE, 0));
+		// KVM maps what is asked for: these are its faults.
+		guest(guest_write, GIB_GPA, stride, GIB_SIZE / stride);
+		for (uint64_t i = 0; i < GIB_SIZE / stride; i++)
+			all += times[i];
+		keep_best(&mapped, all);
+		shift(round);
+		keep_best(&unmapped, INSTRUCTIONS(slot(SLOT_GIB, GIB_GPA, gib, 0, 0)));
+		slot(SLOT_GIB, GIB_GPA, gib, GIB_SIZE, 0);
+		guest(guest_write, GIB_GPA, stride, GIB_SIZE / stride);
+		shift(round);
+		keep_best(&started, INSTRUCTIONS(slot(SLOT_GIB, GIB_GPA, gib, GIB_SIZE, KVM_MEM_LOG_DIRTY_PAGES)));
+		destroy_vm();
+	}
+	row_of_one_call(start, started);
+	if (unmap) {
+		row_of_one_call(unmap, unmapped);
+		row_of_one_call(map, mapped);
+	}
+}
+
+static void measure_gibs(void)
+{
+	gib = allocate_touched(GIB_SIZE, MADV_HUGEPAGE);
+	measure_gib("start-log-blocks", BLOCK, "unmap-gib", "map-gib");
+	munmap(gib, GIB_SIZE);
+	gib = mmap(0, GIB_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 30 << MAP_HUGE_SHIFT, -1, 0);
+	if (gib == MAP_FAILED) {
+		puts("comparator: this kernel has no page of 1 GiB to give");
+		return;
+	}
+	gib[0] = 1;
+	measure_gib("start-log-gib", GIB_SIZE, NULL, NULL);
+}
+
 int main(void)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -503,6 +693,9 @@ int main(void)
 	measure_eager_split();
 	measure_protection_of_blocks();
 	measure_clearing();
+	measure_collapse();
+	measure_cpu_on();
+	measure_gibs();
 	puts("bench: end");
 	end();
 }

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use super::sizes::Sizes;
-use super::{OPERATIONS, strategies, table};
+use super::{OPERATIONS, scale, strategies, table, tlb, vcpus};
 use crate::workspace::write_whole;
 use anyhow::{Context, Result};
 use std::fmt::Write;
@@ -16,6 +16,13 @@ pub const BASELINE: &str = "qemu/bench/baseline.json";
 pub const STRATEGIES: &str = "qemu/bench/strategies.json";
 /// Where the workspace keeps how large the engine was last, in the example.
 pub const SIZES: &str = "qemu/bench/sizes.json";
+
+/// Where the workspace keeps what calls took by the size of memory last.
+pub const SCALE: &str = "qemu/bench/scale.json";
+/// Where the workspace keeps what first writes took by the number of CPUs last.
+pub const VCPUS: &str = "qemu/bench/vcpus.json";
+/// Where the workspace keeps what a model of TLBs counted last.
+pub const TLB: &str = "qemu/bench/tlb.json";
 
 /// What a marker's line begins with, and the marker behind the figures.
 const MARKER: &str = "<!-- figures: ";
@@ -32,6 +39,12 @@ pub struct Stored {
     pub strategies: Vec<Record>,
     /// How large the engine is in the example.
     pub sizes: Sizes,
+    /// What calls took by the size of memory.
+    pub scale: Vec<scale::Row>,
+    /// What first writes took by the number of CPUs.
+    pub vcpus: vcpus::Figures,
+    /// What a model of TLBs counted.
+    pub tlb: tlb::Figures,
 }
 
 impl Stored {
@@ -40,14 +53,16 @@ impl Stored {
     /// # Errors
     /// If a file is missing, or is not what it should be; the sentence names it.
     pub fn read(root: &Path) -> Result<Self> {
-        let strategies = root.join(STRATEGIES);
-        let text = std::fs::read(&strategies).with_context(|| format!("can't read {}", strategies.display()))?;
+        let read = |path: &str| std::fs::read(root.join(path)).with_context(|| format!("can't read {path}"));
         Ok(Self {
             baseline: Record::read(&root.join(BASELINE))?,
             kvm: Record::read(&root.join(KVM))?,
-            strategies: serde_json::from_slice(&text)
-                .with_context(|| format!("{} has no records of strategies", strategies.display()))?,
+            strategies: serde_json::from_slice(&read(STRATEGIES)?)
+                .with_context(|| format!("{STRATEGIES} has no records of strategies"))?,
             sizes: Sizes::read(&root.join(SIZES))?,
+            scale: serde_json::from_slice(&read(SCALE)?).with_context(|| format!("{SCALE} has no rows of sizes"))?,
+            vcpus: serde_json::from_slice(&read(VCPUS)?).with_context(|| format!("{VCPUS} has no figures of CPUs"))?,
+            tlb: tlb::Figures::read(&root.join(TLB))?,
         })
     }
 }
@@ -56,11 +71,18 @@ impl Stored {
 type Table = (&'static str, fn(&Stored) -> Result<String>);
 
 /// All of them.
-const TABLES: [Table; 4] =
-    [("costs", costs), ("costs, with aims", costs_with_aims), ("strategies", ways), ("sizes", sizes)];
+const TABLES: [Table; 7] = [
+    ("costs", costs),
+    ("costs, with aims", costs_with_aims),
+    ("strategies", ways),
+    ("sizes", sizes),
+    ("scale", by_memory),
+    ("vcpus", |stored| vcpus::document(&stored.vcpus)),
+    ("tlb", |stored| Ok(tlb::table::document(&stored.tlb))),
+];
 
 /// Documents that have figures.
-const DOCUMENTS: [&str; 3] = ["README.md", "docs/performance.md", "stage2/docs/embedding.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/performance.md", "docs/tlb.md", "stage2/docs/embedding.md"];
 
 /// A document as it is, and with the figures that are stored.
 #[derive(Debug)]
@@ -87,19 +109,29 @@ pub fn documents(root: &Path) -> Result<Vec<Document>> {
     DOCUMENTS.into_iter().map(read).collect()
 }
 
-/// The picture of ways to keep a log.
-pub const PICTURE: &str = "docs/strategies.png";
+/// A picture: its path, and what draws it.
+type Picture = (&'static str, fn(&Stored, &Path) -> Result<()>);
 
-/// Writes the figures that are stored into all documents, draws the picture, and returns the paths of those that have changed.
+/// All of them.
+const PICTURES: [Picture; 3] = [
+    ("docs/strategies.png", |stored, path| strategies::draw(&stored.strategies, path)),
+    ("docs/scale.png", |stored, path| scale::draw(&stored.scale, path)),
+    ("docs/tlb.png", |stored, path| tlb::picture::draw(&stored.tlb, path)),
+];
+
+/// Writes the figures that are stored into all documents, draws the pictures, and returns the paths of those that have changed.
 ///
 /// # Errors
 /// As [`documents`], or if one can't be written.
 pub fn write(root: &Path) -> Result<Vec<&'static str>> {
     let mut changed = Vec::new();
-    let (picture, before) = (root.join(PICTURE), std::fs::read(root.join(PICTURE)).ok());
-    strategies::draw(&Stored::read(root)?.strategies, &picture)?;
-    if std::fs::read(&picture).ok() != before {
-        changed.push(PICTURE);
+    let stored = Stored::read(root)?;
+    for (path, draw) in PICTURES {
+        let before = std::fs::read(root.join(path)).ok();
+        draw(&stored, &root.join(path))?;
+        if std::fs::read(root.join(path)).ok() != before {
+            changed.push(path);
+        }
     }
     for document in documents(root)? {
         if document.now != document.wanted {
@@ -132,8 +164,12 @@ fn cell(cost: f64) -> String {
 
 /// What an operation costs in KVM, as a cell.
 fn in_kvm(kvm: &Record, name: &str) -> String {
-    // KVM collapses when a later fault asks for it.
-    kvm.rows.get(name).map_or_else(|| "at a later fault".to_owned(), |row| cell(table::kvm_cost(row)))
+    let missing = || match name {
+        // KVM collapses when a later fault asks for it.
+        "collapse-512" => "at a later fault",
+        _ => "–",
+    };
+    kvm.rows.get(name).map_or_else(|| missing().to_owned(), |row| cell(table::kvm_cost(row)))
 }
 
 fn mean(record: &Record, name: &str) -> Result<f64> {
@@ -174,6 +210,10 @@ fn ways(stored: &Stored) -> Result<String> {
     strategies::document(&stored.strategies)
 }
 
+fn by_memory(stored: &Stored) -> Result<String> {
+    Ok(scale::document(&stored.scale))
+}
+
 fn sizes(stored: &Stored) -> Result<String> {
     Ok(stored.sizes.table())
 }
@@ -202,12 +242,15 @@ mod tests {
 
     /// Drawn twice from the same figures, a picture is the same.
     #[test]
-    fn the_picture_shows_the_figures_that_are_stored() {
+    fn pictures_show_the_figures_that_are_stored() {
+        let stored = Stored::read(&root()).unwrap();
         let drawn = std::env::temp_dir().join(format!("hv-picture-{}.png", std::process::id()));
-        strategies::draw(&Stored::read(&root()).unwrap().strategies, &drawn).unwrap();
-        let same = std::fs::read(&drawn).unwrap() == std::fs::read(root().join(PICTURE)).unwrap();
-        std::fs::remove_file(&drawn).unwrap();
-        assert!(same, "{PICTURE} shows other figures than qemu/bench: `cargo hv bench --documents` mends it");
+        for (path, draw) in PICTURES {
+            draw(&stored, &drawn).unwrap();
+            let same = std::fs::read(&drawn).unwrap() == std::fs::read(root().join(path)).unwrap();
+            std::fs::remove_file(&drawn).unwrap();
+            assert!(same, "{path} shows other figures than qemu/bench: `cargo hv bench --documents` mends it");
+        }
     }
 
     #[test]

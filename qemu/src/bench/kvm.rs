@@ -8,6 +8,7 @@ use crate::progress::Step;
 use crate::run::{self, Flow};
 use crate::setup::apt;
 use crate::setup::emulator::Emulator;
+use crate::size::Size;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,9 @@ const PREFIX: &str = "comparator: ";
 pub fn measure(workspace: &Workspace, emulator: &Emulator, kernel: &Path, timeout: Duration) -> Result<Record> {
     let mut machine = Machine::new(kernel);
     machine.icount = true;
-    machine.append = "console=ttyAMA0 rdinit=/init nokaslr panic=-1 quiet loglevel=1".into();
+    // Room for a GiB in huge pages, and one page of 1 GiB.
+    machine.memory = Size::mib(4096);
+    machine.append = "console=ttyAMA0 rdinit=/init nokaslr panic=-1 quiet loglevel=1 hugepagesz=1G hugepages=1".into();
     machine.initrd = Some(initramfs(workspace)?);
     let step = Step::begin("Measuring KVM (a minute or two)");
     let outcome = run::capture(emulator, &machine, timeout, |_, _| Flow::Continue)?;
@@ -57,7 +60,7 @@ fn initramfs(workspace: &Workspace) -> Result<PathBuf> {
     let folder = workspace.folder("images")?;
     let program = folder.join("comparator");
     let mut command = Command::new(COMPILER);
-    command.args(["-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o"]);
+    command.args(["-std=gnu11", "-O2", "-static", "-pthread", "-Wall", "-Wextra", "-Werror", "-o"]);
     command.arg(&program).arg(workspace.root().join(SOURCE));
     apt::checked(&mut command)
         .with_context(|| format!("{SOURCE} does not build; it needs {}", PACKAGES.join(" and ")))?;

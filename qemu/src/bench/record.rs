@@ -56,10 +56,11 @@ const END: &str = "end";
 const FAILED: &str = "failed: ";
 
 impl Record {
-    /// With another record's rows, which this one has not.
+    /// With another record's rows and counts, which this one has not.
     #[must_use]
     pub fn with_rows_of(mut self, other: Self) -> Self {
         self.rows.extend(other.rows);
+        self.counts.extend(other.counts);
         self
     }
 

@@ -10,7 +10,7 @@ use clap::Args;
 pub struct Devices {
     /// Boot a root file system: Debian's, which is made the first time (50 MB to download) and is new in every run, or that of a
     /// disk's image, which keeps what is written. With --run, systemd starts and runs the command as root
-    #[arg(long, value_name = "debian|FILE", conflicts_with = "initrd")]
+    #[arg(long, value_name = "debian|FILE")]
     pub rootfs: Option<Choice>,
     /// Give the guest a disk: a raw or qcow2 image, with `,ro` only to read; may be repeated. It is /dev/vda (behind
     /// that of --rootfs /dev/vdb)
@@ -25,6 +25,12 @@ pub struct Devices {
 }
 
 impl Devices {
+    /// Whether any is named.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.rootfs.is_some() || !self.disk.is_empty() || self.net.is_some() || !self.mediate.is_empty()
+    }
+
     /// Looks at what is named.
     ///
     /// # Errors

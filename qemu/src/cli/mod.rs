@@ -1,28 +1,31 @@
 //! The command line.
 
 mod boards;
+mod common;
 mod debug;
 mod devices;
+mod doctor;
 mod help;
 mod report;
+mod saving;
 mod services;
+mod tlb;
 mod values;
 
 pub use boards::{Boards, Trees};
+pub use common::{Bbm, Common, Firmware, Granule, Log, name};
 pub use debug::Debug;
 pub use devices::Devices;
-pub use report::Report;
+pub use doctor::Doctor;
+pub use report::{Replay, Report};
+pub use saving::{Migrate, Resume, Saving};
 pub use services::{Dirty, Granularity, Services, Switch};
 
 use crate::added::Added;
-use crate::machine::Gic;
 use crate::setup::guest::Kernel;
-use crate::size::Size;
 use crate::workspace;
-use clap::builder::UnknownArgumentValueParser;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,6 +66,10 @@ impl Cli {
 pub enum Command {
     /// Boot Linux under the hypervisor: a shell, or one command
     Linux(Box<Linux>),
+    /// Go on with a machine that `cargo hv linux --save FILE` has saved
+    Resume(Box<Resume>),
+    /// Move a running Linux from one machine to another while it works, and print a table
+    Migrate(Box<Migrate>),
     /// Run the EL1 test suite under the hypervisor
     Payload(Payload),
     /// Run the engine inside a secure-partition manager at S-EL2 (examples/secure-partition)
@@ -136,9 +143,16 @@ pub struct Linux {
     /// What is done while the guest runs.
     #[command(flatten)]
     pub services: Services,
+    /// Saving it.
+    #[command(flatten)]
+    pub saving: Saving,
     /// The machine.
     #[command(flatten)]
     pub common: Common,
+    /// Pages of the guest's stage-2 table. The CPUs must have them at stage 2; a device that does not fill its page is reached
+    /// through EL2
+    #[arg(long, value_enum, value_name = "4k|16k|64k", default_value_t = Granule::K4, help_heading = "Machine")]
+    pub granule: Granule,
 }
 
 /// `cargo hv payload`.
@@ -231,20 +245,15 @@ pub struct Audit {
     /// Only the runs that `cargo hv test` makes
     #[arg(long)]
     pub short: bool,
+    /// Only the runs whose guest works on a disk and a network
+    #[arg(long)]
+    pub devices: bool,
     /// How long the guest works in each run
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
     #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
-}
-
-/// `cargo hv replay`.
-#[derive(Debug, Args)]
-pub struct Replay {
-    /// The file
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
 }
 
 /// `cargo hv bench`.
@@ -263,16 +272,25 @@ pub struct Bench {
     #[arg(long, requires = "native")]
     pub quick: bool,
     /// Compare ways to keep a dirty log instead, on one workload: a table, and a picture in --out
-    #[arg(long, conflicts_with_all = ["kvm", "check", "json", "native"])]
+    #[arg(long, group = "picture", conflicts_with_all = ["kvm", "check", "json", "native"])]
     pub strategies: bool,
-    /// With --strategies: write strategies.png here [default: target/hv/bench]
-    #[arg(long, value_name = "DIR", requires = "strategies")]
+    /// Time the engine's calls on this host by the size of the guest's memory, 1 to 256 GiB, and print a table
+    #[arg(long, conflicts_with_all = ["kvm", "check", "json", "native", "picture", "timeout", "qemu"])]
+    pub scale: bool,
+    /// Count first writes of 1, 2, 4 and 8 CPUs at once, and how often they meet in the oracle, and print a table
+    #[arg(long, conflicts_with_all = ["kvm", "check", "json", "native", "picture", "scale"])]
+    pub vcpus: bool,
+    /// The model of TLBs.
+    #[command(flatten)]
+    pub tlb: tlb::Tlb,
+    /// With --strategies or --tlb: write the picture here [default: target/hv/bench]
+    #[arg(long, value_name = "DIR", requires = "picture")]
     pub out: Option<PathBuf>,
     /// Fail if a row is over its limit, two runs differ, or a row got 2 % worse than the stored baseline
     #[arg(long)]
     pub check: bool,
-    /// Store what is measured now (the baseline; KVM's column too, with --kvm; the ways to keep a log, with --strategies), and
-    /// write it into README and docs
+    /// Store what is measured now (the baseline; KVM's column too, with --kvm; with --strategies, --scale, --vcpus or
+    /// --tlb, those figures), and write it into README and docs
     #[arg(long, conflicts_with = "check")]
     pub renew: bool,
     /// Measure nothing: write the stored figures into README and docs
@@ -284,113 +302,16 @@ pub struct Bench {
     /// The QEMU to use [default: qemu-system-aarch64 in PATH]
     #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
     pub qemu: Option<PathBuf>,
-    /// End each measurement after this time: 90, 5m, 1h [default: 10m]
+    /// End each measurement after this time: 90, 5m, 1h [default: 10m; 15m with --tlb]
     #[arg(long, value_name = "TIME", value_parser = values::limit)]
     pub timeout: Option<Duration>,
-}
-
-/// `cargo hv doctor`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Exit status: 0 all is there, or the first command that needs it gets it; 1 something is missing that you have to get."
-)]
-pub struct Doctor {
-    /// The QEMU to look at
-    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
-    pub qemu: Option<PathBuf>,
-}
-
-/// What all commands that run a machine have in common.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Machine")]
-pub struct Common {
-    /// CPU model, as QEMU names it (max, cortex-a72, cortex-a76, neoverse-n1, ...)
-    #[arg(long, value_name = "MODEL", default_value = "max")]
-    pub cpu: String,
-    /// Version of the interrupt controller
-    #[arg(long, value_name = "2|3", default_value = "3", value_parser = values::gic)]
-    pub gic: Gic,
-    /// The guest's CPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = values::cpus)]
-    pub smp: u32,
-    #[arg(long, hide = true, value_parser = UnknownArgumentValueParser::suggest_arg("--smp"))]
-    cpus: Option<String>,
-    /// RAM of the machine: 512M, 1.5G, 4G [default: 1G; 4G for the payload]
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<Size>,
-    /// The QEMU to use [default: qemu-system-aarch64 in PATH]
-    #[arg(long, value_name = "PATH", env = "HV_QEMU", value_parser = values::qemu())]
-    pub qemu: Option<PathBuf>,
-    /// End the run after this time: 90, 5m, 1h [default: never for a shell, otherwise 5m]
-    #[arg(long, value_name = "TIME", value_parser = values::limit)]
-    pub timeout: Option<Duration>,
-    /// How stage-2 leaves change their size; `auto` is what the CPUs allow
-    #[arg(long, value_enum, default_value_t = Bbm::Auto)]
-    pub bbm: Bbm,
-    /// Count instructions: deterministic, one tick of the counter is one instruction
-    #[arg(long)]
-    pub icount: bool,
-    /// What the hypervisor logs; `debug` also shows the guest's boot
-    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = Log::Info)]
-    pub log: Log,
-    /// Give the guest a virtio-mmio device (as virtio-rng-device), which can then write to ANY memory, the
-    /// hypervisor's too; may be repeated
-    #[arg(long, value_name = "DEVICE")]
-    pub grant_dma: Vec<String>,
-    /// More arguments for QEMU (as back ends for granted devices)
-    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
-    pub extra: Vec<OsString>,
-}
-
-impl Common {
-    /// The time limit, or `default` seconds.
-    pub fn timeout_or(&self, default: u64) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(default))
-    }
-}
-
-/// Ways to change a leaf's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Bbm {
-    /// The best that all CPUs have.
-    Auto,
-    /// Break-before-make.
-    Break,
-    /// The nT bit (FEAT_BBML1).
-    Nt,
-    /// Directly (FEAT_BBML2).
-    Direct,
-}
-
-/// Log levels of the hypervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-#[expect(missing_docs, reason = "the log crate's levels")]
-pub enum Log {
-    Off,
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// A value's name on the command line, which is also its name for the hypervisor.
-pub fn name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// What starts the hypervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Firmware {
-    /// QEMU itself, as a boot loader that knows nothing but arm64 Images
-    None,
-    /// EDK2 and GRUB, from Debian's packages
-    Uefi,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Gic;
+    use crate::size::Size;
 
     #[test]
     fn the_definition_is_sound() {
@@ -400,13 +321,28 @@ mod tests {
     #[test]
     fn options_are_read() {
         let cli = Cli::try_parse_from([
-            "hv", "linux", "--run", "-x 'y'", "--memory", "4G", "--gic", "2", "--smp", "4", "--bbm", "nt", "--",
-            "-seed", "1",
+            "hv",
+            "linux",
+            "--run",
+            "-x 'y'",
+            "--memory",
+            "4G",
+            "--gic",
+            "2",
+            "--smp",
+            "4",
+            "--bbm",
+            "nt",
+            "--granule",
+            "16k",
+            "--",
+            "-seed",
+            "1",
         ]);
         let Command::Linux(linux) = cli.unwrap().command else { panic!("not linux") };
         assert_eq!(linux.run.as_deref(), Some("-x 'y'"));
         assert_eq!((linux.common.memory, linux.common.gic), (Some(Size::mib(4096)), Gic::V2));
-        assert_eq!(name(linux.common.bbm), "nt");
+        assert_eq!((name(linux.common.bbm), linux.granule), ("nt".to_owned(), Granule::K16));
         assert_eq!(linux.common.extra, ["-seed", "1"]);
     }
 

@@ -1,4 +1,4 @@
-//! `cargo hv report` on the command line.
+//! `cargo hv report` and `cargo hv replay` on the command line.
 
 use clap::Args;
 use std::path::PathBuf;
@@ -12,4 +12,12 @@ pub struct Report {
     /// Write the page here [default: DIR/report.html]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// `cargo hv replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }

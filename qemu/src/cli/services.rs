@@ -44,6 +44,10 @@ pub struct Services {
     /// End the log, or the audit, after so many rounds [default: when the guest ends]
     #[arg(long, value_name = "N", value_parser = values::count)]
     pub rounds: Option<u64>,
+    /// At each harvest, reset mediated devices and let them go on where they were, as a save does, and as a log's last harvest
+    /// should
+    #[arg(long)]
+    pub quiesce: bool,
     /// Split all memory to pages and collapse it again, at least so often, one round every --every seconds
     #[arg(long, value_name = "ROUNDS", value_parser = values::count, conflicts_with_all = ["dirty", "audit"])]
     pub split_storm: Option<u64>,
@@ -105,10 +109,13 @@ impl Services {
             protect_late: self.protect_late,
             audit: self.audit,
             rounds: self.rounds,
+            quiesce: self.quiesce,
             storm: self.split_storm,
             churn: self.churn,
             events: self.events.clone(),
             drop_dirty: self.drop_dirty,
+            save: None,
+            resume: None,
             unmarked: self.unmarked.clone(),
         }))
     }
@@ -131,6 +138,10 @@ impl Services {
         ensure!(
             self.rounds.is_none() || logs,
             "--rounds has no effect without a log or an audit; add --dirty auto or --audit, or leave it out"
+        );
+        ensure!(
+            !self.quiesce || logs,
+            "--quiesce has no effect without a log or an audit; add --dirty auto or --audit, or leave it out"
         );
         ensure!(
             self.every.is_none() || used,

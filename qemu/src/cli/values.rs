@@ -1,6 +1,7 @@
 //! Values that people write on the command line. What stands before a sentence of theirs is the value and its option.
 
 use crate::machine::Gic;
+use crate::manager::saving::When;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +16,18 @@ pub fn limit(text: &str) -> Result<Duration, String> {
 /// A pause: 10 ms at least, a day at most.
 pub fn pause(text: &str) -> Result<Duration, String> {
     time(text).and_then(|time| within(time, Duration::from_millis(10)))
+}
+
+/// When a machine is saved: `end`, `asked`, or a time.
+pub fn when(text: &str) -> Result<When, String> {
+    match text {
+        "end" => Ok(When::End),
+        "asked" => Ok(When::Asked),
+        _ => time(text)
+            .and_then(|time| within(time, Duration::ZERO))
+            .map(When::After)
+            .map_err(|why| format!("none of `end`, `asked` and {}", why.trim_start_matches("not "))),
+    }
 }
 
 fn within(time: Duration, least: Duration) -> Result<Duration, String> {

@@ -1,6 +1,6 @@
 //! `cargo hv audit`: the dirty log's completeness, over mechanisms, CPUs and ways to change sizes.
 
-use crate::cli::{Audit, Bbm, Cli, Command, Linux};
+use crate::cli::{Audit, Bbm, Cli, Command, Granule, Linux};
 use crate::commands::linux;
 use crate::ending::Status;
 use crate::workspace::Workspace;
@@ -31,6 +31,7 @@ struct Run {
     cpu: &'static str,
     smp: u32,
     bbm: Bbm,
+    granule: Granule,
     dirty: &'static [&'static str],
     /// Whether the guest works on a disk and a network.
     devices: bool,
@@ -57,6 +58,12 @@ fn matrix(short: bool) -> Vec<Run> {
             runs.push(Run { kernel: Some(WIDE), ..Run::on("max", 2, bbm, dirty) });
         }
     }
+    for granule in [Granule::K16, Granule::K64] {
+        for dirty in [LAZY, EAGER, PAGE, BLOCK] {
+            runs.push(Run { granule, ..Run::on("max", 2, Bbm::Direct, dirty) });
+        }
+        runs.push(Run { granule, ..Run::on("max", 2, Bbm::Break, LAZY) });
+    }
     for smp in [1, 2, 4] {
         for dirty in [LAZY, EAGER, PAGE, BLOCK] {
             for bbm in [Bbm::Direct, Bbm::Break] {
@@ -80,7 +87,8 @@ fn matrix(short: bool) -> Vec<Run> {
 /// # Errors
 /// If something can't be set up.
 pub fn audit(workspace: &Workspace, options: &Audit) -> Result<Status> {
-    let runs = matrix(options.short);
+    let mut runs = matrix(options.short);
+    runs.retain(|run| run.devices || !options.devices);
     let count = runs.len();
     let mut failed = 0;
     for (index, run) in runs.into_iter().enumerate() {
@@ -115,7 +123,7 @@ pub fn audit(workspace: &Workspace, options: &Audit) -> Result<Status> {
 impl Run {
     /// With the kernel that is the default, and all its work in memory.
     fn on(cpu: &'static str, smp: u32, bbm: Bbm, dirty: &'static [&'static str]) -> Self {
-        Self { kernel: None, cpu, smp, bbm, dirty, devices: false }
+        Self { kernel: None, cpu, smp, bbm, granule: Granule::K4, dirty, devices: false }
     }
 
     /// What is special about it, as words of a command line.
@@ -123,8 +131,10 @@ impl Run {
         let kernel = self.kernel.map(|kernel| ["--kernel", kernel]);
         let (smp, bbm) = (self.smp.to_string(), crate::cli::name(self.bbm));
         let machine = ["--cpu", self.cpu, "--smp", &smp, "--bbm", &bbm];
-        let words = kernel.iter().flatten().chain(&machine).chain(self.dirty).map(ToString::to_string);
-        words.chain(self.devices.then(|| format!("--net={NET}"))).collect()
+        let granule = crate::cli::name(self.granule);
+        let granule = (self.granule != Granule::K4).then_some(["--granule", &granule]);
+        let words = kernel.iter().flatten().chain(&machine).chain(granule.iter().flatten()).chain(self.dirty);
+        words.map(ToString::to_string).chain(self.devices.then(|| format!("--net={NET}"))).collect()
     }
 }
 
@@ -156,11 +166,11 @@ mod tests {
     #[test]
     fn every_run_is_a_legal_command() {
         for short in [true, false] {
-            let options = Audit { short, seconds: 5, qemu: None };
+            let options = Audit { short, devices: false, seconds: 5, qemu: None };
             for run in matrix(short) {
                 let linux = command(&options, &run, Path::new("audit.img")).unwrap();
                 assert!(linux.services.plan().unwrap().is_some_and(|plan| plan.audit));
-                assert_eq!((linux.common.smp, linux.common.bbm), (run.smp, run.bbm));
+                assert_eq!((linux.common.smp, linux.common.bbm, linux.granule), (run.smp, run.bbm, run.granule));
                 assert_eq!((linux.devices.disk.len(), linux.devices.net.is_some()), (run.devices.into(), run.devices));
                 assert_eq!(linux.kernel, run.kernel.map(|kernel| kernel.parse().unwrap()));
             }

@@ -3,8 +3,9 @@
 use crate::bench::check::{self, Comparison};
 use crate::bench::documents::{self, BASELINE, KVM, STRATEGIES};
 use crate::bench::record::Record;
-use crate::bench::{kvm, native, strategies, table};
+use crate::bench::{kvm, native, scale, strategies, table, vcpus};
 use crate::cli::Bench;
+use crate::commands::tlb;
 use crate::console;
 use crate::ending::{self, Status};
 use crate::guest_kernel;
@@ -40,6 +41,16 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
         let good = native::run(workspace, options.quick)?;
         return Ok(if good { Status::Success } else { Status::Failure });
     }
+    if options.scale {
+        return by_memory(workspace, options.renew);
+    }
+    if options.tlb.wanted {
+        let status = tlb::tlb(workspace, options)?;
+        if options.renew {
+            write_documents(workspace)?;
+        }
+        return Ok(status);
+    }
     if options.documents {
         return write_documents(workspace);
     }
@@ -48,8 +59,9 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
     }
     let emulator = Emulator::find_or_install(options.qemu.as_deref())?;
     let timeout = options.timeout.unwrap_or(TIMEOUT);
-    if options.strategies {
-        return strategies(workspace, options, &emulator, timeout);
+    if options.strategies || options.vcpus {
+        let compare = if options.vcpus { together } else { strategies };
+        return compare(workspace, options, &emulator, timeout);
     }
     let stored = |path: &str| -> PathBuf { workspace.root().join(path) };
     let compared = kvm_column(workspace, options, &emulator, timeout)?;
@@ -105,6 +117,43 @@ pub fn bench(workspace: &Workspace, options: &Bench) -> Result<Status> {
     Ok(if faults.is_empty() { Status::Success } else { Status::Failure })
 }
 
+/// Times calls by the size of the guest's memory.
+fn by_memory(workspace: &Workspace, renew: bool) -> Result<Status> {
+    let rows = scale::measure(workspace)?;
+    print!("{}", scale::document(&rows));
+    if renew {
+        store(workspace, documents::SCALE, &rows)?;
+        write_documents(workspace)?;
+    }
+    Ok(Status::Success)
+}
+
+/// Counts what first writes take by the number of CPUs that make them at once.
+fn together(workspace: &Workspace, options: &Bench, emulator: &Emulator, timeout: Duration) -> Result<Status> {
+    let images = Images::build(workspace)?;
+    let mut figures = vcpus::Figures { contention: vcpus::contention(workspace)?, ..vcpus::Figures::default() };
+    for cpus in vcpus::CPUS {
+        let machine = Machine { smp: cpus, ..images.machine("auto", "bench filter=vcpus")? };
+        match measure(emulator, &machine, timeout, &format!("Measuring first writes of {cpus} at once"))? {
+            Ok(record) => figures.measured.push(record),
+            Err(status) => return Ok(status),
+        }
+    }
+    print!("{}", vcpus::document(&figures)?);
+    if options.renew {
+        store(workspace, documents::VCPUS, &figures)?;
+        write_documents(workspace)?;
+    }
+    Ok(Status::Success)
+}
+
+/// Keeps figures.
+fn store(workspace: &Workspace, path: &str, figures: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(figures).context("can't write JSON")?;
+    text.push(b'\n');
+    write_whole(&workspace.root().join(path), &text)
+}
+
 /// Writes the stored figures into the documents.
 pub fn write_documents(workspace: &Workspace) -> Result<Status> {
     match documents::write(workspace.root())?.as_slice() {
@@ -154,9 +203,7 @@ fn strategies(workspace: &Workspace, options: &Bench, emulator: &Emulator, timeo
     strategies::draw(&records, &picture)?;
     eprintln!("hv: {} shows it", picture.display());
     if options.renew {
-        let mut text = serde_json::to_vec_pretty(&records).context("can't write JSON")?;
-        text.push(b'\n');
-        write_whole(&workspace.root().join(STRATEGIES), &text)?;
+        store(workspace, STRATEGIES, &records)?;
         write_documents(workspace)?;
     }
     Ok(Status::Success)

@@ -1,8 +1,10 @@
 //! What is refused before anything is built, fetched or booted: options that can't work together or on this machine, and
 //! files that are not there. A refusal names the value, the reason, and what to do.
 
+use super::saving;
 use crate::added::Added;
-use crate::cli::{Common, Dirty, Linux, Payload, Services};
+use crate::cli::{self, Common, Dirty, Granule, Linux, Migrate, Payload, Services};
+use crate::devices;
 use crate::events;
 use crate::guest_kernel;
 use crate::machine::{self, Gic};
@@ -29,9 +31,11 @@ const WITHOUT_DIRTY_STATE: [&str; 4] = ["cortex-a35", "cortex-a53", "cortex-a57"
 /// What can't work.
 pub fn linux(options: &Linux) -> Result<Option<Plan>> {
     let Linux { services, common, .. } = options;
-    let plan = services.plan()?;
+    saving::check(options)?;
+    let saves = options.saving.save.is_some();
+    let plan = services.plan()?.or_else(|| saves.then(Plan::idle));
     ensure!(
-        options.run.is_some() || own_init(options) || std::io::stdin().is_terminal(),
+        options.run.is_some() || own_init(options) || saves || std::io::stdin().is_terminal(),
         "standard input is not a terminal, so nobody could use the guest's shell; give the command with --run, as in \
          cargo hv linux --run 'uname -a'"
     );
@@ -44,6 +48,10 @@ pub fn linux(options: &Linux) -> Result<Option<Plan>> {
         !services.protect_late || options.run.is_some(),
         "--protect-late waits for a command to begin; give one with --run, or leave --protect-late out"
     );
+    ensure!(
+        !services.quiesce || options.devices.is_any(),
+        "--quiesce has no effect without a mediated device; add --disk, --net, --rootfs or --mediate, or leave it out"
+    );
     machine(common, plan.is_some())?;
     memory(common)?;
     ensure!(
@@ -53,6 +61,7 @@ pub fn linux(options: &Linux) -> Result<Option<Plan>> {
         events::MAX_CPUS,
         events::MAX_CPUS - 1
     );
+    granule(options)?;
     dirty_state(services, common)?;
     let size = common.memory.unwrap_or(machine::MEMORY);
     services.protect.iter().try_for_each(|protect| in_ram(protect, size))?;
@@ -62,6 +71,10 @@ pub fn linux(options: &Linux) -> Result<Option<Plan>> {
     ensure!(
         !(options.raw && matches!(options.kernel, Some(Kernel::Debian(_)))),
         "--raw has no effect on Debian's kernels, which are arm64 Images; leave it out"
+    );
+    ensure!(
+        options.initrd.is_none() || options.devices.rootfs.is_none(),
+        "--initrd can't be used with --rootfs, whose initramfs is the tool's own; leave one of them out"
     );
     if let Some(file) = &options.initrd {
         readable(file, "--initrd")?;
@@ -104,6 +117,25 @@ pub fn payload(options: &Payload) -> Result<()> {
     Ok(())
 }
 
+/// Checks the machines of `cargo hv migrate`.
+///
+/// # Errors
+/// What can't work.
+pub fn moved(options: &Migrate) -> Result<()> {
+    let net = options.devices.net.as_deref();
+    ensure!(
+        !net.is_some_and(devices::forwards),
+        "migrate can't move a port of this host, which the first machine has until it ends; leave hostfwd out of --net"
+    );
+    let Migrate { common, devices, .. } = options;
+    ensure!(
+        !(options.beside_qemu && devices.is_any()),
+        "--beside-qemu measures a guest without devices; leave --disk, --net and --mediate out"
+    );
+    machine(common, true)?;
+    memory(common)
+}
+
 /// The machine's CPUs and devices, with one more CPU where there is a management core.
 fn machine(common: &Common, management: bool) -> Result<()> {
     let smp = common.smp;
@@ -136,6 +168,26 @@ fn memory(common: &Common) -> Result<()> {
         ),
         _ => Ok(()),
     }
+}
+
+/// What a granule other than 4 KiB can't have. Whether the CPU has it, the hypervisor says.
+fn granule(options: &Linux) -> Result<()> {
+    let Linux { services, granule, .. } = options;
+    let name = cli::name(*granule);
+    ensure!(
+        *granule == Granule::K4 || !services.oracle,
+        "--granule {name} can't be used with --oracle, whose record is one of tables with pages of 4 KiB; leave one of them out"
+    );
+    for Protect { start, end, .. } in &services.protect {
+        let bytes = granule.bytes();
+        ensure!(
+            (start | end).is_multiple_of(bytes),
+            "--protect {start:#x}-{end:#x} is not made of whole pages of --granule {name}; write {:#x}-{:#x}",
+            start / bytes * bytes,
+            end.next_multiple_of(bytes)
+        );
+    }
+    Ok(())
 }
 
 fn dirty_state(services: &Services, common: &Common) -> Result<()> {

@@ -1,24 +1,27 @@
 //! `cargo hv linux`: Linux under the hypervisor, with a shell or with one command.
 
+use super::command::{TIMEOUT, Watch, kernel_panic};
+use super::saving;
 use crate::added;
-use crate::cli::{self, Linux, Log};
+use crate::cli::{self, Common, Linux, Log, Saving};
 use crate::commands::check;
-use crate::console::{Extract, Stream};
+use crate::console::Extract;
 use crate::devices::Devices;
 use crate::ending::{self, Status};
 use crate::events;
-use crate::feed::{self, Feed};
+use crate::feed;
 use crate::images::{self, Image};
 use crate::initramfs::{self, Command, Extras};
 use crate::interrupt;
 use crate::machine::Machine;
 use crate::manager::about::{Mark, Setup};
 use crate::manager::plan::Plan;
+use crate::manager::saving::When;
 use crate::manager::session::Summary;
 use crate::manager::show::Show;
 use crate::manager::{self, session};
 use crate::progress::Step;
-use crate::run::{self, Flow, Limits, Stop, Stopper};
+use crate::run::{self, Stop, Stopper};
 use crate::setup::drivers;
 use crate::setup::firmware::Firmware;
 use crate::setup::guest::Guest;
@@ -32,11 +35,8 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc;
 use std::time::Duration;
-
-/// Seconds that a command in the guest may take, unless `--timeout` says otherwise.
-const TIMEOUT: u64 = 300;
 
 /// Runs the command.
 ///
@@ -55,23 +55,24 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     if let Some(plan) = &mut plan {
         plan.kernel = Some(kernel.clone());
     }
-    let mut _removed_after_the_judgement = None;
-    if let Some(plan) = plan.as_mut().filter(|plan| oracle && plan.events.is_none()) {
-        let path = workspace.folder("images")?.join(format!("events-{}.bin", std::process::id()));
-        _removed_after_the_judgement = Some(Temporary::new(&path));
-        plan.events = Some(path);
-    }
+    let _removed_after_the_judgement =
+        plan.as_mut().filter(|_| oracle).map(|plan| keep_events(workspace, plan)).transpose()?;
     // Behind --rootfs, another init starts the command.
-    let has_input = !options.without_input && !devices.has_root() && feed::is_wanted();
-    let command = options.run.as_ref().map(|shell| Command { has_input, ..Command::new(shell) });
+    let saves = options.saving.save.is_some();
+    let has_input = !options.without_input && !devices.has_root() && !saves && feed::is_wanted();
+    let more = saves && options.saving.save_when.is_none_or(|when| when == When::End);
+    let command = options.run.as_ref().map(|shell| Command { has_input, more, ..Command::new(shell) });
     if let Some(affinity) = options.services.weaken {
         machine.append += &format!(" late-cpu=repaint weaken={affinity}");
     }
     let extras = attach(workspace, &mut machine, &devices, options, &kernel)?;
     let (initrd, _removed_at_the_end) = initrd(workspace, options, command.as_ref(), &extras)?;
     machine.load_guest(&kernel, Some(&initrd), &bootargs(options))?;
-    machine.kernel = images::build(workspace, if oracle { Image::EventKeeper } else { Image::Hypervisor })?;
-    let plan = plan.map(|plan| Plan { setup: setup(&machine, &kernel, options), ..plan });
+    machine.kernel = images::build(workspace, if oracle { Image::EventKeeper } else { options.granule.image() })?;
+    let (typing, mut typed) = mpsc::channel();
+    let console = workspace.folder("logs")?.join("linux.log");
+    let save = saving::begin(options, &mut machine, command.as_ref(), typing, &console)?;
+    let plan = plan.map(|plan| Plan { setup: setup(&machine, &kernel, options), save: save.clone(), ..plan });
     let show = Arc::new(match command {
         Some(_) if plan.as_ref().is_some_and(|plan| has_a_screen(plan, options)) => Show::on_a_screen(leave)?,
         Some(_) => Show::beside_output(Step::begin(booting(options.firmware))),
@@ -91,27 +92,47 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     };
     let status = match &command {
         None => {
-            shell(workspace, options, |log| run::interact(&emulator, &machine, options.common.timeout, &stopper, log))
+            shell(&options.common, || run::interact(&emulator, &machine, options.common.timeout, &stopper, &console))
         }
-        Some(command) => run_command(options, command, &show, |typed, observe| {
-            let total = options.common.timeout_or(TIMEOUT);
-            run::capture_within(&emulator, &machine, Limits { total, silence: total }, &stopper, typed, observe)
-        }),
+        Some(command) => {
+            let mut watch =
+                Watch::new(&show, options.common.log, Extract::new(&command.nonce)).with_save(save.as_ref());
+            if command.has_input {
+                typed = watch.feed(std::io::stdin());
+            }
+            watch.run(&emulator, &machine, options.common.timeout_or(TIMEOUT), &stopper, typed)
+        }
     };
     let summary = session.map(manager::Running::finish).transpose();
     show.clear();
     // A session that has failed has stopped the machine: its reason is the one to tell.
     let summary = summary?;
     let status = interrupted.status().unwrap_or(status?);
-    let Some(summary) = summary else { return Ok(status) };
+    summary.map_or(Ok(status), |summary| conclude(options, &summary, status, interrupted.status().is_some()))
+}
+
+/// Has the events kept in a file, the user's or one for the time of this run.
+fn keep_events(workspace: &Workspace, plan: &mut Plan) -> Result<Option<Temporary>> {
+    if plan.events.is_some() {
+        return Ok(None);
+    }
+    let path = workspace.folder("images")?.join(format!("events-{}.bin", std::process::id()));
+    Ok(Some(Temporary::new(plan.events.insert(path).clone())))
+}
+
+/// Says what a session has found, and what the status is then of a run that has ended with `status`.
+fn conclude(options: &Linux, summary: &Summary, status: Status, interrupted: bool) -> Result<Status> {
     let ended = matches!(status, Status::Success | Status::Command(_));
-    let mut good = tell(&summary, ended);
-    if !ended && interrupted.status().is_none() {
+    let mut good = tell(summary, ended);
+    if !ended && !interrupted {
         eprintln!("hv: the guest did not come to the end of its work, so what the services found is no result");
     }
     if ended && summary.cut_short && options.run.is_some() {
         eprintln!("hv: the machine was gone before the services had ended: their last round is missing");
         good = false;
+    }
+    if let Some(status) = tell_saved(summary, &options.saving, good) {
+        return Ok(status);
     }
     if let Some(path) = &summary.events {
         let judgement = events::judge(path)?;
@@ -121,11 +142,18 @@ pub fn linux(workspace: &Workspace, options: &Linux) -> Result<Status> {
     Ok(if good || !matches!(status, Status::Success | Status::Command(0)) { status } else { Status::Failure })
 }
 
+/// Says where the machine was saved. Returns the status, if that was its end.
+pub(super) fn tell_saved(summary: &Summary, saving: &Saving, good: bool) -> Option<Status> {
+    let (path, pages) = summary.saved.as_ref()?;
+    println!("saved: {}, {pages} pages", path.display());
+    (!saving.save_and_go).then_some(if good { Status::Success } else { Status::Failure })
+}
+
 /// Says what a session has found, the audit's line last. Says whether all is well.
 ///
 /// Unless the guest has `ended` by itself, with its work done, no verdict goes to standard output: nothing missed by a guest
 /// that is dead proves nothing.
-fn tell(summary: &Summary, ended: bool) -> bool {
+pub(super) fn tell(summary: &Summary, ended: bool) -> bool {
     let verdict = |line: &str| match ended {
         true => println!("{line}"),
         false => eprintln!("hv: no verdict, but up to then: {line}"),
@@ -201,6 +229,9 @@ fn setup(machine: &Machine, kernel: &Path, options: &Linux) -> Setup {
     }
 }
 
+/// The kernel's arguments for a command in the tool's own initramfs.
+pub(super) const COMMAND_BOOTARGS: &str = "console=ttyAMA0 rdinit=/hv/init quiet loglevel=1 panic=-1";
+
 /// The kernel's arguments; the user's come last and win.
 fn bootargs(options: &Linux) -> String {
     let mut words = vec!["console=ttyAMA0"];
@@ -235,11 +266,6 @@ fn bootargs(options: &Linux) -> String {
     words.join(" ").trim_end().to_owned()
 }
 
-/// Whether the guest's kernel said that it crashed.
-fn kernel_panic(outcome: &run::Outcome) -> bool {
-    outcome.console.lines().iter().any(|line| line.contains("Kernel panic - not syncing"))
-}
-
 /// Gives the guest its devices, and returns what the initramfs brings for them.
 fn attach(
     workspace: &Workspace,
@@ -248,10 +274,15 @@ fn attach(
     options: &Linux,
     kernel: &Path,
 ) -> Result<Extras> {
+    devices.attach(workspace, machine, options.common.grant_dma.len())?;
+    extras(devices, kernel)
+}
+
+/// What the initramfs brings for a guest with these devices.
+pub(super) fn extras(devices: &Devices, kernel: &Path) -> Result<Extras> {
     if devices.is_empty() {
         return Ok(Extras::default());
     }
-    devices.attach(workspace, machine, options.common.grant_dma.len())?;
     let drivers = drivers::of(kernel)?;
     if drivers.is_empty() {
         eprintln!("hv: {} has no modules beside it: its virtio drivers must be built in", kernel.display());
@@ -301,14 +332,14 @@ fn booting(firmware: cli::Firmware) -> &'static str {
 }
 
 /// The signal that has asked for the end of a run, if one has.
-struct Interrupted {
+pub(super) struct Interrupted {
     signal: Arc<AtomicU8>,
     _asked: interrupt::Asked,
 }
 
 impl Interrupted {
     /// Lets a signal end the run: with a session, once that has written what it knows.
-    fn listen(stopper: &Stopper, session: Option<&manager::Running>) -> Self {
+    pub(super) fn listen(stopper: &Stopper, session: Option<&manager::Running>) -> Self {
         /// A session gets so long.
         const PATIENCE: Duration = Duration::from_secs(20);
         let signal = Arc::new(AtomicU8::new(0));
@@ -327,82 +358,24 @@ impl Interrupted {
         Self { signal, _asked: asked }
     }
 
-    fn status(&self) -> Option<Status> {
+    pub(super) fn status(&self) -> Option<Status> {
         Some(self.signal.load(Relaxed)).filter(|&signal| signal != 0).map(Status::Signal)
     }
 }
 
-fn shell(
-    workspace: &Workspace,
-    options: &Linux,
-    interact: impl FnOnce(&Path) -> Result<run::Outcome>,
-) -> Result<Status> {
+/// A guest whose shell has the terminal.
+pub(super) fn shell(common: &Common, interact: impl FnOnce() -> Result<run::Outcome>) -> Result<Status> {
     eprintln!("hv: Booting Linux; Ctrl-A X leaves");
-    let outcome = interact(&workspace.folder("logs")?.join("linux.log"))?;
+    let outcome = interact()?;
     let status = match ending::judge(&outcome) {
         // QEMU ended well and the hypervisor knows nothing of it: the user left, unless because the guest had crashed.
         Status::NoResult if !kernel_panic(&outcome) => Status::Success,
         other => other,
     };
-    let text = ending::explain(status, &outcome, options.common.timeout.unwrap_or_default().as_secs());
+    let text = ending::explain(status, &outcome, common.timeout.unwrap_or_default().as_secs());
     // The console itself was on the screen.
     if let Some(sentence) = text.lines().last().filter(|_| outcome.stop != Stop::Stopped) {
         eprintln!("{sentence}");
-    }
-    Ok(status)
-}
-
-/// Reads the console: calls the observer with all that comes, and types what the receiver has.
-type Observer<'a> = &'a mut dyn FnMut(&[u8], &crate::console::Console) -> Flow;
-
-fn run_command(
-    options: &Linux,
-    command: &Command,
-    show: &Show,
-    capture: impl FnOnce(Option<Receiver<Vec<u8>>>, Observer<'_>) -> Result<run::Outcome>,
-) -> Result<Status> {
-    let everything = options.common.log >= Log::Debug;
-    let mut extract = Extract::new(&command.nonce);
-    let mut failed = None;
-    let mut print = |bytes: &[u8]| {
-        if let Err(error) = show.guest_wrote(bytes) {
-            failed = Some(error);
-        }
-    };
-    let (mut feed, typed) = command.has_input.then(|| Feed::begin(std::io::stdin())).unzip();
-    let outcome = capture(typed, &mut |bytes, _| {
-        if everything {
-            print(bytes);
-            extract.push(bytes, |_, _| {});
-        } else {
-            extract.push(bytes, |stream, bytes| match stream {
-                Stream::Output => print(bytes),
-                Stream::Error => show.guest_complained(bytes),
-            });
-            show.hold_newline(extract.holds_newline());
-        }
-        if extract.has_begun() {
-            show.begin();
-        }
-        if let Some(feed) = &mut feed {
-            feed.allow(extract.asked());
-        }
-        Flow::Continue
-    })?;
-    show.clear();
-    if let Some(error) = failed {
-        return Err(error).context("can't print what the command wrote");
-    }
-    let status = match (ending::judge(&outcome), extract.status()) {
-        (Status::Success, Some(status)) => Status::Command(status),
-        // The command itself ended the machine, unless the kernel crashed: then it reboots too (panic=-1).
-        (Status::Success, None) if extract.has_begun() && !kernel_panic(&outcome) => Status::Success,
-        (Status::Success, None) => Status::NoResult,
-        (other, _) => other,
-    };
-    let text = ending::explain(status, &outcome, options.common.timeout_or(TIMEOUT).as_secs());
-    if !text.is_empty() && outcome.stop != Stop::Stopped {
-        eprintln!("{text}");
     }
     Ok(status)
 }

@@ -18,7 +18,8 @@ const EARLIER: (char, u8) = ('.', 60);
 const NEVER: (char, u8) = (' ', 236);
 const NOT_THE_GUESTS: (char, u8) = ('/', 244);
 /// What can be pressed.
-const KEYS: [(&str, &str); 4] = [("h", "harvest now"), ("f", "freeze, go on"), ("l", "log on, off"), ("q", "leave")];
+const KEYS: [(&str, &str); 5] =
+    [("h", "harvest now"), ("f", "freeze, go on"), ("l", "log on, off"), ("s", "save"), ("q", "leave")];
 
 /// Draws all of it.
 pub fn draw(frame: &mut Frame<'_>, state: &State) {

@@ -32,6 +32,7 @@ pub fn key(event: &Event) -> Option<Key> {
         KeyCode::Char('h') => Some(Key::Wish(Wish::Harvest)),
         KeyCode::Char('f') => Some(Key::Wish(Wish::Freeze)),
         KeyCode::Char('l') => Some(Key::Wish(Wish::Log)),
+        KeyCode::Char('s') => Some(Key::Wish(Wish::Save)),
         _ => None,
     }
 }
@@ -47,6 +48,7 @@ mod tests {
             ('h', Key::Wish(Wish::Harvest)),
             ('f', Key::Wish(Wish::Freeze)),
             ('l', Key::Wish(Wish::Log)),
+            ('s', Key::Wish(Wish::Save)),
             ('q', Key::Leave),
         ] {
             assert_eq!(press(c, KeyModifiers::NONE), Some(expected));

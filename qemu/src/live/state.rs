@@ -39,6 +39,8 @@ pub enum Wish {
     Freeze,
     /// To start the log, or to stop it.
     Log,
+    /// To save the machine.
+    Save,
 }
 
 /// How a word of memory stands.
@@ -172,6 +174,7 @@ impl fmt::Display for Wish {
             Self::Harvest => "harvest",
             Self::Freeze => "freeze",
             Self::Log => "log",
+            Self::Save => "save",
         })
     }
 }

@@ -1,9 +1,11 @@
 //! What a session is to do.
 
 use super::about::Setup;
+use super::saving::{Resume, Save};
 use hypervisor_abi::manager::{Mechanism, Policy};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// All that a session does.
@@ -27,6 +29,8 @@ pub struct Plan {
     pub audit: bool,
     /// Audits or harvests after which it is enough; as many as there is time for if there is no number.
     pub rounds: Option<u64>,
+    /// Mediated devices are quiet while the log is harvested, and go on afterwards.
+    pub quiesce: bool,
     /// Splits and collapses all of the guest's memory so often.
     pub storm: Option<u64>,
     /// Changes the table at random, from this seed, as long as the guest runs.
@@ -35,8 +39,19 @@ pub struct Plan {
     pub events: Option<PathBuf>,
     /// Every so manyth dirty page is left out, to show that an audit finds it.
     pub drop_dirty: Option<u64>,
+    /// The machine is saved.
+    pub save: Option<Arc<Save>>,
+    /// The machine's guest is one that was saved.
+    pub resume: Option<Arc<Resume>>,
     /// Which writes of mediated devices are not marked, to see an audit fail.
     pub unmarked: Option<String>,
+}
+
+impl Plan {
+    /// A session without a service.
+    pub fn idle() -> Self {
+        Self { every: Duration::from_secs(1), ..Self::default() }
+    }
 }
 
 /// `START-END:deny` or `START-END:report`.

@@ -190,19 +190,33 @@ pub fn linux_started<T>(mut machine: Machine, shell: &str, start: impl FnOnce(&m
     Ran { output: String::from_utf8_lossy(&output).into_owned(), status: extract.status(), outcome }
 }
 
+/// `cargo hv` with these words, and nothing on its standard input.
+#[must_use]
+pub fn hv(words: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(qemu::workspace::cargo());
+    command.args(["run", "--quiet", "--package", "qemu", "--bin", "hv", "--"]).args(words);
+    command.current_dir(workspace().root()).env("CARGO_TARGET_DIR", workspace().target()).stdin(Stdio::null());
+    command
+}
+
 /// Runs `cargo hv linux` in its turn and alone, as a user does, with these options and this shell command.
 ///
 /// # Panics
 /// If Cargo can't be run.
 pub fn hv_linux(options: &[&str], shell: &str) -> Output {
+    hv_linux_with(options, shell, &[])
+}
+
+/// [`hv_linux`], with arguments for QEMU behind.
+///
+/// # Panics
+/// If Cargo can't be run.
+pub fn hv_linux_with(options: &[&str], shell: &str, qemu: &[&str]) -> Output {
     let _turn = turn_alone();
-    std::process::Command::new(qemu::workspace::cargo())
-        .args(["run", "--quiet", "--package", "qemu", "--bin", "hv", "--", "linux", "--timeout", "500"])
+    hv(&["linux", "--timeout", "500"])
         .args(options)
-        .args(["--run", shell])
-        .current_dir(workspace().root())
-        .env("CARGO_TARGET_DIR", workspace().target())
-        .stdin(Stdio::null())
+        .args(["--run", shell, "--"])
+        .args(qemu)
         .output()
         .expect("cargo runs")
 }

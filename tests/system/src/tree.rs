@@ -26,16 +26,24 @@ pub const TREE: u64 = bytes::RAM + (512 << 20);
 ///
 /// # Panics
 /// If QEMU can't be run.
-pub fn run_with_tree(scratch: &Scratch, mut machine: Machine, tree: &[u8]) -> Outcome {
+pub fn run_with_tree(scratch: &Scratch, machine: Machine, tree: &[u8]) -> Outcome {
+    run_with_tree_at(scratch, machine, tree, TREE)
+}
+
+/// The same with the tree at `address`.
+///
+/// # Panics
+/// If QEMU can't be run.
+pub fn run_with_tree_at(scratch: &Scratch, mut machine: Machine, tree: &[u8], address: u64) -> Outcome {
     let load = |file: &Path, address: u64| {
         ["-device".into(), OsString::from(format!("loader,file={},addr={address:#x},force-raw=on", file.display()))]
     };
     for Module { address, file, .. } in std::mem::take(&mut machine.modules) {
         machine.extra.extend(load(&file, address));
     }
-    machine.extra.extend(load(&scratch.file("own.dtb", tree), TREE));
+    machine.extra.extend(load(&scratch.file("own.dtb", tree), address));
     machine.extra.extend(load(hypervisor(), bytes::HYPERVISOR));
-    machine.kernel = scratch.file("starter", &bytes::starter(TREE));
+    machine.kernel = scratch.file("starter", &bytes::starter(address));
     run(&machine)
 }
 

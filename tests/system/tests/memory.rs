@@ -5,7 +5,7 @@ use qemu::machine::{Gic, Machine, Module};
 use qemu::run::{Flow, Outcome, Stop};
 use qemu::setup::u_boot;
 use qemu::size::Size;
-use system_tests::tree::{reg, replace, run_with_tree, tree_of};
+use system_tests::tree::{pack, reg, replace, run_with_tree, run_with_tree_at, tree_of};
 use system_tests::{assert_end, bytes, hypervisor, linux, machine, observe, run, scratch, workspace};
 
 /// Behind QEMU's device tree.
@@ -109,6 +109,25 @@ fn ram_that_the_tree_has_and_the_machine_has_not() {
     assert_end!(outcome, End::PowerOff);
     let told = line(&outcome, "image stays where it was loaded");
     assert!(told.contains("there is none"), "{told}");
+}
+
+/// As some loaders put it.
+#[test]
+fn a_tree_at_the_end_of_ram_goes_out_of_the_way() {
+    let scratch = scratch();
+    let file = scratch.file("guest", &bytes::guest());
+    let mut machine = machine();
+    machine.modules = vec![Module { address: KERNEL, file, bootargs: Some(String::new()) }];
+    let mut tree = tree_of(&scratch, &machine);
+    pack(&mut tree);
+    // In the pool's last bytes, and where the image itself goes.
+    let end = machine.memory_end();
+    for address in [(end - tree.len() as u64) & !7, end - (10 << 20)] {
+        let outcome = run_with_tree_at(&scratch, machine.clone(), &tree, address);
+        assert_end!(outcome, End::PowerOff);
+        let told = line(&outcome, "image moved from 0x40200000 to the end of RAM");
+        assert!(told.contains("guest's memory: 1 range, "), "{told}");
+    }
 }
 
 #[test]

@@ -50,6 +50,7 @@ fn linux_boots_while_its_table_changes_at_random() {
 }
 
 #[test]
+#[ignore = "long"]
 fn linux_boots_while_its_table_changes_at_random_without_feat_bbm() {
     let scratch = scratch();
     let [.., windows, violations] = judged(&["--cpu", "cortex-a72", "--churn", "2"], &scratch.path("events"));
@@ -64,6 +65,7 @@ fn write_protected_pages_are_harvested_while_cpus_write() {
 }
 
 #[test]
+#[ignore = "long"]
 fn hardware_marks_are_harvested_and_audited_while_cpus_write() {
     let scratch = scratch();
     let [_, _, writes, .., violations] = judged(&["--audit", "--dirty", "hardware"], &scratch.path("events"));
@@ -73,6 +75,7 @@ fn hardware_marks_are_harvested_and_audited_while_cpus_write() {
 /// A CPU without FEAT_BBM that the guest turns on late splits everything by nT first, which takes two invalidations a block.
 /// Each is judged for the VMID that the CPU holds when it executes it: a late CPU has held none.
 #[test]
+#[ignore = "long"]
 fn a_late_cpu_repaints_for_the_vmid_that_the_guest_has() {
     let scratch = scratch();
     let options = ["--bbm", "nt", "--weaken", "1"];

@@ -52,6 +52,7 @@ fn on_cortex_a72_with_gicv2_and_2_cpus() {
 }
 
 #[test]
+#[ignore = "long"]
 fn on_cortex_a53_with_1_cpu() {
     passes("cortex-a53", Gic::V3, 1, "auto");
 }

@@ -234,6 +234,8 @@ fn lints_for_images(task: Task<'_>, wanted: impl Fn(&str) -> bool) -> Result<Tal
     let plain = libraries.into_iter().chain(binaries).map(|(package, kind)| (package, kind, ""));
     let with_features = [
         (Image::EventKeeper.package(), "--bins", Image::EventKeeper.features()),
+        // What the larger granules have of their own is the same for both.
+        (Image::Granule64K.package(), "--bins", Image::Granule64K.features()),
         (secure_partition::PACKAGE, "--bins", secure_partition::FEATURE),
         (images::QUICKSTART, "--bins", "image"),
     ];

@@ -27,6 +27,9 @@ impl Session {
                 Ok(())
             })?;
             over |= self.asked_to_end.load(Relaxed);
+            if !over {
+                self.save_if_due(link)?;
+            }
             let wanted = self.grant_wishes(link, over)?;
             // While the log is off there is nothing to wait for but the user.
             if over || wanted == Wanted::Harvest || (left == 0 && wanted != Wanted::NoLog) {

@@ -86,14 +86,14 @@ impl Session {
             if self.plan.audit {
                 // Between audits the log is harvested while the guest writes.
                 ended = self.wait(link, self.plan.every / 2)?;
-                let harvest = self.take(link, self.harvest(logging.harvests))?;
+                let harvest = self.take_quiet(link, self.harvest(logging.harvests), logging.harvests)?;
                 self.note(link, logging, harvest)?;
                 self.take_events(link)?;
             }
             let every = if self.plan.audit { self.plan.every / 2 } else { self.plan.every };
             ended = ended || self.wait(link, every)?;
             let request = if self.plan.audit { Request::Audit } else { self.harvest(logging.harvests) };
-            let harvest = self.take(link, request)?;
+            let harvest = self.take_quiet(link, request, logging.harvests)?;
             self.note(link, logging, harvest)?;
             self.take_events(link)?;
             if self.summary.stores.is_some() {
@@ -109,6 +109,18 @@ impl Session {
     /// How the log is harvested. The oracle is shown both ways.
     fn harvest(&self, before: u64) -> Request {
         Request::Harvest { look_first: self.plan.events.is_some() && before % 4 < 2 }
+    }
+
+    /// [`Session::take`], with mediated devices quiet if that is wanted. Then they go on: by themselves, or every other time by way of
+    /// what a save keeps of them.
+    fn take_quiet(&mut self, link: &mut Link, request: Request, before: u64) -> Result<Harvest> {
+        if !self.plan.quiesce {
+            return self.take(link, request);
+        }
+        link.ask(Request::Quiesce, |_| Ok(()))?;
+        let harvest = self.take(link, request)?;
+        link.ask(Request::Resume { restored: before % 2 == 1 }, |_| Ok(()))?;
+        Ok(harvest)
     }
 
     fn take(&mut self, link: &mut Link, request: Request) -> Result<Harvest> {

@@ -4,10 +4,12 @@ mod ask;
 mod churn;
 mod events;
 mod logs;
+mod saves;
 mod stores;
 mod summary;
 mod wishes;
 
+pub use saves::{Sent, load, send};
 pub use summary::{Summary, describe};
 
 use super::about::About;
@@ -18,8 +20,10 @@ use crate::events::{Header, Writer};
 use crate::kallsyms::Symbols;
 use anyhow::{Context, Result, ensure};
 use hypervisor_abi::manager::{Findings, Reply, Request, VERSION};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -36,6 +40,8 @@ pub struct Session {
     summary: Summary,
     memory: Vec<(u64, u64)>,
     about: About,
+    /// What has become of the save.
+    saved: RefCell<Option<Result<(PathBuf, u64), String>>>,
     /// The user wants it to end: the log is harvested once more, and all is written.
     asked_to_end: Arc<AtomicBool>,
 }
@@ -72,6 +78,7 @@ impl Session {
             summary: Summary::default(),
             memory: Vec::new(),
             about,
+            saved: RefCell::default(),
             asked_to_end,
         })
     }
@@ -96,7 +103,8 @@ impl Session {
                 Err(error)
             }
             _ => {
-                self.summary.cut_short = result.is_err();
+                self.summary.saved = self.saved.get_mut().as_ref().and_then(|saved| saved.clone().ok());
+                self.summary.cut_short = result.is_err() && self.summary.saved.is_none();
                 self.judge();
                 self.describe()?;
                 Ok(self.summary)
@@ -106,6 +114,9 @@ impl Session {
 
     fn perform(&mut self, link: &mut Link) -> Result<()> {
         self.hello(link)?;
+        if let Some(resume) = self.plan.resume.clone() {
+            self.resume(link, &resume)?;
+        }
         let mut ended = false;
         while self.plan.protect_late && !self.show.has_begun() && !ended {
             ended = self.wait(link, Duration::from_millis(50))?;
@@ -136,6 +147,9 @@ impl Session {
             self.take_events(link)?;
         }
         self.take_events(link)?;
+        while self.plan.save.is_some() && !ended {
+            ended = self.wait(link, self.plan.every)?;
+        }
         link.ask(Request::Bye, |_| Ok(()))
     }
 
@@ -178,6 +192,11 @@ impl Session {
     fn judge(&mut self) {
         let summary = &mut self.summary;
         let mut fail = |sentence: String| summary.failures.push(sentence);
+        match self.saved.get_mut() {
+            Some(Err(why)) => fail(why.clone()),
+            None if self.plan.save.is_some() => fail("the guest ended before it was saved".into()),
+            _ => {}
+        }
         if self.plan.audit {
             match summary.audit {
                 None | Some((0, _)) => fail("the machine ended before the first audit".into()),

@@ -27,6 +27,8 @@ pub struct Summary {
     pub churn: Option<u64>,
     /// Where the engine's events are.
     pub events: Option<PathBuf>,
+    /// The file that the machine was saved in, and its pages.
+    pub saved: Option<(PathBuf, u64)>,
     /// The machine was gone before the plan was done.
     pub cut_short: bool,
     /// What was asked for and did not happen, in sentences.

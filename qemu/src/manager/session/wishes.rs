@@ -27,6 +27,7 @@ impl Session {
             let (mut frozen, mut logging) = (false, false);
             screen.update(|state| (frozen, logging) = (state.frozen, state.logging));
             match wish {
+                Wish::Save => self.ask_to_save(screen, frozen),
                 _ if self.summary.mechanism.is_none() => say(screen, "the log has not begun yet"),
                 Wish::Freeze => self.set_frozen(link, screen, !frozen)?,
                 // A log's start and end change all of the guest's memory.
@@ -46,6 +47,16 @@ impl Session {
             self.set_logging(link, screen, true)?;
         }
         Ok(if begun && !logging && !over { Wanted::NoLog } else { wanted })
+    }
+
+    /// The machine is saved when it is looked for next.
+    fn ask_to_save(&self, screen: &Screen, frozen: bool) {
+        match &self.plan.save {
+            None => say(screen, "nothing says where: start with --save FILE --save-when asked"),
+            Some(_) if self.saved.borrow().is_some() => say(screen, "a run saves once, and this one has: see above"),
+            Some(_) if frozen => say(screen, "the guest is frozen: press f first, so that it goes on"),
+            Some(save) => save.ask(),
+        }
     }
 
     fn set_frozen(&self, link: &mut Link, screen: &Screen, frozen: bool) -> Result<()> {
