@@ -53,20 +53,46 @@ impl Target {
             && !table.logs.straddles(part)
     }
 
+    /// The first entry of the table that `entry` is to lead to and how much the next is more, if all of them become
+    /// leaves alike.
+    fn leaves_below<P, G>(&self, table: &Stage2<P, G>, entry: &Entry<G>, part: IpaRange) -> Option<(u64, u64)>
+    where
+        P: TableMemory + Maintenance,
+        G: Granule,
+    {
+        let below = entry.level.below().filter(|_| part == entry.range() && table.logs.none_in(part))?;
+        let (start, step) = (part.start(), below.bytes::<G>());
+        // Outputs of whole entries are aligned alike: where no log makes a difference, what fits one fits all.
+        if !self.fits(table, below, start, IpaRange::new_unchecked(start, start.offset(step))) {
+            return None;
+        }
+        let (first, last) = (self.leaf::<G>(below, start).0, self.leaf::<G>(below, Ipa(part.end().0 - step)).0);
+        // Addresses of 52 bits do not lie in one piece: an output that goes over a bound between its pieces is no sum.
+        if last != first + (G::ENTRIES as u64 - 1) * step {
+            return None;
+        }
+        let is_run = table.makes_runs(below, part) && self.output_at(start).is_aligned(below.run::<G>() as u64 * step);
+        Some((first | if is_run { bits::CONTIGUOUS } else { 0 }, step))
+    }
+
     /// The tables that mapping `part` below an entry of `level` at `ipa` takes, when nothing is there yet.
+    #[cfg_attr(not(feature = "small"), inline(always))]
     fn tables<P, G: Granule>(&self, table: &Stage2<P, G>, level: Level, ipa: Ipa, part: IpaRange) -> usize {
-        let Some(below) = level.below().filter(|_| !self.fits(table, level, ipa, part)) else {
-            return 0;
-        };
-        let bytes = below.bytes::<G>();
-        let (mut tables, mut at) = (1, part.start());
+        let below = level.below().filter(|_| !self.fits(table, level, ipa, part));
+        below.map_or(0, |below| 1 + self.tables_below(table, below, part))
+    }
+
+    /// The same below each entry of `level` that `part` lies in.
+    fn tables_below<P, G: Granule>(&self, table: &Stage2<P, G>, level: Level, part: IpaRange) -> usize {
+        let bytes = level.bytes::<G>();
+        let (mut tables, mut at) = (0, part.start());
         while at < part.end() {
             let start = at.align_down(bytes);
             let child = IpaRange::new_unchecked(at, start.offset(bytes).min(part.end()));
             // Outputs of whole entries are aligned alike, so where no log is among them these take equally many tables.
             let whole = child.bytes() == bytes && table.logs.none_in(part);
             let alike = if whole { (part.end().0 - at.0) / bytes } else { 1 };
-            tables += alike as usize * self.tables(table, below, start, child);
+            tables += alike as usize * self.tables(table, level, start, child);
             at = child.end().offset((alike - 1) * bytes);
         }
         tables
@@ -203,12 +229,14 @@ impl<P: TableMemory + Maintenance, G: Granule> Visitor<P, G> for Install<'_, P, 
             return Ok(Next::Continue);
         }
         let child = self.reserve.take(entry.ipa)?;
+        let leaves = self.target.leaves_below(table, entry, part);
+        let (first, step) = leaves.unwrap_or((Descriptor::INVALID.0, 0));
         // SAFETY: the child was taken from the reserve and is reachable by this PE only.
-        unsafe { table.fill(child, Descriptor::INVALID.0, 0) };
-        // Orders the child's entries, all invalid, before the entry that leads to them.
+        unsafe { table.fill(child, first, step) };
+        // Orders the child's entries before the entry that leads to them.
         table.dsb(Dsb::IshSt);
         table.overwrite(entry.slot, Descriptor::table_of::<G>(child).0);
-        // What goes into the child is for the next steps of the walk.
-        Ok(Next::Retry)
+        // What goes into a child that is empty yet is for the next steps of the walk.
+        Ok(if leaves.is_some() { Next::Continue } else { Next::Retry })
     }
 }

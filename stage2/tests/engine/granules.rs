@@ -304,3 +304,36 @@ fn a_log_has_a_bit_for_each_page_of_the_granule() {
     assert_eq!(pages, [first, second]);
     assert!(!table.walk(first).unwrap().range().contains(second) && table.walk(first).unwrap().write_protected);
 }
+
+/// Tables that are written at once, whose leaves lead elsewhere than to their own addresses: also over 2^48 and 2^50, where
+/// the pieces of a 52-bit address meet.
+#[test]
+fn outputs_that_are_aligned_otherwise_are_where_they_should_be() {
+    fn leaves<G: Granule>(start: u64, bytes: u64, output: u64) -> Vec<u64> {
+        let host = Host::new();
+        let features = features().with_pa_bits(G::ADDRESS_BITS as u8);
+        let config = Config::new(Vmid::new(7).unwrap(), features).with_ipa_bits(40).with_contiguous(true);
+        let mut table = Stage2::<_, G>::with_granule(&host, config).unwrap();
+        let all = range(start, bytes);
+        table.map(all, PhysAddr(output), Attributes::RAM).unwrap();
+        let wrong = table.leaves(all).find(|leaf| leaf.output.0 - output != leaf.ipa.0 - all.start().0);
+        assert_eq!(wrong.map(|leaf| leaf.to_string()), None);
+        assert_eq!(table.leaves(all).map(|leaf| leaf.range().bytes()).sum::<u64>(), bytes);
+        let sizes = table.leaves(all).map(|leaf| leaf.range().bytes()).collect::<std::collections::BTreeSet<_>>();
+        // SAFETY: no hardware walks it.
+        unsafe { table.release() };
+        sizes.into_iter().collect()
+    }
+    assert_eq!(
+        leaves::<Granule4K>(64 * GIB, 4 * MIB, 9 * GIB + 4 * KIB),
+        [4 * KIB],
+        "no run: its output would not be aligned"
+    );
+    assert_eq!(leaves::<Granule4K>(64 * GIB, 4 * MIB, 9 * GIB + 64 * KIB), [64 * KIB]);
+    assert_eq!(leaves::<Granule4K>(0, 4 * KIB, 9 * GIB), [4 * KIB], "less than an entry of any table but the last");
+    assert_eq!(leaves::<Granule4K>(64 * GIB, 2 * GIB, 9 * GIB + 2 * MIB), [2 * MIB]);
+    assert_eq!(leaves::<Granule4K>(64 * GIB, 2 * GIB, 9 * GIB + 32 * MIB), [32 * MIB]);
+    assert_eq!(leaves::<Granule4KLpa2>(64 * GIB, 2 * GIB, (1 << 50) - 2 * MIB), [2 * MIB]);
+    assert_eq!(leaves::<Granule16KLpa2>(64 * GIB, 64 * MIB, (1 << 50) - 16 * KIB), [16 * KIB]);
+    assert_eq!(leaves::<Granule64KLpa>(64 * GIB, 512 * MIB, (1 << 48) - 64 * KIB), [64 * KIB]);
+}

@@ -1,6 +1,7 @@
 //! The checks, in the order in which they run.
 
 use super::changed;
+use super::semver::semver;
 use super::tally::{Tally, quiet, tests};
 use crate::cli::Payload;
 use crate::commands::{payload, secure_partition};
@@ -14,6 +15,7 @@ use crate::setup::rootfs::Rootfs;
 use crate::setup::rust::Toolchain;
 use crate::workspace::{Workspace, cargo};
 use anyhow::{Context, Result, ensure};
+use std::borrow::Cow;
 use std::path::Path;
 use std::process::Command;
 
@@ -104,6 +106,7 @@ pub const CHECKS: &[Check] = &[
         images::run_cargo(task.workspace, command, task.step).map(|()| Tally::one())
     }),
     check("package", "The crates as they are published", USUAL, 60, packages),
+    check("semver", "The engine's interface against its last version", LONG, 0, semver),
     with_tests("engine", "The engine", QUICK, 40, |task| some_tests(task, &["--package", ENGINE, "--lib", "--tests"])),
     with_tests("oracle", "The engine under the oracle", QUICK, 60, |task| {
         some_tests(task, &["--package", ORACLE, "--tests"])
@@ -196,7 +199,7 @@ fn some_tests(task: Task<'_>, words: &[&str]) -> Result<Tally> {
     if let Some(file) = file {
         command.args(["--test", file]);
     }
-    command.args(filter).arg("--");
+    command.args(filter.as_deref()).arg("--");
     if task.tier == Tier::All || task.filter.is_some() {
         command.arg("--include-ignored");
     }
@@ -208,15 +211,23 @@ fn some_tests(task: Task<'_>, words: &[&str]) -> Result<Tally> {
     tests(command, task.step)
 }
 
-/// A test can be named by its file of a `tests` folder too: `FILE` for all that are in it, `FILE::NAME` for some.
-fn file_and_name<'a>(root: &Path, filter: Option<&'a str>) -> (Option<&'a str>, Option<&'a str>) {
+/// A test can be named by its file of a `tests` folder too: `FILE` for all that are in it, `FILE::NAME` for some. The file is
+/// a program of its own, or a module of `main.rs` beside it, whose name stands before those of its tests.
+fn file_and_name<'a>(root: &Path, filter: Option<&'a str>) -> (Option<&'a str>, Option<Cow<'a, str>>) {
     let Some(wanted) = filter else { return (None, None) };
     let (first, rest) = wanted.split_once("::").map_or((wanted, None), |(first, rest)| (first, Some(rest)));
     let packages = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_file = packages(root)
+    let folder = packages(root)
         .chain(packages(&root.join("tests")))
-        .any(|package| package.join("tests").join(format!("{first}.rs")).is_file());
-    if is_file { (Some(first), rest) } else { (None, filter) }
+        .map(|package| package.join("tests"))
+        .find(|folder| folder.join(format!("{first}.rs")).is_file());
+    match folder {
+        None => (None, Some(wanted.into())),
+        Some(folder) if folder.join("main.rs").is_file() => {
+            (None, Some(format!("{first}::{}", rest.unwrap_or("")).into()))
+        }
+        Some(_) => (Some(first), rest.map(Cow::from)),
+    }
 }
 
 /// Runs one of the tests that boot machines.
@@ -283,9 +294,11 @@ mod tests {
     fn a_test_is_named_by_its_file_too() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let found = |filter| file_and_name(&root, Some(filter));
-        assert_eq!(found("uefi"), (Some("uefi"), None));
-        assert_eq!(found("interleaved::two_"), (Some("interleaved"), Some("two_")));
-        assert_eq!(found("no_such_file::x"), (None, Some("no_such_file::x")));
+        assert_eq!(found("uefi"), (None, Some("uefi::".into())));
+        assert_eq!(found("save::a_worker"), (None, Some("save::a_worker".into())));
+        assert_eq!(found("interleaved"), (Some("interleaved"), None));
+        assert_eq!(found("interleaved::two_"), (Some("interleaved"), Some("two_".into())));
+        assert_eq!(found("no_such_file::x"), (None, Some("no_such_file::x".into())));
         assert_eq!(file_and_name(&root, None), (None, None));
     }
 

@@ -2,6 +2,7 @@
 
 mod changed;
 mod checks;
+mod semver;
 mod tally;
 
 use crate::cli::Test;
