@@ -106,7 +106,9 @@ pub const CHECKS: &[Check] = &[
         images::run_cargo(task.workspace, command, task.step).map(|()| Tally::one())
     }),
     check("package", "The crates as they are published", USUAL, 60, packages),
-    check("semver", "The engine's interface against its last version", LONG, 0, semver),
+    check("semver", "The engine's interface against its last version", USUAL, 10, |task| {
+        semver(task.workspace, task.step, task.tier == Tier::All)
+    }),
     with_tests("engine", "The engine", QUICK, 40, |task| some_tests(task, &["--package", ENGINE, "--lib", "--tests"])),
     with_tests("oracle", "The engine under the oracle", QUICK, 60, |task| {
         some_tests(task, &["--package", ORACLE, "--tests"])
