@@ -225,7 +225,8 @@ impl Features {
             fwb: field(id.mmfr2, 40) >= 1,
             xnx: field(id.mmfr1, 28) >= 1,
             granules: [
-                1 | (has_granule(id.mmfr0, 32, field(id.mmfr0, 20) != 0) as u8) << 2
+                has_granule(id.mmfr0, 40, field(id.mmfr0, 28) != 0xf) as u8
+                    | (has_granule(id.mmfr0, 32, field(id.mmfr0, 20) != 0) as u8) << 2
                     | (has_granule(id.mmfr0, 36, field(id.mmfr0, 24) != 0xf) as u8) << 4,
                 has_lpa2(id.mmfr0, 40, field(id.mmfr0, 28) == 1) as u8
                     | (has_lpa2(id.mmfr0, 32, field(id.mmfr0, 20) == 2) as u8) << 2,

@@ -65,14 +65,16 @@ impl SecureControl {
     ///
     /// `None` for what the architecture does not have: tables in Non-secure memory lead to Non-secure memory only (SA
     /// behaves as 1 where SW is 1, NSA where NSW is 1), and the Non-secure IPA space leads to Secure memory only where
-    /// the Secure one does (NSA behaves as 1 where SA is 1).
+    /// the Secure one does (NSA behaves as 1 where SA is 1). Nor has VSTCR_EL2 more of its own than size, start level and
+    /// granule: the format of descriptors (DS, PS), hardware updates and the rest are VTCR_EL2's for both tables.
     #[must_use]
     pub const fn new(secure_vtcr: u64, secure: Spaces, non_secure_vtcr: u64, non_secure: Spaces) -> Option<Self> {
         const T0SZ_SL0_TG0: u64 = 0x3f | 3 << 6 | 3 << 14;
         const RES1: u64 = 1 << 31;
         let (tables, output) = (secure.tables.is_non_secure(), secure.output.is_non_secure());
         let (ns_tables, ns_output) = (non_secure.tables.is_non_secure(), non_secure.output.is_non_secure());
-        if tables && !output || (ns_tables || output) && !ns_output {
+        let shared_differs = (secure_vtcr ^ non_secure_vtcr) & !T0SZ_SL0_TG0 != 0;
+        if tables && !output || (ns_tables || output) && !ns_output || shared_differs {
             return None;
         }
         Some(Self {
@@ -93,6 +95,12 @@ mod tests {
         let control = SecureControl::new(VTCR, Spaces::SECURE, VTCR + 1, Spaces::NORMAL_WORLD).unwrap();
         assert_eq!(control.vstcr, 1 << 31 | 1 << 6 | 24, "SA = SW = 0");
         assert_eq!(control.vtcr, (VTCR + 1) | 1 << 30, "NSA = 1, NSW = 0");
+        let granule = SecureControl::new(VTCR | 1 << 14, Spaces::SECURE, VTCR, Spaces::NORMAL_WORLD).unwrap();
+        assert_eq!((granule.vstcr >> 14 & 3, granule.vtcr >> 14 & 3), (1, 0), "each table has its own");
+        for differs in [1 << 32, 7 << 16, 1 << 22] {
+            let control = SecureControl::new(VTCR ^ differs, Spaces::SECURE, VTCR, Spaces::NORMAL_WORLD);
+            assert_eq!(control, None, "VSTCR_EL2 has no DS, PS, HD");
+        }
         let all = Spaces { tables: PhysicalSpace::NonSecure, output: PhysicalSpace::NonSecure };
         let control = SecureControl::new(VTCR, all, VTCR, all).unwrap();
         assert_eq!((control.vstcr >> 29, control.vtcr >> 29), (7, 7));

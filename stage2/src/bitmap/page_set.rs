@@ -5,7 +5,7 @@
 //! one cache line, and one table of pages to look up. Each bit of level n + 1 from there on says so of a word of level
 //! n; the top is one word. A 64 GiB range has four levels, the upper three of which are a 504th of its bitmap.
 
-use crate::arch::address::{Ipa, IpaRange};
+use crate::arch::address::{Ipa, IpaRange, PAGE_SIZE};
 use crate::arch::granule::{Granule, Granule4K};
 use core::marker::PhantomData;
 
@@ -60,9 +60,10 @@ impl<G: Granule> Layout<G> {
         granule: PhantomData,
     };
 
-    /// The layout for the pages of `range`, which are the granule's.
+    /// The layout for the pages of `range`, which are the granule's. A part of a page stands for the page.
     #[must_use]
     pub fn with_granule(range: IpaRange) -> Self {
+        let range = if G::FRAMES > 1 { whole_pages::<G>(range) } else { range };
         let base = range.start().align_down((BLOCK_WORDS * WORD_PAGES) as u64 * G::BYTES);
         let pages = ((range.end().0 - base.0) >> G::SHIFT) as usize;
         let page_words = pages.div_ceil(WORD_PAGES);
@@ -167,8 +168,10 @@ impl<G: Granule> Layout<G> {
 
 /// The pages of the granule that have a part of `range`.
 fn whole_pages<G: Granule>(range: IpaRange) -> IpaRange {
-    let end = Ipa(range.end().0.saturating_add(G::BYTES - 1)).align_down(G::BYTES);
-    IpaRange::new_unchecked(range.start().align_down(G::BYTES), end)
+    let start = range.start().align_down(G::BYTES);
+    // A page at the very end of 64 bits has no end that can be said: all but its last 4 KiB.
+    let end = range.end().0.checked_next_multiple_of(G::BYTES).map_or(Ipa(u64::MAX).align_down(PAGE_SIZE), Ipa);
+    IpaRange::new_unchecked(start, end)
 }
 
 /// The range from the first to the last page of `bits`, which are not 0 and stand for pages from `ipa` on.
@@ -330,7 +333,6 @@ impl<'b, G: Granule> PageSet<'b, G> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::address::PAGE_SIZE;
 
     fn range(start: u64, bytes: u64) -> IpaRange {
         IpaRange::from_size(Ipa(start), bytes).unwrap()

@@ -89,7 +89,7 @@ impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
         let storage = self.stop_log_keeping_pages(log);
         // The edges were split at the start, so their blocks are put together again too. `check` has passed at the
         // start.
-        let bytes = LeafSize::largest::<G>().bytes_of::<G>();
+        let bytes = self.config.largest.bytes_of::<G>();
         let end = range.end().offset(bytes - 1).align_down(bytes).min(self.geometry.range().end());
         let _ = self.collapse(IpaRange::new_unchecked(range.start().align_down(bytes), end));
         storage

@@ -19,12 +19,17 @@ impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     ///
     /// # Errors
     ///
-    /// [`Error::BadIpaSize`] or [`Error::BadVmid`] if the PE has fewer address or VMID bits than are in use;
-    /// [`Error::NoHardwareDirtyState`] if it has none and a log relies on it: stop that first; [`Error::MissingFeature`] if the
-    /// table uses FWB, or permissions that need FEAT_XNX, which a PE without would read as more. Nothing has changed.
+    /// [`Error::BadIpaSize`] or [`Error::BadVmid`] if the PE has fewer IPA or VMID bits than are in use;
+    /// [`Error::NoHardwareDirtyState`] if it has none and a log relies on it: stop that first; [`Error::MissingFeature`] if it
+    /// lacks the granule, or its physical addresses are shorter than what the table may lead to, or if the table uses FWB, or
+    /// permissions that need FEAT_XNX, which a PE without would read as more. Nothing has changed.
     pub fn admit(&mut self, features: Features) -> Result<(), Error> {
+        let before = self.config.features.used_by::<G>().pa_bits;
         let features = self.config.features.weakest(features);
         fits::<G>(&self.config, features)?;
+        if features.used_by::<G>().pa_bits < before {
+            return Err(Error::MissingFeature { feature: "physical addresses as long as the table's" });
+        }
         let loses_dirty_state =
             self.has_hardware_dirty_state() && features.hardware_update != HardwareUpdate::DirtyState;
         if loses_dirty_state && self.logs.any_hardware() {
@@ -33,13 +38,14 @@ impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
         if !features.xnx && *self.execute_apart.get_mut() {
             return Err(XNX_MISSING);
         }
+        // Before anything is done: the executing PE may be the new one, without the others' instructions.
+        self.config.features = features;
+        self.method = Method::new(features.bbm);
+        self.short_invalidation = Self::short_invalidation(&features);
         if loses_dirty_state {
             // A leaf that an ended log left to hardware would be read-only for the new PE.
             self.reopen_all(self.geometry.range())?;
         }
-        self.config.features = features;
-        self.method = Method::new(features.bbm);
-        self.short_invalidation = Self::short_invalidation(&features);
         Ok(())
     }
 

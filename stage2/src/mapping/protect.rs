@@ -143,7 +143,7 @@ impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Gives all of `range` that is mapped the permissions. Leaves that reach over an edge are split there, and nowhere
     /// else; a leaf that has the permissions already is not touched. Holes stay holes.
     ///
-    /// Permissions never need break-before-make (R_GPPYH). Cost: at most four frames, one compare-exchange a leaf, and
+    /// Permissions never need break-before-make (R_GPPYH). Cost: at most six frames, one compare-exchange a leaf, and
     /// one invalidation if anything was taken away.
     ///
     /// # Errors

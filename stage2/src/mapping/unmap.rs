@@ -14,7 +14,7 @@ impl<P: TableMemory + Maintenance, G: Granule> Stage2<P, G> {
     /// Unmaps all of `range`: every access to it faults. Leaves that reach over an edge are split there; holes stay
     /// holes. Tables that lie wholly in the range are freed.
     ///
-    /// Cost: at most four frames for the edges, one store an entry, one invalidation for each 32 tables freed.
+    /// Cost: at most six frames for the edges, one store an entry, one invalidation for each 32 tables freed.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Frames in one word of a pool's bitmap.
 const FRAMES: usize = u64::BITS as usize;
-/// The most frames that the engine asks for at once, and so the alignment of a pool: a root of sixteen tables.
+/// The most frames that a pool gives at once, and so its alignment: a root of sixteen tables of 4 KiB, or one table of 64 KiB.
 const ALIGNMENT: u64 = 16 * PAGE_SIZE;
 
 /// Hands out frames of a range of physical memory, at most 64 × `WORDS` of them: the `allocate` and `free` of an

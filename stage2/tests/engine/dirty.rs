@@ -12,8 +12,12 @@ pub const MIB: u64 = 1 << 20;
 
 pub fn table(host: &Host, bbm: BbmLevel) -> Stage2<&Host> {
     let hardware_update = HardwareUpdate::DirtyState;
-    let features =
-        Features::MINIMAL.with_pa_bits(36).with_bbm(bbm).with_hardware_update(hardware_update).with_tlbi_range(true);
+    let features = Features::MINIMAL
+        .with_pa_bits(36)
+        .with_bbm(bbm)
+        .with_hardware_update(hardware_update)
+        .with_tlbi_range(true)
+        .with_lse(true);
     let config = Config::new(Vmid::new(1).unwrap(), features).with_hardware_dirty(true);
     let mut table = Stage2::new(host, config).unwrap();
     table.map(range(GIB, GIB), PhysAddr(GIB), Attributes::RAM).unwrap();

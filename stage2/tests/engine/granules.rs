@@ -48,6 +48,13 @@ fn granules_at_stage_2_are_what_the_registers_say() {
     // And where they are not.
     assert_eq!([had(1 << 32 | 1 << 20), had(2 << 32), had(3 << 32)], [(false, true), (true, true), (true, true)]);
     assert_eq!([had(1 << 36), had(2 << 36 | 0xf << 24)], [(false, false), (false, true)]);
+    let has_4k = |mmfr0| {
+        let id = IdRegisters { mmfr0, ..Default::default() };
+        Features::from_id_registers(&id, ConflictAborts::Handled).has_granule::<Granule4K>()
+    };
+    // TGran4 (31:28), and TGran4_2 (43:40) where it is not 0.
+    assert_eq!([has_4k(0), has_4k(1 << 28), has_4k(0xf << 28)], [true, true, false]);
+    assert_eq!([has_4k(1 << 40), has_4k(2 << 40 | 0xf << 28), has_4k(3 << 40)], [false, true, true]);
     let lpa2 = |mmfr0| {
         let id = IdRegisters { mmfr0, ..Default::default() };
         let f = Features::from_id_registers(&id, ConflictAborts::Handled);
@@ -117,6 +124,8 @@ fn operands_of_tlbis_are_in_their_places() {
     assert_eq!(fields(range_tlbi_operand(base, 0, 0, 16, 16)), (3, 0, 0, 0, 0xf_edcb_a987));
     assert_eq!(fields(range_tlbi_operand(base, 2, 30, 12, 16)), (1, 2, 30, 0, 0xf_edcb_a987));
     assert_eq!(fields(range_tlbi_operand(base, 2, 30, 14, 16)), (2, 2, 30, 0, 0xf_edcb_a987));
+    let nonsense = range_tlbi_operand(base, 255, 255, 0, 255);
+    assert_eq!(nonsense >> 48, 0, "no panic, and nothing in the fields of ASIDs");
 }
 
 /// Descriptors as D8.3.1 has them, of an address with all of bits 51:48.
@@ -269,6 +278,12 @@ fn a_cpu_without_the_granule_can_not_use_the_table() {
     let mut table = table::<Granule64K>(&host, 40);
     assert!(matches!(table.admit(without), Err(Error::MissingFeature { .. })));
     assert_eq!(table.admit(features().with_pa_bits(48)), Ok(()));
+    // Leaves and tables may lie where a PE with shorter physical addresses does not reach, whatever the IPA space is.
+    let config = Config::new(Vmid::new(7).unwrap(), features().with_pa_bits(52));
+    let mut wide = Stage2::<_, Granule4KLpa2>::with_granule(&host, config.with_ipa_bits(40)).unwrap();
+    assert!(matches!(wide.admit(features().with_pa_bits(48)), Err(Error::MissingFeature { .. })));
+    let mut narrow = Stage2::<_, Granule4K>::with_granule(&host, config.with_ipa_bits(40)).unwrap();
+    assert_eq!(narrow.admit(features().with_pa_bits(48)), Ok(()), "48 are all that its descriptors have");
 }
 
 #[test]
@@ -336,4 +351,23 @@ fn outputs_that_are_aligned_otherwise_are_where_they_should_be() {
     assert_eq!(leaves::<Granule4KLpa2>(64 * GIB, 2 * GIB, (1 << 50) - 2 * MIB), [2 * MIB]);
     assert_eq!(leaves::<Granule16KLpa2>(64 * GIB, 64 * MIB, (1 << 50) - 16 * KIB), [16 * KIB]);
     assert_eq!(leaves::<Granule64KLpa>(64 * GIB, 512 * MIB, (1 << 48) - 64 * KIB), [64 * KIB]);
+}
+
+#[test]
+fn a_part_of_a_page_stands_for_the_page_in_a_set() {
+    fn pages<G: Granule>(of: IpaRange, inserted: IpaRange) -> usize {
+        let layout = Layout::<G>::with_granule(of);
+        let mut words = vec![0; layout.words()];
+        let mut set = PageSet::new(layout, &mut words).unwrap();
+        set.insert_range(inserted);
+        set.len()
+    }
+    let part = range(0x3_0000, 0x1000);
+    assert_eq!(pages::<Granule64K>(part, part), 1);
+    assert_eq!(pages::<Granule64K>(part, range(0x2_f000, 0x2000)), 1, "the rest of the page is the page, too");
+    assert_eq!(pages::<Granule64K>(part, range(0xf000, 0x1000)), 0);
+    assert_eq!(pages::<Granule16K>(range(0x1000, 0x4000), range(0x1000, 0x4000)), 2);
+    assert_eq!(Layout::<Granule16K>::with_granule(range(63 << 14, 0x5000)).page_words(), 2);
+    let last = IpaRange::new(Ipa(!0x1fff), Ipa(!0xfff)).unwrap();
+    assert_eq!(Layout::<Granule64K>::with_granule(last).range().start(), Ipa(!0xffff));
 }

@@ -14,6 +14,8 @@ type OtherPe = (fn(u64, u64) -> bool, Box<dyn FnOnce()>);
 /// Frames from the heap, at most `limit` of them.
 pub struct Host {
     pub tlbis: Cell<usize>,
+    /// Runs of descriptors that were changed by instructions of FEAT_LSE.
+    pub lse_runs: Cell<usize>,
     other_pe: RefCell<Option<OtherPe>>,
     pub counters: Counters,
     pub live: Cell<usize>,
@@ -27,6 +29,7 @@ impl Host {
             live: Cell::new(0),
             limit: Cell::new(usize::MAX),
             tlbis: Cell::new(0),
+            lse_runs: Cell::new(0),
             other_pe: RefCell::new(None),
         }
     }
@@ -150,6 +153,13 @@ unsafe impl TableMemory for &Host {
 
     unsafe fn store(&self, slot: Slot, value: u64) {
         cell(slot).store(value, Ordering::Relaxed);
+    }
+
+    unsafe fn set_run(&self, first: Slot, count: usize, mask: u64, lse: bool) {
+        self.lse_runs.set(self.lse_runs.get() + usize::from(lse));
+        for index in first.index..first.index + count {
+            cell(Slot { index, ..first }).fetch_or(mask, Ordering::SeqCst);
+        }
     }
 
     unsafe fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
