@@ -73,6 +73,11 @@ impl CpuId {
         field(self.pfr1, 24) != 0
     }
 
+    /// FEAT_SME2 (SMFR0.SMEver).
+    pub const fn has_sme2(&self) -> bool {
+        self.has_sme() && field(self.smfr0, 56) != 0
+    }
+
     /// The GIC's CPU interface as system registers (FEAT_GICv3).
     pub const fn has_gic_registers(&self) -> bool {
         field(self.pfr0, 24) != 0

@@ -192,6 +192,22 @@ fn check_net(options: &str) -> Result<()> {
     Ok(())
 }
 
+/// Refuses options of `--net` that lead to programs and files of this host, for a machine that is saved: whoever resumes the
+/// file may not be who has written them.
+///
+/// # Errors
+/// The first such option, in a sentence.
+pub fn check_net_of_file(options: &str) -> Result<()> {
+    let keys = options.split(',').map(|option| option.split_once('=').map_or(option, |(key, _)| key));
+    match keys.into_iter().find(|key| ["guestfwd", "tftp"].contains(key)) {
+        Some(key) => bail!(
+            "--net {key}=… is not taken from or put into a file of a saved machine, for it leads to programs or files of the host \
+             that resumes it; save a machine without"
+        ),
+        None => Ok(()),
+    }
+}
+
 /// A port of this host that leads to one of the guest's.
 #[derive(Debug, PartialEq, Eq)]
 struct Forward<'a> {

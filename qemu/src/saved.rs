@@ -10,7 +10,7 @@ use hypervisor_abi::saved::{
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -126,9 +126,12 @@ impl Draft {
         let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
         let unfinished = path.with_file_name(format!("{}.{:08x}.part", name.to_string_lossy(), std::process::id()));
         let temporary = Temporary::new(&unfinished);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&unfinished);
+        // One of another process with this number, which is no more.
+        let _ = std::fs::remove_file(&unfinished);
+        // All of a guest's memory is in it: nobody else reads it, and nobody else has made it, in a folder that all can write.
+        let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unfinished);
         let file = options.with_context(|| format!("can't write {}", unfinished.display()))?;
-        let size = room.next_multiple_of(BLOCK_BYTES);
+        let size = room.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(room);
         file.set_len(size).with_context(|| format!("can't make {} large", unfinished.display()))?;
         Ok(Self { file, temporary, path: path.to_owned() })
     }
@@ -173,7 +176,7 @@ impl Draft {
 /// takes no room on the host's disk.
 pub fn room_for(memory: u64, times: u64) -> u64 {
     // A header for each record, which may have few pages; then the state.
-    FIRST * BLOCK_BYTES + (memory + memory / 16) * times + (64 << 20)
+    memory.saturating_add(memory / 16).saturating_mul(times).saturating_add(FIRST * BLOCK_BYTES + (64 << 20))
 }
 
 /// The file's first record.
@@ -271,6 +274,7 @@ fn begins_right(file: &mut File) -> bool {
 mod tests {
     use super::*;
     use hypervisor_abi::saved::{End, Fact, Field};
+    use std::os::unix::fs::PermissionsExt;
 
     fn folder(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("hv-saved-{name}-{}", std::process::id()));
@@ -358,9 +362,14 @@ mod tests {
         let path = folder.join("file");
         std::fs::write(&path, b"before").unwrap();
         let draft = Draft::begin(&path, room_for(1 << 30, 1)).unwrap();
-        let length = std::fs::metadata(draft.unfinished()).unwrap().len();
-        assert!(length > 1 << 30 && length.is_multiple_of(BLOCK_BYTES));
+        let data = std::fs::metadata(draft.unfinished()).unwrap();
+        assert!(data.len() > 1 << 30 && data.len().is_multiple_of(BLOCK_BYTES));
+        assert_eq!(data.permissions().mode() & 0o777, 0o600, "nobody else reads a guest's memory");
+        let unfinished = draft.unfinished().to_owned();
         drop(draft);
+        // Somebody else's link in its place is not followed.
+        std::os::unix::fs::symlink(&path, &unfinished).unwrap();
+        drop(Draft::begin(&path, 1).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"before");
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
         assert!(Draft::begin(&folder, 1).is_err() && Draft::begin(Path::new("/no/such/folder/file"), 1).is_err());

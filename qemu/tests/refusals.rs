@@ -90,6 +90,11 @@ const TOGETHER: &[Case] = &[
         ["--granularity", "no effect", "add --dirty hardware"],
     ),
     (
+        &["linux", "--run", "x", "--net", "guestfwd=tcp:10.0.2.9:80-cmd:x", "--save", "@new"],
+        CANNOT_WORK,
+        ["--net guestfwd=", "programs or files of the host", "save a machine without"],
+    ),
+    (
         &["linux", "--run", "x", "--dirty", "hardware", "--eager"],
         CANNOT_WORK,
         ["--eager", "without write protection", "add --dirty write-protect"],

@@ -158,6 +158,16 @@ fn machine(common: &Common, management: bool) -> Result<()> {
     machine::Machine::new("").add_virtio(&common.grant_dma).map(|_| ())
 }
 
+/// Checks the machine that a file describes.
+///
+/// # Errors
+/// What no machine of this tool's has.
+pub fn saved(common: &Common) -> Result<()> {
+    ensure!(common.smp > 0, "a machine has a CPU");
+    machine(common, true)?;
+    memory(common)
+}
+
 /// Enough for a Linux.
 fn memory(common: &Common) -> Result<()> {
     match common.memory {

@@ -1,11 +1,12 @@
 //! `cargo hv resume`: a machine that was saved goes on.
 
+use super::check;
 use super::command::{TIMEOUT, Watch};
 use super::linux::{Interrupted, shell, tell, tell_saved};
 use super::saving;
 use crate::cli::{self, Cli, Command, Common, Resume};
 use crate::console::{Cut, Extract};
-use crate::devices::Devices;
+use crate::devices::{Devices, check_net_of_file};
 use crate::disk::Disk;
 use crate::ending::Status;
 use crate::images::{self, Image};
@@ -89,6 +90,7 @@ pub fn resume(workspace: &Workspace, options: &Resume) -> Result<Status> {
 fn devices(saved: &Saved) -> Result<Devices> {
     let saved::Machine { disks, net, mediate, .. } = &saved.machine;
     disks.iter().try_for_each(saved::Image::check)?;
+    net.as_deref().map_or(Ok(()), check_net_of_file)?;
     let disks: Vec<Disk> =
         disks.iter().map(|disk| Disk { file: disk.file.clone(), read_only: disk.read_only }).collect();
     Devices::examine(None, &disks, net.as_deref(), mediate)
@@ -141,5 +143,6 @@ fn common(options: &Resume, saved: &Saved) -> Result<Common> {
     (common.cpu, common.gic, common.smp) = (machine.cpu.clone(), gic, machine.smp);
     (common.memory, common.bbm) = (Some(Size(machine.memory)), bbm);
     (common.qemu, common.timeout, common.log) = (options.qemu.clone(), options.timeout, options.log);
+    check::saved(&common).with_context(|| format!("{} can't be resumed", saved.path.display()))?;
     Ok(common)
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::{self, Common, Devices, Firmware, Linux, Saving, Services, Switch};
 use crate::console::Cut;
+use crate::devices::check_net_of_file;
 use crate::disk::Format;
 use crate::initramfs::Command;
 use crate::machine::{Gic, Machine};
@@ -21,6 +22,7 @@ pub fn check(options: &Linux) -> Result<()> {
         return Ok(());
     }
     devices(&options.devices, "--save")?;
+    options.devices.net.as_deref().map_or(Ok(()), check_net_of_file)?;
     ensure!(
         options.firmware == Firmware::None,
         "--save knows no machine that firmware has started; leave --firmware out"

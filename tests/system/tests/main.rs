@@ -7,6 +7,7 @@ mod crash;
 mod debug;
 mod disk;
 mod documents;
+mod foreign;
 mod granules;
 mod kvm_unit_tests;
 mod linux;

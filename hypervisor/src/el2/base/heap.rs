@@ -1,5 +1,6 @@
 //! The heap: for the device trees, the hypervisor's own tables and what else start-up needs. Once the guest runs, nothing
-//! allocates but the bitmaps of the guest's own logs (`hypercalls=on`), which are refused where there is no room.
+//! allocates but the bitmaps of the guest's own logs (`hypercalls=on`) and the state of a guest that is saved or comes, and
+//! all of it is refused where there is no room.
 
 use buddy_system_allocator::LockedHeap;
 use core::cell::UnsafeCell;

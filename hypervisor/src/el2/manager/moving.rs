@@ -4,6 +4,7 @@ use crate::el2::base::registers::read_register;
 use crate::el2::base::{console, firmware, refusal::Refusal, totals};
 use crate::el2::guest_memory::{self, table_lock::TableLock};
 use crate::el2::manager::dirty::{Drops, Region};
+use crate::el2::manager::presence::guest_has_ended;
 use crate::el2::manager::why::Why;
 use crate::el2::mediation::{self, hold};
 use crate::el2::saving::load::{Loader, Place};
@@ -111,6 +112,9 @@ impl Moving {
         let Guest::Runs { sent } = self.guest else {
             return Err("there is no guest here that runs and could be sent".into());
         };
+        if guest_has_ended() {
+            return Err("the guest has turned the machine off".into());
+        }
         if !logs && (share == Share::Dirty || !stop) {
             return Err("no log runs, so pages written meanwhile would be missed: start one first".into());
         }
@@ -229,6 +233,11 @@ impl Moving {
             }
         }
         Ok(Reply::Done)
+    }
+
+    /// Whether the guest is yet to come.
+    pub fn awaits_guest(&self) -> bool {
+        matches!(self.guest, Guest::Comes(_))
     }
 
     /// Whether the guest was released, so that the machine ends.

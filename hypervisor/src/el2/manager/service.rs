@@ -153,8 +153,11 @@ impl Service {
             Request::Go => self.moving.as_mut().ok_or(NO_STORE)?.go(),
             Request::Release => self.moving.as_mut().ok_or(NO_STORE)?.release(),
             Request::Bye => {
-                operations::thaw(table);
-                hold::resume_all();
+                // A guest that has not come is not let go: its devices would do what nobody has checked.
+                if !self.moving.as_ref().is_some_and(Moving::awaits_guest) {
+                    operations::thaw(table);
+                    hold::resume_all();
+                }
                 attend(false);
                 Ok(Reply::Done)
             }

@@ -57,6 +57,11 @@ pub fn resume_all() {
     }
 }
 
+/// How many devices there are, each of which [`save`] gives the state of.
+pub fn count() -> usize {
+    devices().len()
+}
+
 /// Calls `each` with the address of each device's registers and its state, which [`restore`] takes. Whether all are quiet; those
 /// that are not are left out.
 pub fn save(mut each: impl FnMut(u64, &[u8])) -> bool {

@@ -3,7 +3,7 @@
 use crate::el2::base::cpu::{self, CpuArea};
 use crate::el2::base::registers::{isb, read_register, write_register};
 use crate::el2::guest_memory;
-use crate::el2::saving::error::Error;
+use crate::el2::saving::error::{Error, NO_MEMORY, copy, room};
 use crate::el2::saving::gic::{BANKED, Gic};
 use crate::el2::saving::left_out::left_out;
 use crate::el2::saving::registers::{self, COUNT, Has};
@@ -50,7 +50,7 @@ impl State {
     pub fn make_room(&mut self, id: &CpuId) -> Result<(), Error> {
         let bytes = vectors::most_bytes(id);
         let more = bytes.saturating_sub(self.vectors.len());
-        self.vectors.try_reserve_exact(more).map_err(|_| Error::Said("there is no memory for the CPUs' registers"))?;
+        self.vectors.try_reserve_exact(more).map_err(|_| NO_MEMORY)?;
         self.vectors.resize(bytes, 0);
         Ok(())
     }
@@ -73,18 +73,23 @@ impl State {
     }
 
     /// As it is saved. An off CPU has nothing but its name.
-    pub fn record(&self) -> Vec<u8> {
-        let mut words = Vec::from([self.mpidr, self.on.into()]);
-        if !self.on {
-            return words.into_iter().flat_map(u64::to_le_bytes).collect();
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory for it.
+    pub fn record(&self) -> Result<Vec<u8>, Error> {
+        let vectors = self.vectors.get(..self.used).unwrap_or_default();
+        let mut bytes = room(WORDS * size_of::<u64>() + vectors.len())?;
+        let mut add = |words: &[u64]| bytes.extend(words.iter().copied().flat_map(u64::to_le_bytes));
+        add(&[self.mpidr, self.on.into()]);
+        if self.on {
+            add(&self.general);
+            add(&[self.pc, self.pstate]);
+            add(&self.system);
+            add(&self.banked);
+            bytes.extend(vectors);
         }
-        words.extend(self.general);
-        words.extend([self.pc, self.pstate]);
-        words.extend(self.system);
-        words.extend(self.banked);
-        let mut bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
-        bytes.extend(&self.vectors[..self.used.min(self.vectors.len())]);
-        bytes
+        Ok(bytes)
     }
 
     /// Reads a record for one of `areas`, and checks it: nothing in it may lead anywhere but to EL1 and EL0.
@@ -115,11 +120,10 @@ impl State {
         let id = area.cpu.id.get().ok_or(wrong)?;
         let vectors = record.get(WORDS * 8..).ok_or(wrong)?;
         let svcr = registers::value(&state.system, "SVCR");
-        if vectors.len() != vectors::bytes(id, svcr) || !is_guests(state.pstate, id) {
+        if Some(vectors.len()) != vectors::bytes(id, svcr) || !is_guests(state.pstate, id) {
             return Err(wrong);
         }
-        state.vectors.try_reserve_exact(vectors.len()).map_err(|_| Error::Said("there is no memory for registers"))?;
-        state.vectors.extend(vectors);
+        state.vectors = copy(vectors)?;
         state.used = vectors.len();
         Ok(state)
     }

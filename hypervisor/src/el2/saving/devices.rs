@@ -4,7 +4,7 @@
 //! that it is in.
 
 use crate::el2::base::device;
-use crate::el2::saving::error::Error;
+use crate::el2::saving::error::{Error, room};
 use crate::el2::saving::left_out::left_out;
 use alloc::vec::Vec;
 use hypervisor::machine::Machine;
@@ -57,23 +57,39 @@ impl Devices {
     }
 
     /// The values of all, each as 4 bytes, little-endian, and a byte that says whether the transmitter's interrupt is there.
-    pub fn save(&self) -> Vec<u8> {
-        let mut values: Vec<u8> = self.each().flat_map(|(_, address)| (load(address) as u32).to_le_bytes()).collect();
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory for them.
+    pub fn save(&self) -> Result<Vec<u8>, Error> {
+        let mut values = room(self.bytes())?;
+        values.extend(self.each().flat_map(|(_, address)| (load(address) as u32).to_le_bytes()));
         values.push((self.uart.is_some_and(|uart| load(uart + RIS) & TXRIS != 0)).into());
-        values
+        Ok(values)
+    }
+
+    fn bytes(&self) -> usize {
+        self.each().count() * size_of::<u32>() + 1
+    }
+
+    /// Whether these can be given back.
+    ///
+    /// # Errors
+    ///
+    /// Where there are more or fewer.
+    pub fn check(&self, values: &[u8]) -> Result<(), Error> {
+        let wrong = Error::Said("the file's UART and clock have other registers than this machine's");
+        if values.len() == self.bytes() { Ok(()) } else { Err(wrong) }
     }
 
     /// Gives them back.
     ///
     /// # Errors
     ///
-    /// Where there are more or fewer; nothing has changed.
+    /// Those of [`Devices::check`]; nothing has changed.
     pub fn restore(&self, values: &[u8]) -> Result<(), Error> {
-        let wrong = Error::Said("the file's UART and clock have other registers than this machine's");
-        let Some((&transmits, values)) = values.split_last().filter(|(_, rest)| rest.len() == self.each().count() * 4)
-        else {
-            return Err(wrong);
-        };
+        self.check(values)?;
+        let Some((&transmits, values)) = values.split_last() else { return Ok(()) };
         for ((name, address), value) in self.each().zip(values.as_chunks::<4>().0) {
             if !left_out(name) {
                 store(address, u32::from_le_bytes(*value).into());

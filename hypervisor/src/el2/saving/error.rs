@@ -1,6 +1,32 @@
 //! Why not.
 
+use alloc::vec::Vec;
 use core::fmt;
+
+/// The heap is full: of the guest's own logs, or by what a file has.
+pub const NO_MEMORY: Error = Error::Said("there is no memory for the guest's state");
+
+/// An empty list with room for so many.
+///
+/// # Errors
+///
+/// Where there is no memory.
+pub fn room<T>(count: usize) -> Result<Vec<T>, Error> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).map_err(|_| NO_MEMORY)?;
+    Ok(list)
+}
+
+/// A copy of these bytes.
+///
+/// # Errors
+///
+/// Where there is no memory.
+pub fn copy(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut copy = room(bytes.len())?;
+    copy.extend(bytes);
+    Ok(copy)
+}
 
 /// Why a guest is not stopped, saved or started.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,11 @@ use crate::el2::base::registers;
 use crate::el2::guest_memory::GuestMemory;
 use crate::el2::mediation::hold;
 use crate::el2::saving;
+use crate::el2::saving::error::{NO_MEMORY, copy};
 use crate::el2::saving::pages::{self, Room, as_bytes, as_bytes_mut};
 use crate::el2::saving::send::DEVICE;
 use crate::el2::saving::store::{Failure, Store};
+use alloc::vec::Vec;
 use hypervisor_abi::saved::{
     BLOCK_BYTES, Checksum, Damage, End, Error, Fact, Header, Kind, Order, Run, facts, first_difference, items, runs,
 };
@@ -15,6 +17,8 @@ use stage2::{Ipa, IpaRange, PAGE_SIZE};
 /// What has come so far.
 pub struct Loader {
     order: Order,
+    /// What devices had, by their address: they get it once memory is right, for they go by what lies there.
+    devices: Vec<(u64, Vec<u8>)>,
     /// Something was wrong: what memory holds is of no use.
     failed: bool,
     /// The hash of all memory, once all has come and it is right.
@@ -36,7 +40,7 @@ pub struct Place<'p> {
 impl Loader {
     /// Nothing has come.
     pub const fn new() -> Self {
-        Self { order: Order::after_tool(), failed: false, hash: None }
+        Self { order: Order::after_tool(), devices: Vec::new(), failed: false, hash: None }
     }
 
     /// The hash of all memory, if all has come.
@@ -102,7 +106,7 @@ impl Loader {
             place.read_payload(block, &header)?;
             match header.kind {
                 Kind::Machine => place.compare(&header)?,
-                Kind::State => place.take_state(block, &header)?,
+                Kind::State => place.take_state(block, &header, &mut self.devices)?,
                 _ => {}
             }
         }
@@ -113,10 +117,17 @@ impl Loader {
                 let block = self.order.block() - 2;
                 return Err(Failure::File(Error { block, damage: Damage::Records(end.records) }));
             }
+            saving::is_whole()?;
+            if self.devices.len() != hold::count() {
+                return Err(Failure::Said("the file has other devices than this machine"));
+            }
             // SAFETY: the caller's promise.
             let here = unsafe { pages::hash_all(ranges, pause) };
             if here != end.hash {
                 return Err(Failure::Memory { saved: end.hash, here });
+            }
+            for (address, state) in &self.devices {
+                hold::restore(*address, state)?;
             }
             // Instructions have come, too: no CPU has an older one in its cache.
             registers::invalidate_instruction_caches();
@@ -184,13 +195,20 @@ impl Place<'_> {
             .map_or(Ok(()), |difference| Err(Failure::Differs(difference)))
     }
 
-    /// Gives the state in the room to those that it belongs to.
-    fn take_state(&self, block: u64, header: &Header) -> Result<(), Failure> {
+    /// Gives the state in the room to those that it belongs to; that of devices to `devices`.
+    fn take_state(&self, block: u64, header: &Header, devices: &mut Vec<(u64, Vec<u8>)>) -> Result<(), Failure> {
         let payload = as_bytes(&self.room.payload[..]).get(..header.bytes as usize).unwrap_or_default();
         for item in items(payload) {
             let (item, bytes) = item.ok_or(Failure::File(Error { block, damage: Damage::Impossible }))?;
             match bytes.split_first_chunk() {
-                Some((address, state)) if item == DEVICE => hold::restore(u64::from_le_bytes(*address), state)?,
+                Some((address, state)) if item == DEVICE => {
+                    let address = u64::from_le_bytes(*address);
+                    if state.len() > hold::STATE_BYTES || devices.iter().any(|&(other, _)| other == address) {
+                        return Err(Failure::Said("the file has a device twice, or more of it than there is"));
+                    }
+                    devices.try_reserve(1).map_err(|_| NO_MEMORY)?;
+                    devices.push((address, copy(state)?));
+                }
                 _ => saving::apply(item, bytes)?,
             }
         }

@@ -23,5 +23,5 @@ mod vectors;
 
 pub use clock::times_resumed;
 pub use error::Error;
-pub use start::{apply, enter_if_saved, start};
+pub use start::{apply, enter_if_saved, is_whole, start};
 pub use stop::{Stopped, arrive, is_stopping, note_cpu, prepare, stop_all, times_stopped};

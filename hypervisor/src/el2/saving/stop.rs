@@ -12,6 +12,7 @@ use crate::el2::saving::gic::{Gic, Woken};
 use crate::el2::saving::left_out::leave_out;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hypervisor::cpu_id::CpuId;
 use hypervisor::machine::Machine;
 use hypervisor::options::Options;
 use hypervisor::power_state::Power;
@@ -48,6 +49,8 @@ pub struct Slot {
     arrived: AtomicU32,
     /// Written by the CPU itself before it says that it has arrived.
     state: Mutex<State>,
+    /// It was woken, which is to be taken back.
+    woken: Mutex<Option<Woken>>,
 }
 
 static SAVING: Once<Result<Saving, Error>> = Once::new();
@@ -69,6 +72,9 @@ pub fn prepare(machine: &Machine, options: &Options, withheld: Option<u64>) {
         if all().any(|area| area.cpu.id.get().is_some_and(|id| id.has_memory_tags())) {
             return Err(Error::Said("the CPUs have FEAT_MTE2, and tags in memory are not saved: start them without"));
         }
+        if all().any(|area| area.cpu.id.get().is_some_and(CpuId::has_sme2)) {
+            return Err(Error::Said("the CPUs have FEAT_SME2, and its register ZT0 is not saved: start them without"));
+        }
         if !options.grant_dma.is_empty() {
             return Err(Error::Said("grant-dma gives the guest a device whose state nobody knows"));
         }
@@ -79,6 +85,7 @@ pub fn prepare(machine: &Machine, options: &Options, withheld: Option<u64>) {
             target: AtomicU64::new(0),
             arrived: AtomicU32::new(0),
             state: Mutex::new(State::off(mpidr)),
+            woken: Mutex::new(None),
         });
         Ok(Saving { gic: Gic::new(&machine.gic)?, devices: Devices::new(machine)?, slots: slots.collect() })
     });
@@ -179,7 +186,6 @@ impl Saving {
         /// A CPU that runs comes sooner.
         const SLEEPS_AFTER_MICROSECONDS: u64 = 200;
         let (start, second) = (read_register!("cntpct_el0"), read_register!("cntfrq_el0"));
-        let mut kicks: Vec<(&Slot, Woken)> = Vec::new();
         // A CPU that was off when it was looked at may have been turned on by one that arrived later: it takes two looks in
         // a row, the second with nobody left who could.
         let mut seen = false;
@@ -194,10 +200,9 @@ impl Saving {
                     if waited > second {
                         break Err(Error::DoesNotCome { mpidr: slot.mpidr });
                     }
-                    let is_kicked = kicks.iter().any(|(kicked, _)| core::ptr::eq(*kicked, slot));
-                    if waited > second / 1_000_000 * SLEEPS_AFTER_MICROSECONDS && !is_kicked {
-                        let woken = self.gic.wake(slot.mpidr, slot.target.load(Ordering::Acquire));
-                        kicks.extend(woken.map(|woken| (slot, woken)));
+                    let mut woken = slot.woken.lock();
+                    if waited > second / 1_000_000 * SLEEPS_AFTER_MICROSECONDS && woken.is_none() {
+                        *woken = self.gic.wake(slot.mpidr, slot.target.load(Ordering::Acquire));
                         aarch64_cpu::asm::sev();
                     }
                 }
@@ -205,7 +210,7 @@ impl Saving {
             firmware::park_if_stopped();
             pause();
         };
-        kicks.into_iter().for_each(|(_, kick)| kick.undo());
+        self.slots.iter().filter_map(|slot| slot.woken.lock().take()).for_each(Woken::undo);
         if result.is_ok() {
             self.slots.iter().filter(|slot| slot.is_off()).for_each(|slot| slot.state.lock().is_off());
         }
@@ -228,12 +233,11 @@ impl Stopped {
     ///
     /// # Errors
     ///
-    /// Those of `each`.
-    pub fn collect<E>(&self, mut each: impl FnMut(Item, &[u8]) -> Result<(), E>) -> Result<(), E> {
-        let moment: Vec<u8> = self.moment.into_iter().flat_map(u64::to_le_bytes).collect();
-        each(Item::Clock, &moment)?;
-        each(Item::Gic, &self.saving.gic.save())?;
-        each(Item::Devices, &self.saving.devices.save())?;
-        self.saving.slots.iter().try_for_each(|slot| each(Item::Cpu, &slot.state.lock().record()))
+    /// Those of `each`, or there is no memory for it.
+    pub fn collect<E: From<Error>>(&self, mut each: impl FnMut(Item, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        each(Item::Clock, self.moment.map(u64::to_le_bytes).as_flattened())?;
+        each(Item::Gic, &self.saving.gic.save()?)?;
+        each(Item::Devices, &self.saving.devices.save()?)?;
+        self.saving.slots.iter().try_for_each(|slot| each(Item::Cpu, &slot.state.lock().record()?))
     }
 }

@@ -3,6 +3,7 @@
 //! Saved as they are: Q0 to Q31 where there is no SVE, else Z, P and FFR with the longest vectors, which EL2 has
 //! (`ZCR_EL2.LEN`); in streaming mode with the streaming ones, and then ZA (Arm ARM, B1.4 and B1.5).
 
+use crate::el2::base::cpu::this_cpu;
 use crate::el2::base::registers::{isb, read_register};
 use core::arch::global_asm;
 use hypervisor::cpu_id::CpuId;
@@ -24,6 +25,10 @@ unsafe extern "C" {
 const MAX_VECTOR: usize = 256;
 /// Q0 to Q31.
 const SIMD_BYTES: usize = 32 * 16;
+
+/// SVCR.SM: streaming mode. SVCR.ZA: ZA has contents.
+const SM: u64 = 1 << 0;
+const ZA: u64 = 1 << 1;
 
 /// What is in use on the executing CPU, and so what is saved.
 struct Shape {
@@ -52,9 +57,6 @@ const fn sve_bytes(vector: usize) -> usize {
 impl Shape {
     /// Of the executing CPU, with this in SVCR.
     fn new(id: &CpuId, svcr: u64) -> Self {
-        /// SVCR.SM: streaming mode. SVCR.ZA: ZA has contents.
-        const SM: u64 = 1 << 0;
-        const ZA: u64 = 1 << 1;
         let streaming = svcr & SM != 0;
         // SAFETY: the CPU has SME, and CPTR_EL2 lets it be used.
         let svl = if id.has_sme() { unsafe { streaming_vector_bytes() as usize } } else { 0 };
@@ -80,10 +82,13 @@ fn svcr(id: &CpuId) -> u64 {
     if id.has_sme() { read_register!("S3_3_C4_C2_2") } else { 0 }
 }
 
-/// The bytes that [`save`] copies on a CPU like the executing one, with this in SVCR.
-pub fn bytes(id: &CpuId, svcr: u64) -> usize {
-    let shape = Shape::new(id, svcr);
-    shape.vectors + shape.za
+/// The bytes that [`save`] copies on a CPU with these ID registers and this in SVCR. Nothing where it can have no such SVCR, or
+/// where the executing CPU has not the same kinds of vectors, and does not know how large they are.
+pub fn bytes(id: &CpuId, svcr: u64) -> Option<usize> {
+    let own = this_cpu().id.get()?;
+    let alike = (own.has_sve(), own.has_sme()) == (id.has_sve(), id.has_sme());
+    let possible = if id.has_sme() { SM | ZA } else { 0 };
+    (alike && svcr & !possible == 0).then(|| Shape::new(id, svcr)).map(|shape| shape.vectors + shape.za)
 }
 
 /// Copies the guest's vector registers, and says how many bytes they are; nothing where there is too little room.

@@ -6,7 +6,7 @@ mod register;
 mod v2;
 mod v3;
 
-use crate::el2::saving::error::Error;
+use crate::el2::saving::error::{Error, room};
 use alloc::vec::Vec;
 use hypervisor::machine;
 use register::Register;
@@ -50,24 +50,41 @@ impl Gic {
         }
     }
 
+    /// Bytes of what CPUs share.
+    fn bytes(&self) -> usize {
+        let mut count = 0;
+        self.each(&mut |_| count += 1);
+        count * size_of::<u64>()
+    }
+
     /// The values of all that CPUs share, each as 8 bytes, little-endian.
-    pub fn save(&self) -> Vec<u8> {
-        let mut values = Vec::new();
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memory for them.
+    pub fn save(&self) -> Result<Vec<u8>, Error> {
+        let mut values = room(self.bytes())?;
         self.each(&mut |register| values.extend(register.save().to_le_bytes()));
-        values
+        Ok(values)
+    }
+
+    /// Whether these can be given back.
+    ///
+    /// # Errors
+    ///
+    /// Where there are more or fewer than registers.
+    pub fn check(&self, values: &[u8]) -> Result<(), Error> {
+        let wrong = Error::Said("the file's interrupt controller has other registers than this machine's");
+        if values.len() == self.bytes() { Ok(()) } else { Err(wrong) }
     }
 
     /// Gives them back to a controller that nothing has used. The values may be anything: they reach these registers alone.
     ///
     /// # Errors
     ///
-    /// Where there are more or fewer than registers; nothing has changed.
+    /// Those of [`Gic::check`]; nothing has changed.
     pub fn restore(&self, values: &[u8]) -> Result<(), Error> {
-        let mut count = 0;
-        self.each(&mut |_| count += 1);
-        if values.len() != count * 8 {
-            return Err(Error::Said("the file's interrupt controller has other registers than this machine's"));
-        }
+        self.check(values)?;
         let mut values = values.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
         self.each(&mut |register| register.restore(values.next().unwrap_or(0)));
         Ok(())
