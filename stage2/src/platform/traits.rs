@@ -287,7 +287,7 @@ pub const fn ipa_tlbi_operand(ipa: Ipa) -> u64 {
 #[must_use]
 #[inline(always)]
 pub const fn range_tlbi_operand(base: Ipa, scale: u8, num: u8, granule: u8, unit: u8) -> u64 {
-    let tg = (granule as u64).wrapping_sub(10) / 2 & 3;
+    let tg = ((granule as u64).wrapping_sub(10) / 2) & 3;
     tg << 46 | (scale as u64 & 3) << 44 | (num as u64 & 31) << 39 | base.0 >> (unit & 63) & 0x1f_ffff_ffff
 }
 
