@@ -73,7 +73,6 @@ fn data_is_right(mib: u64) {
 }
 
 #[test]
-#[ignore = "long"]
 fn what_a_guest_writes_is_what_lies_on_its_disk() {
     data_is_right(16);
 }

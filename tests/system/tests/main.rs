@@ -14,6 +14,7 @@ mod linux;
 mod manager;
 mod mediation;
 mod memory;
+mod migrate;
 mod oracle;
 mod payload;
 mod quickstart;

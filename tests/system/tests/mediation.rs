@@ -95,7 +95,6 @@ fn a_guest_notices_nothing_of_devices_that_are_quiesced_and_nothing_is_missed() 
 }
 
 #[test]
-#[ignore = "long"]
 fn marks_of_what_is_completed_that_are_left_out_are_missed() {
     let (_, found) = audit(&["--dirty", "write-protect", "--smp", "2", "--unmarked", "completed"], TRAFFIC);
     assert!(found.missed > 0, "without the marks of what is completed nothing was missed");

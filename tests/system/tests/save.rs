@@ -1,4 +1,4 @@
-//! A running Linux is saved, goes on in another process, and moves from one machine to another while it works.
+//! A running Linux is saved, and goes on in another process.
 
 use qemu::images;
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,14 +10,14 @@ use std::time::SystemTime;
 use system_tests::{Scratch, scratch, stderr, stdout, turn_alone, workspace};
 
 /// Runs `cargo hv` with these words, in its turn and alone.
-fn hv(words: &[&str]) -> Output {
+pub fn hv(words: &[&str]) -> Output {
     let _turn = turn_alone();
     system_tests::hv(words).output().expect("cargo runs")
 }
 
 /// A worker: a counter that must neither skip nor go back; a file whose sum is known, through a pipe; floating point; a timer. It
 /// prints each number once, the first one at once, or says what was wrong.
-fn worker(last: u32) -> String {
+pub fn worker(last: u32) -> String {
     format!(
         "echo 0; head -c 1000000 /dev/urandom >/tmp/file; sum=$(sha256sum </tmp/file); n=0
         while [ $n -lt {last} ]; do
@@ -31,7 +31,7 @@ fn worker(last: u32) -> String {
 }
 
 /// A worker that does not end.
-fn endless() -> String {
+pub fn endless() -> String {
     worker(u32::MAX)
 }
 
@@ -43,11 +43,11 @@ fn endless_beside_checks() -> (String, [String; 2]) {
 }
 
 /// What the worker prints.
-fn numbers(last: u32) -> String {
+pub fn numbers(last: u32) -> String {
     (0..=last).map(|number| format!("{number}\n")).collect()
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -131,7 +131,6 @@ fn a_guest_at_its_end_takes_another_command_and_a_damaged_one_none() {
 
 /// A disk and a network go on with their guest, which finds what it has written; a disk that was written since is refused.
 #[test]
-#[ignore = "long"]
 fn a_guest_goes_on_with_its_disk_and_network() {
     let scratch = scratch();
     let (file, disk) = (scratch.path("saved"), scratch.file("disk", &vec![0; 4 << 20]));
@@ -151,7 +150,6 @@ fn a_guest_goes_on_with_its_disk_and_network() {
 }
 
 #[test]
-#[ignore = "long"]
 fn a_save_that_lets_the_guest_run_on_or_fails_harms_nothing() {
     let scratch = scratch();
     let file = scratch.path("saved");
@@ -185,16 +183,16 @@ fn what_cannot_be_saved_is_refused_up_front() {
 
 /// A run of `cargo hv` whose worker's numbers are read while it counts. Its worker need not come to an end: nothing depends on when
 /// that would be.
-struct Counting {
+pub struct Counting {
     child: Child,
     out: BufReader<ChildStdout>,
     said: PathBuf,
-    next: u32,
+    pub next: u32,
 }
 
 impl Counting {
     /// Runs these words, with a worker that goes on with the number `next`.
-    fn begin(scratch: &Scratch, words: &[&str], next: u32) -> Self {
+    pub fn begin(scratch: &Scratch, words: &[&str], next: u32) -> Self {
         let said = scratch.path("said");
         let mut command = system_tests::hv(words);
         command.stdout(Stdio::piped()).stderr(File::create(&said).expect("the build folder is writable"));
@@ -204,24 +202,43 @@ impl Counting {
     }
 
     /// What was written to standard error so far.
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         std::fs::read_to_string(&self.said).expect("it was made")
     }
 
-    /// Reads the next number, which must be the right one. Says no when there are no more.
-    fn counts(&mut self) -> bool {
+    fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).expect("a pipe can be read");
-        if line.is_empty() {
-            return false;
-        }
+        line
+    }
+
+    fn is_next(&mut self, line: &str) {
         assert_eq!(line, format!("{}\n", self.next), "{}", self.said());
         self.next += 1;
-        true
+    }
+
+    /// Reads the next number, which must be the right one. Says no when there are no more.
+    pub fn counts(&mut self) -> bool {
+        let line = self.line();
+        if !line.is_empty() {
+            self.is_next(&line);
+        }
+        !line.is_empty()
+    }
+
+    /// Reads numbers up to a line that begins so, which is returned.
+    fn counts_up_to(&mut self, begin: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.starts_with(begin) {
+                return line;
+            }
+            self.is_next(&line);
+        }
     }
 
     /// Reads numbers until this was said, and some more.
-    fn counts_beyond(&mut self, said: &str) {
+    pub fn counts_beyond(&mut self, said: &str) {
         const MORE: u32 = 3;
         while !self.said().contains(said) {
             assert!(self.counts(), "it ended before it said \"{said}\": {}", self.said());
@@ -233,7 +250,7 @@ impl Counting {
     }
 
     /// Ends it, and returns what it has said.
-    fn end(mut self) -> String {
+    pub fn end(mut self) -> String {
         // A line that was begun before is cut off.
         let child = Pid::from_child(&self.child);
         kill_process(child, Signal::INT).expect("it runs");
@@ -241,7 +258,7 @@ impl Counting {
         self.said()
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("it was started")
     }
 }
@@ -254,6 +271,25 @@ impl Drop for Counting {
             let _ = self.child.wait();
         }
     }
+}
+
+#[test]
+fn a_guest_is_saved_when_it_is_asked_for() {
+    let (_turn, scratch) = (turn_alone(), scratch());
+    let file = scratch.path("saved");
+    let words = ["linux", "--memory", "256M", "--save", text(&file), "--save-when", "asked", "--run"];
+    let mut asked = Counting::begin(&scratch, &[&words[..], &[&endless()]].concat(), 0);
+    asked.counts_beyond("kill -USR1 ");
+    let said = asked.said();
+    let number = said.rsplit_once("kill -USR1 ").and_then(|(_, rest)| rest.lines().next()?.parse().ok());
+    let tool = Pid::from_raw(number.expect("a process's number")).expect("it is not 0");
+    kill_process(tool, Signal::USR1).expect("it runs");
+    let last = asked.counts_up_to("saved: ");
+    assert!(last.starts_with(&format!("saved: {}, ", text(&file))), "{last}");
+    assert_eq!(asked.wait().code(), Some(0), "{}", asked.said());
+    let mut resumed = Counting::begin(&scratch, &["resume", text(&file)], asked.next);
+    resumed.counts_beyond("");
+    resumed.end();
 }
 
 /// Saves a guest so often, at random moments, each time where the last save goes on. Each number comes once, no check fails, and at the
@@ -315,132 +351,5 @@ fn a_hundred_saves_at_random_moments() {
         for smp in smps {
             saved_again_and_again(&["--cpu", cpu, "--gic", gic, "--smp", smp], saves, &mut random);
         }
-    }
-}
-
-/// The words that move a guest which does this.
-fn moves<'w>(command: &'w str, options: &[&'w str]) -> Vec<&'w str> {
-    [&["migrate", "--memory", "256M", "--run", command], options].concat()
-}
-
-#[test]
-fn a_worker_moves_while_it_works() {
-    let moved = hv(&moves(&worker(80), &["--smp", "2", "--timeout", "900"]));
-    let (out, told) = (stdout(&moved), stderr(&moved));
-    assert_eq!(moved.status.code(), Some(9), "{out}\n{told}");
-    assert!(out.starts_with(&(numbers(80) + "migrate: equal")), "{out}\n{told}");
-    assert!(told.contains("downtime: "), "{told}");
-}
-
-/// A management core that did not give its turn to others would have a guest boot for many minutes.
-#[test]
-#[ignore = "long"]
-fn a_downtime_is_counted_in_instructions() {
-    let (_turn, scratch) = (turn_alone(), scratch());
-    let mut moved = Counting::begin(&scratch, &moves(&endless(), &["--icount", "--max-downtime", "1000000"]), 0);
-    moved.counts_beyond("goes on on the other machine");
-    let told = moved.end();
-    assert!(told.contains(" instructions to send them"), "{told}");
-}
-
-#[test]
-fn a_writer_that_is_too_fast_is_told_of_and_runs_on() {
-    let (_turn, scratch) = (turn_alone(), scratch());
-    let command = format!("(while :; do head -c 40000000 /dev/zero >/tmp/w; done) & {}", endless());
-    // The first copy takes long enough for any guest to write a page. A later round is as short as the host makes it: a guest whose
-    // host is busy elsewhere writes nothing meanwhile, and converges.
-    let mut moved = Counting::begin(&scratch, &moves(&command, &["--max-downtime", "0", "--rounds", "0"]), 0);
-    moved.counts_beyond("does not converge");
-    moved.end();
-}
-
-/// A move in which this fails. No more pages may be left than `most`.
-fn fails(scratch: &Scratch, fail: &str, most: &str) -> Counting {
-    Counting::begin(scratch, &moves(&endless(), &["--fail", fail, "--max-downtime", most]), 0)
-}
-
-/// Up to the hand-over the guest runs on where it was. Each number comes once.
-fn runs_on_where_it_was(fail: &str, most: &str) {
-    let (_turn, scratch) = (turn_alone(), scratch());
-    let mut moved = fails(&scratch, fail, most);
-    moved.counts_beyond("; the guest runs on where it is");
-    assert!(moved.said().contains("not moved: "), "{fail}: {}", moved.said());
-    moved.end();
-}
-
-/// Once everything is in the file and the source is let go, the guest is whole in the file. Each number comes once.
-fn is_whole_in_the_file(fail: &str) {
-    let (_turn, scratch) = (turn_alone(), scratch());
-    let mut moved = fails(&scratch, fail, "1000000");
-    while moved.counts() {}
-    assert_eq!(moved.wait().code(), Some(1), "{fail}: {}", moved.said());
-    let (told, next) = (moved.said(), moved.next);
-    let (_, file) = told.rsplit_once("cargo hv resume ").unwrap_or_else(|| panic!("{fail}: {told}"));
-    let file = file.trim();
-    assert!(next > 0, "{fail}: the worker has not begun");
-    let mut resumed = Counting::begin(&scratch, &["resume", file], next);
-    resumed.counts_beyond("");
-    resumed.end();
-    std::fs::remove_file(file).unwrap();
-}
-
-#[test]
-fn a_damaged_file_is_found_while_the_guest_is_stopped() {
-    runs_on_where_it_was("file@load", "1000000");
-}
-
-#[test]
-fn a_destination_that_ends_once_the_source_is_let_go_leaves_the_file() {
-    is_whole_in_the_file("destination@release");
-}
-
-/// Either side ends at each step, or the file is full.
-#[test]
-#[ignore = "long"]
-fn whatever_fails_the_guest_is_somewhere_and_once() {
-    runs_on_where_it_was("destination@round", "1");
-    for fail in ["destination@stop", "destination@load", "full@all"] {
-        runs_on_where_it_was(fail, "1000000");
-    }
-    is_whole_in_the_file("destination@go");
-    // The source that ends by itself once everything is on the other side is as good as let go.
-    let (_turn, scratch) = (turn_alone(), scratch());
-    let mut moved = fails(&scratch, "source@release", "1000000");
-    moved.counts_beyond("goes on on the other machine");
-    moved.end();
-}
-
-/// The status of a guest that was not moved is its command's, unless that is 0.
-#[test]
-fn a_guest_that_was_not_moved_ends_where_it_was() {
-    for (status, shown) in [(0, 1), (9, 9)] {
-        let command = format!("echo 1; sleep 1; echo 2; exit {status}");
-        let moved = hv(&moves(&command, &["--fail", "destination@all"]));
-        assert_eq!((moved.status.code(), &stdout(&moved)[..]), (Some(shown), "1\n2\n"), "{}", stderr(&moved));
-        assert!(stderr(&moved).contains("not moved: "), "{}", stderr(&moved));
-    }
-}
-
-/// A disk and a network move with their guest. Each number is written to a sector of its own and read back, and stands there when all
-/// is over.
-#[test]
-fn a_guest_moves_with_its_disk_and_network() {
-    let (_turn, scratch) = (turn_alone(), scratch());
-    let disk = scratch.file("disk", &vec![0; 4 << 20]);
-    let command = "n=0; while :; do
-        echo $n | dd of=/dev/vda bs=512 seek=$n conv=notrunc,fsync 2>/dev/null; echo 1 >/proc/sys/vm/drop_caches
-        [ \"$(dd if=/dev/vda bs=512 skip=$n count=1 2>/dev/null | head -n 1)\" = $n ] || echo wrong sector
-        ping -c 1 -W 9 10.0.2.2 >/dev/null || echo no network
-        echo $n; n=$((n + 1))
-    done";
-    let options = ["--disk", text(&disk), "--net", "--max-downtime", "1000000"];
-    let mut moved = Counting::begin(&scratch, &moves(command, &options), 0);
-    moved.counts_beyond("goes on on the other machine");
-    let sectors = moved.next;
-    moved.end();
-    let contents = std::fs::read(&disk).unwrap();
-    for (number, sector) in (0..sectors).zip(contents.chunks(512)) {
-        let expected = format!("{number}\n");
-        assert!(sector.starts_with(expected.as_bytes()), "{number}: {:?}", &sector[..8]);
     }
 }
