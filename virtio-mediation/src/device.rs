@@ -1,5 +1,6 @@
 //! The device as its driver sees it: the register frame, and the rules for what is written there.
 
+mod handshake;
 mod quiesce;
 
 use crate::environment::Environment;
@@ -19,7 +20,8 @@ pub enum Written {
     Done,
     /// The driver, or the device, has broken a rule: the device takes nothing more before a reset. The driver was told.
     Stopped(Violation),
-    /// A segment is not writable. Nothing was decided: the caller makes it so and calls [`Device::notify`], or [`Device::stop`].
+    /// A segment, or a used ring, is not writable. Nothing was decided: the caller makes it so and calls [`Device::retry`], or
+    /// [`Device::stop`].
     NotWritable(NotWritable),
 }
 
@@ -259,6 +261,9 @@ impl<'m> Device<'m> {
         }
         let rings = match queue.make_ready(environment) {
             Ok(rings) => rings,
+            Err(Violation::NotWritable { start, bytes }) => {
+                return Written::NotWritable(NotWritable { queue: select, start, bytes });
+            }
             Err(violation) => return self.stop(environment, violation),
         };
         let size = queue.placement.size;
@@ -288,11 +293,24 @@ impl<'m> Device<'m> {
         }
     }
 
+    /// Does again what [`Written::NotWritable`] was the answer to: makes the queue ready, or takes what is available in it.
+    pub fn retry(&mut self, environment: &impl Environment, what: NotWritable) -> Written {
+        let idle = self.queues.get(what.queue as usize).and_then(Option::as_ref).is_some_and(Queue::is_idle);
+        if idle && what.queue == self.queue_select {
+            self.write_ready(environment, 1)
+        } else {
+            self.notify(environment, what.queue)
+        }
+    }
+
     /// InterruptACK: the device first, and then the rings, so that what it uses meanwhile interrupts anew.
     fn acknowledge(&mut self, environment: &impl Environment, value: u32) -> Written {
         let bits = value & (interrupt::USED_BUFFER | interrupt::CONFIGURATION);
         self.interrupt &= !bits;
         environment.write_register(offset::INTERRUPT_ACK, 4, bits);
+        // The store has reached the device when a load behind it has an answer; the rings are loaded after that.
+        environment.read_register(offset::INTERRUPT_STATUS, 4);
+        environment.order_loads();
         match self.drain_queues(environment) {
             Ok(_) => Written::Done,
             Err(violation) => self.stop(environment, violation),
@@ -347,57 +365,6 @@ impl<'m> Device<'m> {
             environment.raise_interrupt();
         }
         Written::Stopped(violation)
-    }
-
-    fn read_status(&mut self, environment: &impl Environment) -> u32 {
-        let own = environment.read_register(offset::STATUS, 4);
-        if self.phase == Phase::Resetting {
-            self.end_reset(environment);
-            // The driver waits for 0.
-            return if self.phase == Phase::Resetting { own.max(status::DEVICE_NEEDS_RESET) } else { 0 };
-        }
-        let needs_reset = if self.needs_reset { status::DEVICE_NEEDS_RESET } else { own & status::DEVICE_NEEDS_RESET };
-        self.status | needs_reset
-    }
-
-    fn write_status(&mut self, environment: &impl Environment, value: u32) {
-        if self.is_held() {
-            return;
-        }
-        if value == 0 {
-            environment.write_register(offset::STATUS, 4, 0);
-            self.phase = Phase::Resetting;
-            return self.end_reset(environment);
-        }
-        if self.phase == Phase::Resetting {
-            return;
-        }
-        // A driver takes no bit back but by a reset (2.1.1).
-        let mut status = self.status | value & DRIVERS;
-        if status & !self.status & status::FEATURES_OK != 0 && !self.settle_features(environment) {
-            status &= !status::FEATURES_OK;
-        }
-        if status & status::FEATURES_OK == 0 {
-            status &= !status::DRIVER_OK;
-        }
-        environment.write_register(offset::STATUS, 4, status);
-        // The device may refuse the features, too.
-        if environment.read_register(offset::STATUS, 4) & status::FEATURES_OK == 0 {
-            status &= !(status::FEATURES_OK | status::DRIVER_OK);
-        }
-        self.status = status;
-    }
-
-    /// Tells the device what the driver has accepted, if that is what it may.
-    fn settle_features(&self, environment: &impl Environment) -> bool {
-        if self.accepted & !self.offered != 0 || self.accepted & feature::VERSION_1 == 0 {
-            return false;
-        }
-        for (select, half) in [(0, self.accepted as u32), (1, (self.accepted >> 32) as u32)] {
-            environment.write_register(offset::DRIVER_FEATURES_SEL, 4, select);
-            environment.write_register(offset::DRIVER_FEATURES, 4, half);
-        }
-        true
     }
 
     /// Ends a reset if the device is quiet; asks it some times, so that no CPU waits for it here.

@@ -9,6 +9,9 @@ pub trait Environment {
     /// is not.
     fn is_ram(&self, start: u64, bytes: u64) -> bool;
 
+    /// Bytes of the guest's memory, all of it.
+    fn ram_bytes(&self) -> u64;
+
     /// Whether the guest may write all of these bytes, which are its memory.
     fn is_writable(&self, start: u64, bytes: u64) -> bool;
 

@@ -6,7 +6,7 @@ use crate::saved::{Heads, Placement, SavedQueue};
 use crate::violation::Violation;
 use core::cmp::Reverse;
 
-/// A segment that the device would write where the guest may not, as the guest's table has it.
+/// A segment that the device would write where the guest may not, as the guest's table has it; or a used ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotWritable {
     /// The queue with the segment.
@@ -16,6 +16,9 @@ pub struct NotWritable {
     /// Its length.
     pub bytes: u32,
 }
+
+/// The most bytes of a segment that is not counted.
+const LARGE: u32 = 32 << 10;
 
 /// A bit for each descriptor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +42,10 @@ impl Bits {
             *word &= !(1 << (number % 64));
         }
         had
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|&word| word == 0)
     }
 
     fn iter(&self) -> impl Iterator<Item = u16> + '_ {
@@ -71,7 +78,8 @@ impl Placement {
             return Err(Violation::Ring(start));
         }
         let [.., (device, bytes, _)] = self.parts();
-        if environment.is_writable(device, bytes) { Ok(()) } else { Err(Violation::Ring(device)) }
+        let not_writable = Violation::NotWritable { start: device, bytes: bytes as u32 };
+        if environment.is_writable(device, bytes) { Ok(()) } else { Err(not_writable) }
     }
 }
 
@@ -107,6 +115,11 @@ pub(crate) struct Queue<'m> {
     in_flight: Bits,
     /// Those of them that a chain begins with.
     heads: Bits,
+    /// Bytes of the large segments that the device may write, those that came back since they were counted last included, and the
+    /// most that there may be. Buffers of a driver that means well do not overlap, so they are no more than there is memory; and
+    /// looking at them takes no longer than looking at that. Of small segments there are no more than descriptors.
+    large: u64,
+    most: u64,
     /// For each of the heads, what `posted` was.
     order: [u32; MAX_SIZE as usize],
 }
@@ -124,6 +137,8 @@ impl<'m> Queue<'m> {
             used: 0,
             in_flight: Bits::default(),
             heads: Bits::default(),
+            large: 0,
+            most: 0,
             order: [0; MAX_SIZE as usize],
         }
     }
@@ -139,6 +154,7 @@ impl<'m> Queue<'m> {
     /// Checks what the driver has chosen, and returns where the device's own rings are.
     pub(crate) fn make_ready(&mut self, environment: &impl Environment) -> Result<[u64; 3], Violation> {
         self.placement.check(environment, self.max)?;
+        self.most = environment.ram_bytes();
         self.rings.clear();
         (self.available, self.posted, self.taken, self.used) = (0, 0, 0, 0);
         self.state = State::Ready;
@@ -149,7 +165,8 @@ impl<'m> Queue<'m> {
     pub(crate) fn take_back(&mut self, live: bool) {
         self.state = match self.state {
             State::Idle => State::Idle,
-            State::Ready if !live => State::Idle,
+            // With nothing in flight, as it is before a driver is there: a device might still use what it has.
+            State::Ready if !live && self.in_flight.is_empty() => State::Idle,
             State::Ready | State::Stopped => State::Stopped,
         };
     }
@@ -243,6 +260,9 @@ impl<'m> Queue<'m> {
             return Err(Violation::Outside { start, bytes });
         }
         if descriptor.is_written() {
+            if bytes > LARGE {
+                self.count_large(number, bytes)?;
+            }
             if !environment.is_writable(start, bytes.into()) {
                 return Err(Violation::NotWritable { start, bytes });
             }
@@ -252,6 +272,17 @@ impl<'m> Queue<'m> {
         self.rings.set_descriptor(number, descriptor);
         self.in_flight.set(number);
         Ok(descriptor)
+    }
+
+    /// Counts a large segment before anything looks at all of it.
+    #[cold]
+    fn count_large(&mut self, number: u16, bytes: u32) -> Result<(), Violation> {
+        self.large = self.large.saturating_add(bytes.into());
+        if self.large > self.most {
+            let has = self.written().map(|descriptor| descriptor.bytes).filter(|&bytes| bytes > LARGE);
+            self.large = has.map(u64::from).sum::<u64>() + u64::from(bytes);
+        }
+        if self.large > self.most { Err(Violation::TooMuch(number)) } else { Ok(()) }
     }
 
     /// Takes back the first `count` copies of a chain that is not handed over.

@@ -33,6 +33,8 @@ pub enum Violation {
         /// Its length.
         bytes: u32,
     },
+    /// What the device may write in all of a queue is more than the guest has memory.
+    TooMuch(u16),
     /// A segment that the device reads comes after one that it writes.
     Order(u16),
     /// The device has used what it was not given.
@@ -60,6 +62,12 @@ impl fmt::Display for Violation {
             }
             Self::NotWritable { start, bytes } => {
                 write!(f, "the device would write {bytes:#x} bytes at {start:#x}, where the guest may not")
+            }
+            Self::TooMuch(number) => {
+                write!(
+                    f,
+                    "with descriptor {number} the device would write more than there is memory, and so some of it twice"
+                )
             }
             Self::Order(number) => {
                 write!(f, "descriptor {number} is one that the device reads, behind one that it writes")

@@ -269,6 +269,8 @@ fn a_state_that_no_device_can_have_is_refused() {
     assert_eq!(refused(&|saved| saved.accepted &= !feature::VERSION_1), features);
     assert_eq!(refused(&|saved| saved.status = 7), features);
     assert_eq!(refused(&|saved| saved.status |= 1 << 20), features);
+    // No driver, and chains of its: the device would write what nobody counts as in flight.
+    assert_eq!(refused(&|saved| saved.status &= !status::DRIVER_OK), features);
     let queue = |why| Unusable::NoState(why);
     assert_eq!(refused(&|saved| saved.queues[0].placement.size = 3), queue(Violation::QueueSize(3)));
     assert_eq!(refused(&|saved| saved.queues[1].placement.device = RAM.end), queue(Violation::Ring(RAM.end)));
@@ -285,6 +287,23 @@ fn a_state_that_no_device_can_have_is_refused() {
     assert_eq!(driver.device.restore(&world, &good), Err(Unusable::InUse));
     let bytes = postcard::to_stdvec(&good).unwrap();
     assert!((0..bytes.len()).all(|end| postcard::from_bytes::<Saved>(&bytes[..end]).is_err()));
+}
+
+#[test]
+fn a_driver_whose_state_is_lost_is_told_to_reset() {
+    let world = World::new(NETWORK);
+    let mut driver = Driver::started(&world);
+    offer(&mut driver, 0, 0);
+    let bad = Saved { kind: 2, ..saved(&mut driver) };
+    assert_eq!(driver.device.restore(&world, &bad), Err(Unusable::OtherKind(2)));
+    assert_eq!(driver.device.lose(&world, Violation::Features), Written::Stopped(Violation::Features));
+    let (told, bits) = (driver.read(offset::STATUS), driver.read(offset::INTERRUPT_STATUS));
+    assert_eq!((told & status::DEVICE_NEEDS_RESET, bits), (status::DEVICE_NEEDS_RESET, interrupt::CONFIGURATION));
+    assert_eq!(driver.device.notify(&world, 0), Written::Done);
+    assert!(heads(&world, 0).is_empty(), "nothing is fed to it");
+    driver.start();
+    offer(&mut driver, 0, 1);
+    assert_eq!(heads(&world, 0), [1]);
 }
 
 #[test]

@@ -247,7 +247,35 @@ fn queues_are_checked() {
     let mut driver = Driver::new(&world);
     driver.agree(feature::VERSION_1);
     driver.select(0);
-    assert_eq!(driver.place(8, good), Written::Stopped(Violation::Ring(good[2])));
+    // Whether it may be made writable is the caller's to decide, too.
+    let what = NotWritable { queue: 0, start: good[2], bytes: 70 };
+    assert_eq!(driver.place(8, good), Written::NotWritable(what));
+    assert_eq!((driver.device.retry(&world, what), driver.read(offset::QUEUE_READY)), (Written::NotWritable(what), 0));
+    world.denied.borrow_mut().clear();
+    assert_eq!((driver.device.retry(&world, what), driver.read(offset::QUEUE_READY)), (Written::Done, 1));
+}
+
+/// Whoever looks at what is in flight looks at no more than there is memory.
+#[test]
+fn a_device_writes_no_more_than_there_is_memory() {
+    let world = World::new(NETWORK);
+    let mut driver = Driver::started(&world);
+    let half = (RAM.end - RAM.start) as u32 / 2;
+    for (number, start) in [(0, RAM.start), (1, RAM.start + u64::from(half)), (2, RAM.start)] {
+        driver.set(0, number, start, half, 2, 0);
+        driver.offer(0, number);
+    }
+    assert_eq!(driver.notify(0), Written::Stopped(Violation::TooMuch(2)));
+    // What came back counts no more.
+    let mut driver = Driver::started(&world);
+    for _ in 0..3 {
+        driver.set(0, 0, RAM.start, half * 2, 2, 0);
+        driver.offer(0, 0);
+        assert_eq!(driver.notify(0), Written::Done);
+        world.fetch();
+        world.complete(0);
+        assert_eq!(driver.acknowledge(), Written::Done);
+    }
 }
 
 #[test]

@@ -180,7 +180,13 @@ impl Device<'_> {
         let has = |bit| saved.status & bit != 0;
         let agreed = saved.accepted & !saved.offered == 0 && saved.accepted & feature::VERSION_1 != 0;
         let works = has(status::DRIVER_OK) || saved.queues.iter().any(|queue| queue.ready);
-        if has(!DRIVERS) || works && !has(status::FEATURES_OK) || has(status::FEATURES_OK) && !agreed {
+        // Nothing is fed to a device whose driver is not there.
+        let fed = saved.queues.iter().any(|queue| !queue.heads.is_empty());
+        if has(!DRIVERS)
+            || fed && !has(status::DRIVER_OK)
+            || works && !has(status::FEATURES_OK)
+            || has(status::FEATURES_OK) && !agreed
+        {
             return Err(Unusable::NoState(Violation::Features));
         }
         for (queue, saved) in self.queues.iter_mut().zip(&saved.queues) {

@@ -273,6 +273,10 @@ impl Environment for World {
         start >= RAM.start && start.checked_add(bytes).is_some_and(|end| end <= RAM.end)
     }
 
+    fn ram_bytes(&self) -> u64 {
+        RAM.end - RAM.start
+    }
+
     fn is_writable(&self, start: u64, bytes: u64) -> bool {
         assert!(self.is_ram(start, bytes));
         !self.denied.borrow().iter().any(|range| range.start < start + bytes && start < range.end)

@@ -45,6 +45,11 @@ impl GuestMemory {
         self.ram.iter().copied().find(|ram| ram.contains(Ipa(address)))
     }
 
+    /// Bytes of all of it.
+    pub fn ram_bytes(&self) -> u64 {
+        self.ram.iter().map(|ram| ram.bytes()).sum()
+    }
+
     /// Whether all of `range` is RAM of the guest's.
     #[inline(always)]
     pub fn is_ram_range(&self, range: IpaRange) -> bool {

@@ -352,7 +352,8 @@ fn resume(table: &TableLock, restored: bool) -> Answer {
         return Err("the guest is frozen, and devices would write its memory: thaw it first".into());
     }
     let mut result = Ok(());
-    if restored && !hold::save(|address, state| result = result.and(hold::restore(address, state))) {
+    let again = |address, state: &[u8]| hold::restore(address, state).inspect_err(|_| hold::lose(address));
+    if restored && !hold::save(|address, state| result = result.and(again(address, state))) {
         return Err("a device is not quiet: quiesce them first".into());
     }
     hold::resume_all();

@@ -2,11 +2,12 @@
 
 use super::{Host, Later, Mediated, devices};
 use crate::el2::base::firmware;
-use crate::el2::guest_memory::{self, table_lock::TableLock};
+use crate::el2::guest_memory::{self, table_lock::TableLock, watch};
 use core::fmt;
 use core::task::Poll;
 use hypervisor::options::Unmarked;
-use virtio_mediation::{Device, Saved, Unusable, Written};
+use stage2::Ipa;
+use virtio_mediation::{Device, Saved, Unusable, Violation, Written};
 
 /// The most bytes that a device's state takes.
 pub const STATE_BYTES: usize = virtio_mediation::SAVED_BYTES;
@@ -107,9 +108,28 @@ pub fn restore(address: u64, state: &[u8]) -> Result<(), Unrestorable> {
     let saved: Saved = postcard::from_bytes(state).map_err(|_| Unrestorable::Rubbish)?;
     let device = devices().iter().find(|device| device.registers.start == address).ok_or(Unrestorable::NoDevice)?;
     let memory = guest_memory::guest_memory().ok_or(Unrestorable::NoDevice)?;
-    let table = memory.table.read();
-    let host = Host { memory, table: &table, registers: &device.registers, marks: true };
-    device.lock().restore(&host, &saved).map_err(Unrestorable::Unusable)
+    loop {
+        let table = memory.table.read();
+        let host = Host { memory, table: &table, registers: &device.registers, marks: true };
+        let restored = device.lock().restore(&host, &saved);
+        drop(table);
+        match restored {
+            Ok(()) => return Ok(()),
+            // Pages whose stores are only reported are opened, as for a store.
+            Err(Unusable::NoState(Violation::NotWritable { start, bytes }))
+                if watch::lets_device_through(Ipa(start), bytes.into()) => {}
+            Err(why) => return Err(Unrestorable::Unusable(why)),
+        }
+    }
+}
+
+/// The state of the device at `address`, which [`restore`] was to give back to a driver that works, is lost: the driver is told.
+pub fn lose(address: u64) {
+    let device = devices().iter().find(|device| device.registers.start == address);
+    let lost = |device: &Mediated| device.with_any(|device, host| device.lose(host, Violation::Features));
+    if let Some((device, Written::Stopped(violation))) = device.and_then(|device| Some((device, lost(device)?))) {
+        device.tell(violation);
+    }
 }
 
 impl Mediated {

@@ -56,6 +56,10 @@ impl Environment for Host<'_> {
         self.memory.ram_at(start).is_some_and(|ram| bytes <= ram.end().0 - start)
     }
 
+    fn ram_bytes(&self) -> u64 {
+        self.memory.ram_bytes()
+    }
+
     #[inline(always)]
     fn is_writable(&self, start: u64, bytes: u64) -> bool {
         pages(start, bytes).is_some_and(|pages| self.table.grants_writes(pages))

@@ -176,13 +176,16 @@ impl Mediated {
     /// reported, as for a store of the guest's own; for all else the device is stopped.
     #[cold]
     fn open(&self, mut what: NotWritable) -> Option<Result<(), Later>> {
-        /// Each time a page is opened that was not open; another CPU may close it again, but not for ever.
-        const ATTEMPTS: usize = 1024;
-        for _ in 0..ATTEMPTS {
+        /// Each time a page is opened that was not open. After some the guest makes its store again, and may be interrupted before.
+        const ATTEMPTS: usize = 8;
+        for attempt in 0.. {
             if !watch::lets_device_through(Ipa(what.start), what.bytes.into()) {
                 break;
             }
-            match self.with(|device, host| device.notify(host, what.queue))? {
+            if attempt == ATTEMPTS {
+                return Some(Err(Later));
+            }
+            match self.with(|device, host| device.retry(host, what))? {
                 Ok(Written::NotWritable(next)) => what = next,
                 Ok(settled) => return self.settle(settled),
                 Err(later) => return Some(Err(later)),
@@ -271,6 +274,8 @@ pub fn end() {
             });
             match reset {
                 Some(Ok(quiet)) => quiet,
+                // The host holds it, and has or will have marked what it wrote.
+                Some(Err(Later)) if device.lock().is_held() => true,
                 Some(Err(Later)) => {
                     wait(Ipa(device.registers.start), || false);
                     false
