@@ -253,12 +253,23 @@ const LOADED: Loaded<'static> = Loaded {
 
 #[test]
 fn modules_by_either_name_are_modules() {
-    for name in [&b"multiboot,kernel\0multiboot,module\0"[..], b"xen,linux-zimage\0xen,multiboot-module\0"] {
+    let names = [
+        &b"multiboot,kernel\0multiboot,module\0"[..],
+        b"xen,linux-zimage\0xen,multiboot-module\0",
+        b"xen,linux-zimage\0",
+        b"xen,linux-initrd\0",
+    ];
+    for (name, below) in names.into_iter().flat_map(|name| [(name, false), (name, true)]) {
         let mut tree = bare();
         let mut module = TestNode::new("module@50000000");
         module.set("compatible", name);
-        tree.at("chosen").add(module);
-        assert!(has_modules(&Tree::open(&tree.checked())), "{}", name.escape_ascii());
+        let chosen = tree.at("chosen");
+        if below {
+            chosen.add(TestNode::new("modules")).at("modules").add(module);
+        } else {
+            chosen.add(module);
+        }
+        assert!(has_modules(&Tree::open(&tree.checked())), "{} {below}", name.escape_ascii());
     }
 }
 

@@ -8,7 +8,7 @@
 use super::EfiError;
 use super::memory_map::Memory;
 use crate::range::PhysRange;
-use crate::tree::{Tree, cell_counts};
+use crate::tree::{Node, Tree, cell_counts};
 use crate::tree_check::{self, Blocks, CheckedTree};
 use alloc::vec::Vec;
 
@@ -27,10 +27,14 @@ pub struct Loaded<'a> {
 
 /// Whether a boot loader has put modules into the tree.
 pub fn has_modules(tree: &Tree<'_>) -> bool {
-    let chosen = tree.root().and_then(|root| root.child("chosen"));
-    // "multiboot,module", or "xen,multiboot-module" from older boot loaders.
-    let is_module = |compatible: &[u8]| compatible.windows(9).any(|part| part == b"multiboot");
-    chosen.is_some_and(|chosen| chosen.children().any(|node| node.property("compatible").is_some_and(is_module)))
+    let Some(chosen) = tree.root().and_then(|root| root.child("chosen")) else { return false };
+    // "multiboot,module", "xen,multiboot-module" from older boot loaders, or what Xen's names say alone.
+    let is_module = |node: &Node<'_, '_>| {
+        node.strings("compatible")
+            .any(|name| name.contains("multiboot") || ["xen,linux-zimage", "xen,linux-initrd"].contains(&name))
+    };
+    let below = chosen.child("modules");
+    chosen.children().chain(below.iter().flat_map(|modules| modules.children())).any(|node| is_module(&node))
 }
 
 const BEGIN_NODE: u32 = 1;

@@ -172,6 +172,17 @@ fn intids(interrupts: &[Interrupt]) -> Vec<u32> {
     interrupts.iter().map(|interrupt| interrupt.intid()).collect()
 }
 
+/// As on a ZynqMP: one of them for all CPUs would be wrong for all but one.
+#[test]
+fn a_pmu_with_a_shared_interrupt_for_each_cpu_is_not_the_guest_s() {
+    let machine = read(|tree| {
+        tree.at("pmu").set_cells("interrupts", &[0, 143, 4, 0, 144, 4]);
+    })
+    .unwrap();
+    assert_eq!(machine.pmu, None);
+    assert!(machine.notes.iter().any(|note| note.starts_with("/pmu: ")), "{:?}", machine.notes);
+}
+
 #[test]
 fn interrupts_that_name_their_controller_themselves_are_the_same() {
     let machine = read(|tree| {

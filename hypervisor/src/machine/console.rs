@@ -3,7 +3,7 @@
 //! Firmware has used the UART that `stdout-path` names (Devicetree Specification 3.6), so its clock runs. Another may be off,
 //! and on some boards an access to one that is off never ends: none is tried when that one is of no known kind.
 
-use super::parts::{Device, Uart};
+use super::parts::{Device, PERIPHERAL, Uart};
 use crate::range::PhysRange;
 use crate::tree::index::{Index, Place};
 use crate::tree::{Node, Tree};
@@ -150,7 +150,8 @@ fn port(index: &Index<'_, '_>, place: Place) -> Option<Port> {
         && (width == 1 || 1 << shift >= width || model.kind != Kind::Ns16550)
         && node.property("big-endian").is_none()
         && address.is_multiple_of(width.into())
-        && PhysRange::with_size(address, port.least_bytes()).is_some_and(|used| registers.contains_range(used));
+        && PhysRange::with_size(address, port.least_bytes())
+            .is_some_and(|used| registers.at_most(PERIPHERAL).contains_range(used));
     fits.then_some(port)
 }
 

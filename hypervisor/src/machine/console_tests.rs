@@ -141,6 +141,7 @@ fn a_16550_whose_registers_lie_elsewhere_is_no_console() {
     assert_eq!(reached(&[]), Some(0x900_0000));
     assert_eq!(reached(&[("reg-offset", 0x100)]), Some(0x900_0100));
     assert_eq!(reached(&[("reg-offset", 0xff9)]), None);
+    assert_eq!(reached(&[("reg-offset", 0x1000)]), None, "the guest gets 4 KiB of it");
     assert_eq!(reached(&[("reg-offset", 2), ("reg-shift", 2), ("reg-io-width", 4)]), None);
     assert_eq!(reached(&[("reg-shift", 4)]), None);
     assert_eq!(reached(&[("reg-shift", 0x1_00)]), None);

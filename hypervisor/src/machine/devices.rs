@@ -2,7 +2,9 @@
 
 use super::console::{Console, first_register};
 use super::error::MachineError;
-use super::parts::{Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, Timer, Uart, limit};
+use super::parts::{
+    Device, Gic, GicV2, GicV3, Hidden, Interrupt, InterruptKind, MAX_REGIONS, PERIPHERAL, Timer, Uart, limit,
+};
 use crate::range::{PhysRange, without};
 use crate::tree::Node;
 use crate::tree::index::{Index, Place};
@@ -20,8 +22,6 @@ const GICD_V2: u64 = 4 << 10;
 const GICC_V2: u64 = 8 << 10;
 /// Bytes of GICv3's distributor (Arm IHI 0069, 12.8).
 const GICD_V3: u64 = 64 << 10;
-/// Bytes of a PL011 (Arm DDI 0183, 3.1) and of a PL031 (DDI 0224, 3.1); other UARTs and a virtio-mmio transport have no more.
-const PERIPHERAL: u64 = 4 << 10;
 /// Names of GICv2 in use (Linux binding `arm,gic`) that have the virtualization extensions.
 const GIC_V2: [&str; 5] =
     ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "brcm,brahma-b15-gic", "nvidia,tegra210-agic"];
@@ -59,7 +59,16 @@ impl Devices {
             } else if Some(place) == controller.timer {
                 found.timer = Some(read_timer(node, controller.all_of(&index, place, &mut found.notes)));
             } else if is_pmu(node) {
-                found.pmu = controller.first_of(&index, place, &mut found.notes);
+                let first = controller.first_of(&index, place, &mut found.notes);
+                // Where each CPU's has an SPI of its own, one of them would be wrong for all other CPUs.
+                if first.is_some_and(|interrupt| interrupt.kind == InterruptKind::Spi) {
+                    found.notes.push(format!(
+                        "{}: its interrupts are not the CPUs' own (PPI), and the guest gets no PMU",
+                        index.path(place)
+                    ));
+                }
+                let own = first.filter(|interrupt| interrupt.kind == InterruptKind::Ppi);
+                found.pmu = found.pmu.take().or(own);
             } else if let Some(console) = console.as_ref().filter(|console| console.place == place) {
                 let device = controller.device(&index, place, &mut found.notes)?;
                 frames.push(found.uart.insert(console.uart(&index, device)).device.registers);

@@ -103,6 +103,9 @@ pub struct Interrupt {
     pub flags: u32,
 }
 
+/// Bytes of a PL011 (Arm DDI 0183, 3.1) and of a PL031 (DDI 0224, 3.1); other UARTs and a virtio-mmio transport have no more.
+pub(super) const PERIPHERAL: u64 = 4 << 10;
+
 /// Shared or private.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterruptKind {

@@ -5,7 +5,7 @@ use qemu::machine::{Machine, Module};
 use qemu::run::{Outcome, Stop};
 use qemu::size::Size;
 use std::path::PathBuf;
-use system_tests::tree::{TREE, reg, replace, run_with_tree, tree_of};
+use system_tests::tree::{TREE, reg, replace, run_with_tree, run_with_tree_at, tree_of};
 use system_tests::{Scratch, assert_end, bytes, hypervisor, machine, run, scratch};
 
 /// Asserts that the hypervisor refused, with a sentence that has all these words in it.
@@ -143,6 +143,44 @@ fn modules_over_each_other() {
     let mut tree = tree_of(&scratch, &machine);
     replace(&mut tree, &reg(address + (2 << 20), 64 << 10), &reg(address + 16, 64 << 10));
     refused(&run_with_tree(&scratch, machine, &tree), &["overlap"]);
+}
+
+/// The device tree is believed of what is memory, but not without a look.
+#[test]
+fn memory_that_is_not_there_or_not_in_whole_pages() {
+    let scratch = scratch();
+    let machine = with_guest(&scratch, machine());
+    let module = reg(machine.modules[0].address, bytes::guest().len() as u64);
+    let ram = machine.memory.0;
+    let changed = |new_ram: u64, address: u64, size: u64| {
+        let mut tree = tree_of(&scratch, &machine);
+        replace(&mut tree, &module, &reg(address, size));
+        replace(&mut tree, &reg(bytes::RAM, ram), &reg(bytes::RAM, new_ram));
+        run_with_tree(&scratch, machine.clone(), &tree)
+    };
+    let behind = bytes::RAM + ram + (16 << 20);
+    refused(&changed(ram + (1 << 30), behind, 4096), &["module", "is not reached at"]);
+    // The last page of RAM is not whole.
+    refused(&changed((144 << 20) + 0x1800, bytes::RAM + (144 << 20), 0x1800), &["module", "is not reached at"]);
+    // A tree in the last page of RAM that says that it goes on behind it.
+    let mut tree = tree_of(&scratch, &machine);
+    tree.truncate(4096);
+    tree[4..8].copy_from_slice(&(2_u32 << 20).to_be_bytes());
+    let last = bytes::RAM + ram - 4096;
+    refused(&run_with_tree_at(&scratch, machine.clone(), &tree, last), &["device tree", "no memory"]);
+    // One that lies where the hypervisor's heap is.
+    let tree = tree_of(&scratch, &machine);
+    let inside = bytes::HYPERVISOR + (3 << 20);
+    refused(&run_with_tree_at(&scratch, machine, &tree, inside), &["device tree", "over the hypervisor"]);
+}
+
+#[test]
+fn a_transport_at_which_nothing_answers() {
+    let scratch = scratch();
+    let machine = with_guest(&scratch, Machine { append: "manager=on".into(), ..machine() });
+    let mut tree = tree_of(&scratch, &machine);
+    replace(&mut tree, &reg(0x0a00_0000, 0x200), &reg(0x0b00_0000, 0x200));
+    refused(&run_with_tree(&scratch, machine, &tree), &["manager"]);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! EL2's end, and system registers that a CPU should have and may not.
 
 use core::arch::asm;
+use hypervisor::range::PhysRange;
+use stage2::PAGE_SIZE;
 
 /// Executes one access, whose instruction has a fix-up (vectors.S), and returns the register that it has loaded or stored; nothing if it took
 /// an exception.
@@ -42,6 +44,19 @@ macro_rules! access {
         }
         (done != 0).then_some(value)
     }};
+}
+
+/// Where in `range`, which a tree calls memory, nothing answers: a tree is from outside, and what is no memory, or is not mapped,
+/// would be EL2's end. One load a page.
+///
+/// # Safety
+///
+/// What is there may be read.
+pub unsafe fn silent_part(range: PhysRange) -> Option<u64> {
+    let first = range.start() & !7;
+    let pages = (first & !(PAGE_SIZE - 1)..range.end()).step_by(PAGE_SIZE as usize).skip(1);
+    // SAFETY: the caller's promise.
+    core::iter::once(first).chain(pages).find(|&at| unsafe { load(at, 8) }.is_none())
 }
 
 /// Loads a register of 1, 2, 4 or 8 bytes; nothing if the access takes an exception.

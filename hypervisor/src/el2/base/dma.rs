@@ -1,6 +1,6 @@
 //! Devices of the hypervisor's own that read and write memory: what their drivers need.
 
-use crate::el2::base::{frames::FRAMES, own_map};
+use crate::el2::base::{device, frames::FRAMES, own_map};
 use core::ptr::NonNull;
 use hypervisor::machine::Machine;
 use hypervisor::range::PhysRange;
@@ -20,11 +20,10 @@ pub fn find(machine: &Machine, kind: u32, fits: impl Fn(PhysRange) -> bool) -> O
         if !usable || !own_map::early_map_device(registers.start()) {
             return false;
         }
-        // SAFETY: the device tree has a virtio-mmio transport there, now mapped; reading its identification does nothing.
-        let magic = unsafe { core::ptr::read_volatile(registers.start() as *const u32) };
-        // SAFETY: as above.
-        let device = unsafe { core::ptr::read_volatile((registers.start() + 8) as *const u32) };
-        magic == MAGIC && device == kind
+        // SAFETY: the device tree has a virtio-mmio transport there, now mapped; reading its identification does nothing. The tree
+        // may be wrong, and nothing answer.
+        let read = |offset: u64| unsafe { device::load(registers.start() + offset, 4) };
+        read(0) == Some(MAGIC.into()) && read(8) == Some(kind.into())
     };
     let mut registers = machine.virtio.iter().map(|device| device.registers);
     registers.find(|&registers| fits(registers) && is_that(registers))

@@ -108,7 +108,12 @@ pub fn turn_off() {
 /// Waits until `condition` holds; nothing if it does not within a second.
 pub fn wait_until(mut condition: impl FnMut() -> bool) -> Option<()> {
     let now = || read_register!("cntpct_el0");
-    let (start, second) = (now(), read_register!("cntfrq_el0"));
+    // Firmware that does not say the rate leaves 0: the fastest that there are, so that a second is at least one.
+    let second = match read_register!("cntfrq_el0") {
+        0 => 1_000_000_000,
+        rate => rate,
+    };
+    let start = now();
     while !condition() {
         if now().wrapping_sub(start) > second {
             return condition().then_some(());

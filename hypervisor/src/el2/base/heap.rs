@@ -21,6 +21,12 @@ static MEMORY: Memory = Memory(UnsafeCell::new([0; BYTES]));
 #[global_allocator]
 static HEAP: LockedHeap<32> = LockedHeap::empty();
 
+/// Bytes that are free, in whatever pieces.
+pub fn free_bytes() -> usize {
+    let heap = HEAP.lock();
+    heap.stats_total_bytes() - heap.stats_alloc_actual()
+}
+
 /// Gives the heap its memory. Called once, before the first allocation, with the caches on (the lock needs them).
 pub fn init() {
     let start = MEMORY.0.get().addr();

@@ -3,7 +3,7 @@
 //! Everything is mapped where it lies. What can be executed cannot be written, and what can be written cannot be
 //! executed; below each stack lies a page that is not mapped at all.
 
-use crate::el2::base::{cpu, refusal::Refusal, registers};
+use crate::el2::base::{cpu, heap, refusal::Refusal, registers};
 use aarch64_paging::descriptor::El23Attributes as Attributes;
 use aarch64_paging::idmap::IdMap;
 use aarch64_paging::paging::{El2, MemoryRegion};
@@ -192,6 +192,14 @@ pub fn switch_to_own_map(
 ) -> Result<(), Refusal> {
     let mut map = IdMap::new(0, El2);
     let mut add = |start: u64, end: u64, attributes| {
+        // The crate that makes the tables takes no for an end: a table of level 1 for each 512 GiB, two more at each edge.
+        let tables = (end.saturating_sub(1) >> 39) - (start >> 39) + 1 + 4;
+        if tables.saturating_mul(PAGE) > heap::free_bytes() as u64 {
+            return Err(Refusal(alloc::format!(
+                "there is no memory for the hypervisor's own map of {start:#x}-{end:#x}: the device tree has more ranges of memory, or \
+                 wider ones, than it can map"
+            )));
+        }
         let region = MemoryRegion::new(start as usize, end as usize);
         map.map_range(&region, attributes).map_err(|error| {
             Refusal(alloc::format!("the hypervisor cannot map {start:#x}-{end:#x} for itself: {error}"))

@@ -1,12 +1,12 @@
 //! Loading the guest: kernel, initramfs, device tree.
 
-use crate::el2::base::{cpu, firmware, own_map::OwnMemory, refusal::Refusal, registers, totals};
+use crate::el2::base::{cpu, device, firmware, own_map::OwnMemory, refusal::Refusal, registers, totals};
 use crate::el2::boot::{el2_setup, secondary};
 use crate::el2::{crash, manager};
 use alloc::vec::Vec;
 use hypervisor::guest_tree;
 use hypervisor::image::{self, Request};
-use hypervisor::machine::Machine;
+use hypervisor::machine::{Machine, Module};
 use hypervisor::options::{Crash, Options};
 use hypervisor::range::PhysRange;
 
@@ -37,6 +37,9 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     let memory = machine.guest_memory(own.range);
 
     let module = machine.kernel()?;
+    for Module { name, range, .. } in [Some(module), machine.initrd.as_ref()].into_iter().flatten() {
+        answers(&alloc::format!("the module {name}"), *range)?;
+    }
     // SAFETY: `check_placement` has found the module in RAM, apart from everything else; RAM is mapped.
     let kernel = image::examine(unsafe { bytes(module.range) })?;
     let initrd = machine.initrd.as_ref().map(|initrd| initrd.range);
@@ -68,6 +71,8 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
         )));
     }
 
+    let places = plan.moves.iter().filter_map(|copy| PhysRange::with_size(copy.to, copy.from.size()));
+    places.chain([room]).try_for_each(|place| answers("the place for the guest", place))?;
     for copy in &plan.moves {
         let size = copy.from.size() as usize;
         // SAFETY: both lie in RAM that is mapped and the guest's, and the plan's order lets no copy overwrite what a
@@ -93,6 +98,16 @@ pub fn load(machine: &Machine, options: &Options, own: &OwnMemory) -> Result<Gue
     let _ = cpu::this_cpu().power.turn_on(plan.entry, room.start());
     totals::count_instructions(options.icount);
     Ok(Guest { memory, crash: options.crash, starts: true })
+}
+
+/// Whether EL2 reaches all of this memory, which the device tree says is there.
+fn answers(what: &str, range: PhysRange) -> Result<(), Refusal> {
+    // SAFETY: RAM by the tree, that nobody else uses.
+    let Some(at) = (unsafe { device::silent_part(range) }) else { return Ok(()) };
+    Err(Refusal(alloc::format!(
+        "{what} at {range} is not reached at {at:#x}: there is no memory, or it shares a page of 4 KiB with what firmware keeps or \
+         with RAM's end; load it elsewhere, or correct the device tree's memory"
+    )))
 }
 
 /// The bytes of `range`.

@@ -6,7 +6,7 @@ pub mod guest;
 mod moving;
 pub mod secondary;
 
-use crate::el2::base::{console, cpu, firmware, frames, heap, own_map, refusal::Refusal, totals};
+use crate::el2::base::{console, cpu, device, firmware, frames, heap, own_map, refusal::Refusal, totals};
 use crate::el2::saving::store;
 use crate::el2::{guest_memory, manager, mediation, saving};
 use alloc::string::ToString;
@@ -148,6 +148,8 @@ fn own_memory_needs(machine: &Machine, options: &Options, tree: PhysRange) -> Ne
     Needs { image: own_map::image(), pool, tree, pa_bits: features.pa_bits }
 }
 
+const NO_MEMORY: &str = "there is no memory where it should be, or where it says that it ends";
+
 /// The device tree at `address`, and where it lies.
 fn read_tree(address: u64) -> Result<(CheckedTree, PhysRange), Refusal> {
     let no_tree = |why: &str| {
@@ -163,18 +165,28 @@ fn read_tree(address: u64) -> Result<(CheckedTree, PhysRange), Refusal> {
     if !address.is_multiple_of(8) || !is_reached(8) {
         return Err(no_tree(&alloc::format!("x0 is {address:#x}, which is not a multiple of 8 in reach")));
     }
-    // SAFETY: the early map has the 8 bytes.
-    let header = unsafe { core::ptr::read(address as *const [u8; 8]) };
+    // SAFETY: the early map has the 8 bytes, which the loader says are a tree's.
+    let header = unsafe { device::load(address, 8) }.ok_or_else(|| no_tree(NO_MEMORY))?.to_le_bytes();
     let in_tree = |error| Refusal(alloc::format!("the device tree at {address:#x} cannot be used: {error}"));
     let size = tree_check::total_size(header).map_err(in_tree)?;
     if !is_reached(size as u64) {
         return Err(no_tree("it runs over the end of what the image can reach so early"));
     }
+    let range = PhysRange::with_size(address, size as u64).ok_or_else(|| no_tree("it wraps round"))?;
+    // The heap is in the image: what is read there would change meanwhile.
+    if range.overlaps(own_map::image()) {
+        let image = own_map::image();
+        return Err(no_tree(&alloc::format!(
+            "the one at {range} lies over the hypervisor at {image}: load it elsewhere"
+        )));
+    }
+    // SAFETY: the early map has all of it.
+    if unsafe { device::silent_part(range) }.is_some() {
+        return Err(no_tree(NO_MEMORY));
+    }
     // SAFETY: the early map has all of it, and nothing writes there while it is read.
     let bytes = unsafe { core::slice::from_raw_parts(address as *const u8, size) };
-    let tree = CheckedTree::new(bytes).map_err(in_tree)?;
-    let range = PhysRange::with_size(address, size as u64).ok_or_else(|| no_tree("it wraps round"))?;
-    Ok((tree, range))
+    CheckedTree::new(bytes).map_err(in_tree).map(|tree| (tree, range))
 }
 
 /// The image was started at EL1 or EL3, with MMU and caches off.

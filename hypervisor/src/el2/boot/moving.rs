@@ -100,10 +100,8 @@ fn move_to(to: PhysRange, tree: PhysRange, needs: &Needs) -> Stays {
         if !own_map::early_map_memory(range) {
             return Stays::OutOfReach { range };
         }
-        // The tree is from outside. Where it has memory that there is none, an abort would be EL2's end.
         // SAFETY: the tree has free memory there, or lies there, and that may be read.
-        let answers = |at: &u64| unsafe { device::load(*at, 8) }.is_some();
-        if let Some(at) = (range.start()..range.end()).step_by(stage2::PAGE_SIZE as usize).find(|at| !answers(at)) {
+        if let Some(at) = unsafe { device::silent_part(range) } {
             return Stays::NoMemory { at };
         }
     }
