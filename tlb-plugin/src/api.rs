@@ -198,11 +198,11 @@ impl Buffer {
         // SAFETY: the array is this buffer's own.
         unsafe { g_byte_array_set_size(self.0.as_ptr(), 0) };
         // SAFETY: called from a callback that may read registers, with a handle of QEMU's.
-        let length = unsafe { qemu_plugin_read_register(register.0.as_ptr(), self.0.as_ptr()) };
-        let length = usize::try_from(length).ok().filter(|&length| length > 0)?;
+        // What it returns is the bytes up to version 5, and from then on whether there are any: the array has how many.
+        unsafe { qemu_plugin_read_register(register.0.as_ptr(), self.0.as_ptr()) };
         // SAFETY: the array is there, whatever QEMU has put into it.
         let array = unsafe { self.0.read() };
-        let length = length.min(array.length as usize).min(8);
+        let length = Some(array.length as usize).filter(|&length| length > 0)?.min(8);
         // SAFETY: the array has at least so many bytes.
         let bytes = unsafe { std::slice::from_raw_parts(array.data, length) };
         // The target's order is little-endian.

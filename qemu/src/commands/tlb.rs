@@ -51,6 +51,7 @@ pub fn tlb(workspace: &Workspace, options: &Bench) -> Result<Status> {
         }
     }
     print!("{}", table::text(&figures));
+    println!("{PUBLISHED}");
     if let Some(path) = &options.json {
         write_whole(path, &json(&figures)?)?;
     }
@@ -71,6 +72,12 @@ pub fn tlb(workspace: &Workspace, options: &Bench) -> Result<Status> {
     Ok(if good { Status::Success } else { Status::Failure })
 }
 
+/// What others have measured, on machines: docs/tlb.md has the sources.
+const PUBLISHED: &str = "
+Published, and not of this model: Linux's own map in blocks had 28.5 % fewer TLB misses per thousand instructions, 150 % more
+sequential read, and 500 MB less of tables on 256 GB (the work that this project started from). Against it: in VMmark 4.3 % of the
+time is due to walks with two stages.";
+
 fn json(figures: &Figures) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(figures).context("can't write JSON")?;
     json.push(b'\n');
@@ -82,12 +89,16 @@ fn check(workspace: &Workspace, bench: &run::Bench<'_>) -> Result<Status> {
     let stored = Figures::read(&workspace.root().join(TLB))?;
     let shapes = CHECKED.iter().filter_map(|name| SHAPES.iter().find(|shape| shape.name == *name));
     let shapes = shapes.map(|shape| bench.measure(shape, false)).collect::<Result<Vec<Measured>>>()?;
-    let figures = Figures { shapes, ..stored.clone() };
+    let figures = Figures { shapes, ..bench.about() };
     let mut faults = Vec::new();
     if let [.., first, second] = figures.shapes.as_slice() {
         faults.extend(differences(first, second));
     }
-    figures.shapes.iter().for_each(|measured| faults.extend(worse(&stored, measured)));
+    if (Figures { shapes: Vec::new(), ..stored.clone() }) == bench.about() {
+        figures.shapes.iter().for_each(|measured| faults.extend(worse(&stored, measured)));
+    } else {
+        eprintln!("hv: what is stored is of another QEMU, kernel or TLB, and is not compared with");
+    }
     let (sentences, good) = figures.verdict();
     sentences.iter().for_each(|sentence| println!("{sentence}"));
     if !good {
