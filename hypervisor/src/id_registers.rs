@@ -56,7 +56,8 @@ const REGISTERS: &[Register] = &[
     Register { crm: 4, op2: 1, fields: &[Same(0), AtMost(4, 2), AtMost(8, 3), AtMost(24, 2), Same(32)] },
     // ID_AA64ZFR0_EL1 and ID_AA64SMFR0_EL1: instructions of SVE and SME only.
     Register { crm: 4, op2: 4, fields: &[Bits(ALL)] },
-    Register { crm: 4, op2: 5, fields: &[Bits(ALL)] },
+    // Of SMFR0 not F8F16, F8F32, SF8FMA, SF8DP4, SF8DP2: FPMR, which FP8 goes by, is hidden.
+    Register { crm: 4, op2: 5, fields: &[Bits(ALL & !(3 << 40) & !(7 << 28))] },
     // ID_AA64DFR0_EL1: DebugVer up to Debugv8p8 (8p9 needs MDCR_EL2.EBWE), PMUVer up to PMUv3p8 (the registers of 3p9 trap), BRPs, WRPs, CTX_CMPs,
     // DoubleLock. Not: TraceVer, PMSVer, TraceFilt, TraceBuffer, MTPMU, BRBE, HPMN0, PMSS.
     Register { crm: 5, op2: 0, fields: &[AtMost(0, 10), Pmu(8), Same(12), Same(20), Same(28), Same(36)] },

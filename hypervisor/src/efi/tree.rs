@@ -27,14 +27,16 @@ pub struct Loaded<'a> {
 
 /// Whether a boot loader has put modules into the tree.
 pub fn has_modules(tree: &Tree<'_>) -> bool {
-    let Some(chosen) = tree.root().and_then(|root| root.child("chosen")) else { return false };
     // "multiboot,module", "xen,multiboot-module" from older boot loaders, or what Xen's names say alone.
-    let is_module = |node: &Node<'_, '_>| {
-        node.strings("compatible")
-            .any(|name| name.contains("multiboot") || ["xen,linux-zimage", "xen,linux-initrd"].contains(&name))
+    const NAMES: [&[u8]; 2] = [b"multiboot", b"xen,linux-"];
+    let said = |part: &[u8]| NAMES.iter().any(|name| part.starts_with(name));
+    let is_module = |node: Node<'_, '_>| {
+        let names = node.property("compatible").unwrap_or_default();
+        (0..names.len()).any(|at| said(&names[at..]))
     };
-    let below = chosen.child("modules");
-    chosen.children().chain(below.iter().flat_map(|modules| modules.children())).any(|node| is_module(&node))
+    let has = |parent: Node<'_, '_>| parent.children().any(is_module);
+    let chosen = tree.root().and_then(|root| root.child("chosen"));
+    chosen.is_some_and(|chosen| has(chosen) || chosen.child("modules").is_some_and(has))
 }
 
 const BEGIN_NODE: u32 = 1;

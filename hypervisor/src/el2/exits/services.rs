@@ -4,6 +4,7 @@
 //! has changed nothing.
 
 use crate::el2::base::cpu;
+use crate::el2::base::registers::{read_register, write_register};
 use crate::el2::exits::arguments::{INVALID, done, range};
 use crate::el2::exits::frame::{Frame, Next};
 use crate::el2::exits::{abort, test_services};
@@ -84,6 +85,17 @@ const FIRST: bool = true;
 /// Only where it fails: a call about a log does without services, since then there is no log.
 const ON_FAILURE: bool = false;
 
+/// No status: the guest's memory stands still, and the call is to be made again once it does not. Nobody waits for that here, with a
+/// lock that others wait for: the CPU is to come to where it waits with all that it has, for it may be about to be saved.
+const AGAIN: i64 = i64::MIN;
+
+/// The guest makes its call again.
+#[cold]
+fn again() -> Next {
+    write_register!("elr_el2", read_register!("elr_el2").wrapping_sub(4));
+    Next::RESUME
+}
+
 /// Has `service` answer the call, if the guest may call it.
 #[inline(always)]
 fn serve<const ASK_FIRST: bool>(
@@ -98,6 +110,7 @@ fn serve<const ASK_FIRST: bool>(
     };
     frame.x[0] = match result {
         Ok(()) => status::SUCCESS,
+        Err(AGAIN) => return again(),
         Err(status) if ASK_FIRST || memory.is_some_and(may) => status,
         Err(_) => status::NOT_SUPPORTED,
     } as u64;
@@ -233,7 +246,7 @@ fn report(memory: &GuestMemory, harvest: bool, x: &mut [u64; 19]) -> Result<(), 
     if x[3] < needed as u64 {
         return Err(INVALID);
     }
-    let table = memory.table.read_not_frozen();
+    let table = memory.table.read_if_not_frozen().ok_or(AGAIN)?;
     let epoch = table.epoch();
     if accepted.address != x[2] || accepted.epoch != epoch {
         accepted.look(memory, &table, x[2], needed, epoch)?;
@@ -266,7 +279,7 @@ fn clear(memory: &GuestMemory, x: &mut [u64; 19]) -> Result<(), i64> {
     let Slot { log: Some(log), needed, .. } = slot(&mut logs, x[1])? else { return Err(INVALID) };
     let count = (x[3] as usize).min(*needed);
     pages_of(memory, x[2], count)?;
-    let table = memory.table.read_not_frozen();
+    let table = memory.table.read_if_not_frozen().ok_or(AGAIN)?;
     // SAFETY: it was looked at.
     let words = unsafe { words(&table, x[2], count) };
     done(table.clear_from(log, words))

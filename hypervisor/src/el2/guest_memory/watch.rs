@@ -98,6 +98,10 @@ pub fn set(range: PhysRange, policy: Option<Policy>, in_flight: impl FnOnce() ->
         watch.policies = before;
         return Err(error);
     }
+    if policy.is_some() {
+        // A CPU at EL2 may be writing a bitmap of the guest's there, by what the table granted before: it has left then.
+        drop(table.write());
+    }
     if policy != Some(Policy::Deny) || !in_flight() {
         return Ok(Set::Done);
     }
@@ -150,13 +154,17 @@ pub fn lets_through(abort: &Abort) -> bool {
     }
     let Some(table) = guest_memory::table() else { return false };
     let mut watch = WATCH.lock();
-    let Some(policy) = watch.policies.at(abort.ipa.0) else {
-        // Every change is made under the lock, so the table now says what holds. A walk of stage 1 through a device is denied
-        // whatever the leaf allows.
-        let leaf = table.read().walk(abort.ipa).map(|leaf| leaf.attributes);
-        return leaf.is_some_and(|leaf| leaf.permissions.write && !leaf.memory.is_device());
-    };
-    watch.meet(table, policy, abort.ipa, abort.va)
+    // What the table says by now, of which policies are changed under the lock only. A walk of stage 1 reads, too, and through a
+    // device it is denied whatever the leaf allows.
+    let leaf = table.read().walk(abort.ipa).map(|leaf| leaf.attributes);
+    let reads = |leaf: Permissions| leaf.read || !abort.stage1_walk;
+    let open = leaf.is_some_and(|leaf| leaf.permissions.write && reads(leaf.permissions) && !leaf.memory.is_device());
+    match watch.policies.at(abort.ipa.0) {
+        None => open,
+        // Another CPU was here first, and has reported the page.
+        Some(Policy::Report) if open => true,
+        Some(policy) => watch.meet(table, policy, abort.ipa, abort.va),
+    }
 }
 
 /// A device is to write `bytes` bytes from `start` on, which the table does not grant, since the instruction that the executing
