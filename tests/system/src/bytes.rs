@@ -99,7 +99,7 @@ pub fn starter(x0: u64) -> Vec<u8> {
     image(STARTER, 4096, &instructions)
 }
 
-/// An EFI application that takes all memory that firmware has in pieces of 1 MiB and more, all but one of 6 MiB, and keeps
+/// An EFI application that takes all memory that firmware has in pieces of 1 MiB and more, all but one of 7 MiB, and keeps
 /// it: enough for loading the hypervisor's file, not for what the hypervisor needs.
 pub fn hog() -> Vec<u8> {
     efi_application(&[
@@ -108,7 +108,7 @@ pub fn hog() -> Vec<u8> {
         0xf940_3033, // ldr x19, [x1, #96]: boot services
         0xd280_0000, // mov x0, #0: any pages
         0xd280_0041, // mov x1, #2: loader data
-        0xd280_c002, // mov x2, #1536: 6 MiB
+        0xd280_e002, // mov x2, #1792: 7 MiB
         0x9100_83e3, // add x3, sp, #32
         0xf940_1664, // ldr x4, [x19, #40]: AllocatePages
         0xd63f_0080, // blr x4
@@ -121,7 +121,7 @@ pub fn hog() -> Vec<u8> {
         0xd63f_0080, // blr x4
         0xb4ff_ff40, // cbz x0, again
         0xaa14_03e0, // mov x0, x20
-        0xd280_c001, // mov x1, #1536
+        0xd280_e001, // mov x1, #1792
         0xf940_1a64, // ldr x4, [x19, #48]: FreePages
         0xd63f_0080, // blr x4
         0xd280_0000, // mov x0, #0: success
