@@ -127,6 +127,8 @@ primary_entry:
 
     // What was written with the caches off must not be hidden by lines that were cached before. The heap, behind it, has not
     // been written.
+    // The stores, which went to memory, come before the invalidations.
+    dmb     sy
     adrp    x1, __relro_start
     adrp    x2, __pristine_end
     add     x2, x2, :lo12:__pristine_end
