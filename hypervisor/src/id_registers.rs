@@ -178,6 +178,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fp8_that_traps_is_not_told_of() {
+        // F8F16, F8F32, SF8FMA, SF8DP4, SF8DP2.
+        let fp8 = [41, 40, 30, 29, 28].into_iter().fold(0, |bits, bit| bits | 1 << bit);
+        assert_eq!(guest_view(4, 5, ALL, true), ALL & !fp8);
+    }
+
+    #[test]
     fn without_sme_no_register_tells_of_it() {
         // SME, and SMFR0. All else stays.
         assert_eq!(guest_view(4, 1, without_sme(4, 1, ALL), true), guest_view(4, 1, ALL, true) & !(0xf << 24));

@@ -166,8 +166,8 @@ saved_za:
     isb
     ret
 
-// Steps through a loop of four instructions: x1 counts its turns, and x9 the exceptions of software step. Returns how many of these are too
-// many or too few.
+// Steps through a loop of four instructions: x1 counts its turns, and x9 the exceptions of software step. Returns how many of
+// these are too many or too few.
     .global saved_stepping
 saved_stepping:
     mrs     x2, DAIF
